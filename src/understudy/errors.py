@@ -1,0 +1,22 @@
+"""Errors that a user can make and mend; the command line prints them as one line, without a traceback."""
+
+from difflib import get_close_matches
+from typing import Iterable
+
+
+class UserError(Exception):
+    """A mistake that is not ours. The message says what is wrong, where, and what to do, in one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> UserError:
+    """Return the error for a feature whose optional dependency is not installed."""
+    return UserError(f"{purpose} needs the package {package!r}: run  pip install 'understudy[{extra}]'")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return ', did you mean X?' for the nearest known name, or an empty string."""
+    near = get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,92 @@
+"""A policy on disk: ``policy.safetensors``, whose metadata carries the description as JSON. One file, nothing to run.
+
+Written to a temporary file in the same folder, flushed and renamed, so that a full disk or a kill leaves the last good
+file as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from understudy.data import EnvSpec
+from understudy.errors import UserError
+from understudy.policies.policy import About, Policy, build, named_arrays
+from understudy.policies.spec import PolicySpec
+
+FORMAT = "understudy-policy-1"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``, all or nothing.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written; an older file at ``path`` is intact.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}; what was there before is intact") from error
+
+
+def save_policy(policy: Policy, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None) -> Path:
+    """Write a policy; ``extra`` is JSON-able information for people.
+
+    Raises:
+        UserError: A weight is not finite, or the file cannot be written.
+    """
+    arrays = named_arrays(policy)
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        raise UserError(f"policy is not saved to {path}: {broken[0]} holds NaN or infinity")
+    about = policy.about
+    meta = {
+        "format": FORMAT,
+        "spec": policy.spec.to_json(),
+        "algorithm": about.algorithm,
+        "env": about.env.to_json() if about.env else None,
+        "notes": about.notes,
+        "extra": dict(extra or {}),
+    }
+    path = Path(path)
+    write_atomic(path, save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, {"understudy": json.dumps(meta)}))
+    return path
+
+
+def load_policy(path: str | os.PathLike[str]) -> Policy:
+    """Read a policy that ``save_policy`` wrote.
+
+    Raises:
+        UserError: The file is missing, truncated, or not one of ours.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            meta = (file.metadata() or {}).get("understudy")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise UserError(f"no policy at {path}: the file does not exist") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({error}): truncated or damaged?") from error
+    if meta is None:
+        raise UserError(f"{path} is a safetensors file, but not an Understudy policy (no description inside)")
+    data = json.loads(meta)
+    if data.get("format") != FORMAT:
+        raise UserError(f"{path} has format {data.get('format')!r}; this version reads {FORMAT!r}")
+    env = EnvSpec.from_json(data["env"]) if data["env"] else None
+    about = About(data["algorithm"], str(path), env, list(data["notes"]))
+    return build(PolicySpec.from_json(data["spec"]), arrays, about)

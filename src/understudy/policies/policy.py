@@ -1,0 +1,334 @@
+"""The one policy class: student, native teacher, and what every teacher's ``predict`` looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from understudy.data import Array, EnvSpec, Observation, Target, map_obs
+from understudy.errors import UserError
+from understudy.policies import distributions
+from understudy.policies.family import ActionMap, Family
+from understudy.policies.networks import NatureCNN, mlp
+from understudy.policies.spaces import flat_size, members
+from understudy.policies.spec import PolicySpec, encoded_size
+
+State = tuple[Array, Array] | None
+"""Recurrent state for people and environments: (h, c), each [layers, B, width]; None without memory."""
+TensorState = tuple[Tensor, Tensor] | None
+
+
+class Output(NamedTuple):
+    """What a policy says about [..., *] observations."""
+
+    params: Tensor
+    """[..., P] distribution parameters, in the policy's own action units."""
+    value: Tensor | None
+    """[...] or None."""
+    state: TensorState
+
+
+@dataclass
+class About:
+    """What a policy is and where it comes from, for people and for ``understudy inspect``."""
+
+    algorithm: str = "understudy"
+    source: str = ""
+    env: EnvSpec | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@runtime_checkable
+class PolicyLike(Protocol):
+    """What every teacher and student can do; ``understudy.load`` returns one."""
+
+    about: About
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+
+    @property
+    def family(self) -> Family:
+        """The distribution family of ``label``."""
+
+    @property
+    def parameters_count(self) -> int:
+        """How many numbers it takes to act."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Array, Any]:
+        """Act as Stable-Baselines3 models do."""
+
+    def label(self, obs: Observation, state: TensorState = None, episode_start: Any = None) -> tuple[Target, Any]:
+        """Return distribution parameters for [N, ...] observations, and the next recurrent state."""
+
+    def initial_state(self, batch: int) -> TensorState:
+        """Return the state at the start of episodes; None without memory."""
+
+
+def as_tensors(obs: Any, device: torch.device | str = "cpu") -> Any:
+    """Turn an observation of arrays into one of tensors, sharing memory where it can."""
+    return map_obs(lambda a: torch.as_tensor(np.asarray(a), device=device), obs)
+
+
+class Policy(nn.Module):
+    """A policy network built from a ``PolicySpec``.
+
+    ``predict`` is for environments and people (arrays, environment units), ``forward`` for learning (tensors, the
+    network's units), ``label`` for teaching (unit actions).
+    """
+
+    def __init__(self, spec: PolicySpec, about: About | None = None) -> None:
+        super().__init__()
+        self.spec, self.about = spec, about or About()
+        self.observation_space, self.action_space = spec.observations, spec.actions
+        self._family = spec.distribution
+        self._spaces = members(self.observation_space)
+        self._map = ActionMap(self.action_space)
+        for key in spec.normalized:
+            shape = self._spaces[key].shape
+            self.register_buffer(f"normalizer_mean:{key}", torch.zeros(shape or (), dtype=torch.float64))
+            self.register_buffer(f"normalizer_var:{key}", torch.ones(shape or (), dtype=torch.float64))
+        self.cnns = nn.ModuleDict()
+        for encoder in spec.encoders:
+            if encoder.type == "nature_cnn":
+                space = self._spaces[encoder.key]
+                assert isinstance(space, gym.spaces.Box)
+                self.cnns[encoder.key or "_"] = NatureCNN(space, encoder.features)
+        width = encoded_size(spec)
+        self.lstm = nn.LSTM(width, spec.lstm, spec.lstm_layers) if spec.lstm else None
+        width = spec.lstm or width
+        self.body = mlp(width, spec.hidden, spec.activation)
+        latent = spec.hidden[-1] if spec.hidden else width
+        actions = sum(self._family.sizes)
+        self.head = nn.Linear(latent, actions * spec.quantiles * spec.tasks, bias=spec.head_bias)
+        if spec.std == "state":
+            self.log_std_head = nn.Linear(latent, actions * spec.tasks)
+        elif spec.std != "none":
+            self.log_std = nn.Parameter(torch.zeros((latent, actions) if spec.std == "gsde" else (actions,)))
+        if spec.value_hidden is not None:
+            self.value_body = mlp(width, spec.value_hidden, spec.activation)
+            self.value_head = nn.Linear(spec.value_hidden[-1] if spec.value_hidden else width, spec.tasks)
+
+    @property
+    def family(self) -> Family:
+        """The distribution family."""
+        return self._family
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    @property
+    def parameters_count(self) -> int:
+        """How many numbers it takes to act: weights without the value function's."""
+        return sum(p.numel() for name, p in self.named_parameters() if not name.startswith("value_"))
+
+    def initial_state(self, batch: int) -> TensorState:
+        """Return zeros [layers, batch, width] for h and c; None without memory."""
+        if self.lstm is None:
+            return None
+        shape = (self.spec.lstm_layers, batch, self.spec.lstm)
+        return torch.zeros(shape, device=self.device), torch.zeros(shape, device=self.device)
+
+    def set_normalizer(self, key: str, mean: Any, var: Any) -> None:
+        """Set the running statistics of a normalised key, each of the key's shape."""
+        self.get_buffer(f"normalizer_mean:{key}").copy_(torch.as_tensor(np.asarray(mean)))
+        self.get_buffer(f"normalizer_var:{key}").copy_(torch.as_tensor(np.asarray(var)))
+
+    def encode(self, obs: Any) -> Tensor:
+        """[N, ...] observations -> [N, F] features: normalise, scale, encode, concatenate."""
+        parts = []
+        for encoder in self.spec.encoders:
+            x = obs[encoder.key] if isinstance(obs, dict) else obs
+            if encoder.type == "one_hot":
+                parts.append(distributions.one_hot(x, self._spaces[encoder.key]))
+                continue
+            if encoder.key in self.spec.normalized:
+                # In float64 and rounded once, as VecNormalize computes in NumPy.
+                mean = self.get_buffer(f"normalizer_mean:{encoder.key}")
+                var = self.get_buffer(f"normalizer_var:{encoder.key}")
+                x = (x - mean) / torch.sqrt(var + self.spec.normalizer_epsilon)
+                x = x.clamp(-self.spec.normalizer_clip, self.spec.normalizer_clip)
+            x = x.to(torch.float32)
+            if encoder.scale != 1.0:
+                x = x / (1 / encoder.scale) if encoder.scale < 1 else x * encoder.scale
+            parts.append(self.cnns[encoder.key or "_"](x) if encoder.type == "nature_cnn" else x.flatten(1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def forward(self, obs: Any, state: TensorState = None, episode_start: Tensor | None = None) -> Output:
+        """Map observations to distribution parameters.
+
+        Args:
+            obs: [N, ...] without memory; [T, B, ...] with memory and a ``state`` of batch B.
+            state: h and c, [layers, B, width] each; required with memory.
+            episode_start: [T, B] bool, where the state is reset before the step.
+        """
+        if self.lstm is None:
+            features, lead = self.encode(obs), None
+        else:
+            first = next(iter(obs.values())) if isinstance(obs, dict) else obs
+            lead = first.shape[:2]
+            flat = self.encode(map_obs(lambda a: a.flatten(0, 1), obs))
+            features, state = self._remember(flat.view(*lead, -1), state, episode_start)
+        params, value = self._heads(features, obs)
+        if lead is not None:
+            params, value = params.view(*lead, -1), None if value is None else value.view(lead)
+        return Output(params, value, state)
+
+    def _remember(
+        self, features: Tensor, state: TensorState, episode_start: Tensor | None
+    ) -> tuple[Tensor, TensorState]:
+        """[T, B, F] -> [T*B, width]; runs of steps without a reset go through the LSTM in one call."""
+        assert self.lstm is not None
+        steps, batch = features.shape[:2]
+        h, c = state if state is not None else self.initial_state(batch) or (None, None)
+        if episode_start is None:
+            out, (h, c) = self.lstm(features, (h, c))
+            return out.flatten(0, 1), (h, c)
+        keep = 1.0 - episode_start.to(features.dtype)
+        cuts = [0, *(torch.nonzero(episode_start[1:].any(dim=1)).flatten() + 1).tolist(), steps]
+        outputs = []
+        for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+            mask = keep[begin].view(1, -1, 1)
+            out, (h, c) = self.lstm(features[begin:end], (h * mask, c * mask))
+            outputs.append(out)
+        return torch.cat(outputs).flatten(0, 1), (h, c)
+
+    def _heads(self, features: Tensor, obs: Any) -> tuple[Tensor, Tensor | None]:
+        spec = self.spec
+        latent = self.body(features)
+        out = self.head(latent)
+        task = obs["task"] if spec.tasks > 1 else None
+        if task is not None:
+            out = distributions.select_task(out, task)
+        if spec.quantiles > 1:
+            out = out.view(len(out), spec.quantiles, -1).mean(dim=1)
+        if spec.mean_clip:
+            out = out.clamp(-spec.mean_clip, spec.mean_clip)
+        if spec.head_activation == "tanh":
+            out = torch.tanh(out)
+        if spec.std != "none":
+            out = torch.cat((out, self._log_std(latent, task)), dim=-1)
+        value = None
+        if spec.value_hidden is not None:
+            value = self.value_head(self.value_body(features))
+            value = (distributions.select_task(value, task) if task is not None else value).squeeze(-1)
+        return out, value
+
+    def _log_std(self, latent: Tensor, task: Tensor | None) -> Tensor:
+        """[N, A]; for gSDE the deviation of latent @ noise with noise ~ N(0, exp(log_std)^2)."""
+        if self.spec.std == "constant":
+            return self.log_std.expand(len(latent), -1)
+        if self.spec.std == "gsde":
+            return 0.5 * torch.log(latent.square() @ self.log_std.exp().square() + 1e-6)
+        out: Tensor = self.log_std_head(latent)
+        return distributions.select_task(out, task) if task is not None else out
+
+    @torch.no_grad()
+    def label(
+        self, obs: Observation, state: TensorState = None, episode_start: Any = None
+    ) -> tuple[Target, TensorState]:
+        """Return the distribution parameters in unit actions for [N, ...] (or [T, B, ...] with memory) observations."""
+        starts = None if episode_start is None else torch.as_tensor(episode_start, device=self.device)
+        out = self(as_tensors(obs, self.device), state, starts)
+        params = out.params
+        if self._family.continuous and not self.spec.unit_actions:
+            params = distributions.to_unit(params, self._family, self._map)
+        return Target(params, out.value), out.state
+
+    @torch.no_grad()
+    def predict(
+        self, observation: Any, state: State = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Array, State]:
+        """Act, with the signature and the conventions of Stable-Baselines3's ``predict``.
+
+        Args:
+            observation: One observation or a batch [N, ...], of the observation space; images may come with channels
+                first or last.
+            state: The state returned by the last call, None at first.
+            episode_start: [N] bool, which episodes just began.
+            deterministic: The mode instead of a sample.
+
+        Returns:
+            Actions in environment units, without a batch axis if the observation had none; and the next state.
+
+        Raises:
+            UserError: The observation does not fit the space.
+        """
+        obs, single = self._batched(observation)
+        batch = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        tensors = as_tensors(obs, self.device)
+        if self.lstm is None:
+            params = self(tensors).params
+        else:
+            start = np.zeros(batch, bool) if episode_start is None else np.asarray(episode_start, bool).reshape(batch)
+            inner = self.initial_state(batch) if state is None else tuple(torch.as_tensor(s) for s in state)
+            out = self(map_obs(lambda a: a[None], tensors), inner, torch.as_tensor(start)[None])
+            params, state = out.params[0], tuple(s.numpy() for s in out.state)
+        action = distributions.mode(self._family, params) if deterministic else self._sample(params)
+        actions = self._map.to_env(action.cpu().numpy(), unit=self.spec.unit_actions)
+        return (actions[0] if single else actions), state
+
+    def _sample(self, params: Tensor) -> Tensor:
+        return distributions.sample(self._family, params)
+
+    def _batched(self, observation: Any) -> tuple[Any, bool]:
+        """Add the batch axis where it is missing and bring images into the space's layout."""
+        if isinstance(observation, tuple):
+            raise UserError("predict got a tuple: env.reset() returns (observation, info), pass the observation")
+        if isinstance(self.observation_space, gym.spaces.Dict):
+            if not isinstance(observation, Mapping):
+                raise UserError(f"predict needs a dict observation with keys {', '.join(self._spaces)}")
+            seen = {e.key for e in self.spec.encoders} | ({"task"} if self.spec.tasks > 1 else set())
+            missing = seen - set(observation)
+            if missing:
+                raise UserError(f"the observation lacks the keys {', '.join(sorted(missing))}")
+            pairs = {key: _batch_one(np.asarray(observation[key]), self._spaces[key], key) for key in sorted(seen)}
+            return {key: value for key, (value, _) in pairs.items()}, all(single for _, single in pairs.values())
+        return _batch_one(np.asarray(observation), self._spaces[""], "")
+
+
+def _batch_one(array: Array, space: gym.Space[Any], key: str) -> tuple[Array, bool]:
+    """Return [N, *space.shape] and whether the batch axis was added; transposes images whose channels differ."""
+    shape = tuple(space.shape or ())
+    if array.shape == shape:
+        return array[None], True
+    if array.shape[1:] == shape and array.ndim == len(shape) + 1:
+        return array, False
+    if len(shape) == 3 and array.ndim >= 3:
+        to_first, to_last = np.moveaxis(array, -1, -3), np.moveaxis(array, -3, -1)
+        for moved in (to_first, to_last):
+            if moved.shape[-3:] == shape:
+                return (moved[None], True) if moved.ndim == 3 else (moved, False)
+    where = f" under key {key!r}" if key else ""
+    raise UserError(f"observation{where} has shape {array.shape}, the policy expects {shape} (one) or (N, *{shape})")
+
+
+def named_arrays(policy: Policy) -> dict[str, Array]:
+    """Return every weight and statistic by name, as arrays that share the policy's memory (on the CPU)."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in policy.state_dict().items()}
+
+
+def build(spec: PolicySpec, arrays: Mapping[str, Any], about: About | None = None) -> Policy:
+    """Build a policy from its description and its arrays.
+
+    Raises:
+        UserError: A weight is missing, unexpected, or of the wrong shape.
+    """
+    policy = Policy(spec, about)
+    try:
+        policy.load_state_dict({name: torch.as_tensor(np.asarray(a)) for name, a in arrays.items()}, strict=True)
+    except RuntimeError as error:
+        raise UserError(f"the weights do not fit the network that the description names: {error}") from error
+    return policy.eval()
+
+
+__all__ = ["About", "Output", "Policy", "PolicyLike", "State", "build", "flat_size", "named_arrays"]

@@ -1,0 +1,88 @@
+"""Gymnasium spaces as plain JSON, and the sizes that networks need of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from understudy.errors import UserError
+
+
+def _bounds_to_json(bound: np.ndarray) -> Any:
+    """One number when all elements agree, otherwise the nested list. Infinities become strings: JSON has none."""
+    flat = np.unique(bound)
+    if flat.size == 1:
+        value = float(flat[0])
+        return value if np.isfinite(value) else str(value)
+    return [v if np.isfinite(v) else str(v) for v in bound.astype(float).ravel().tolist()]
+
+
+def _bounds_from_json(value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    if isinstance(value, list):
+        return np.array([float(v) for v in value]).reshape(shape)
+    return np.full(shape, float(value))
+
+
+def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
+    """Describe a space in plain JSON.
+
+    Raises:
+        UserError: The space is of a kind that policies here cannot see or act in.
+    """
+    if isinstance(space, gym.spaces.Box):
+        low, high = _bounds_to_json(space.low), _bounds_to_json(space.high)
+        return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), "low": low, "high": high}
+    if isinstance(space, gym.spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return {"type": "MultiDiscrete", "nvec": np.asarray(space.nvec).ravel().tolist()}
+    if isinstance(space, gym.spaces.MultiBinary):
+        return {"type": "MultiBinary", "n": int(np.prod(space.shape))}
+    if isinstance(space, gym.spaces.Dict):
+        return {"type": "Dict", "spaces": {key: space_to_json(sub) for key, sub in space.spaces.items()}}
+    raise UserError(f"a space of type {type(space).__name__} is not supported: {space}")
+
+
+def space_from_json(data: Mapping[str, Any]) -> gym.Space[Any]:
+    """Build the space that ``space_to_json`` described."""
+    kind = data["type"]
+    if kind == "Box":
+        shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
+        low, high = _bounds_from_json(data["low"], shape), _bounds_from_json(data["high"], shape)
+        return gym.spaces.Box(low.astype(dtype), high.astype(dtype), shape, dtype.type)
+    if kind == "Discrete":
+        return gym.spaces.Discrete(data["n"], start=data.get("start", 0))
+    if kind == "MultiDiscrete":
+        return gym.spaces.MultiDiscrete(data["nvec"])
+    if kind == "MultiBinary":
+        return gym.spaces.MultiBinary(data["n"])
+    if kind == "Dict":
+        return gym.spaces.Dict({key: space_from_json(sub) for key, sub in data["spaces"].items()})
+    raise UserError(f"space type {kind!r} is unknown")
+
+
+def members(space: gym.Space[Any]) -> dict[str, gym.Space[Any]]:
+    """Return the spaces by observation key; a space that is not a dict has the one key ``""``."""
+    return dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {"": space}
+
+
+def is_image(space: gym.Space[Any]) -> bool:
+    """Say whether a space is an 8-bit image (3 axes, 0 to 255)."""
+    return (
+        isinstance(space, gym.spaces.Box)
+        and len(space.shape) == 3
+        and space.dtype == np.uint8
+        and bool(np.all(space.low == 0) and np.all(space.high == 255))
+    )
+
+
+def flat_size(space: gym.Space[Any]) -> int:
+    """Return how many numbers a flattened (or one-hot) observation has."""
+    if isinstance(space, gym.spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return int(np.sum(space.nvec))
+    return int(np.prod(space.shape or (1,)))
