@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from understudy.data import Array, EnvSpec, Observation, Target, map_obs
 from understudy.errors import UserError
 from understudy.policies import distributions
+from understudy.policies.batching import batch_observation
 from understudy.policies.family import ActionMap, Family
 from understudy.policies.networks import NatureCNN, mlp
 from understudy.policies.spaces import flat_size, members
@@ -282,34 +283,8 @@ class Policy(nn.Module):
 
     def _batched(self, observation: Any) -> tuple[Any, bool]:
         """Add the batch axis where it is missing and bring images into the space's layout."""
-        if isinstance(observation, tuple):
-            raise UserError("predict got a tuple: env.reset() returns (observation, info), pass the observation")
-        if isinstance(self.observation_space, gym.spaces.Dict):
-            if not isinstance(observation, Mapping):
-                raise UserError(f"predict needs a dict observation with keys {', '.join(self._spaces)}")
-            seen = {e.key for e in self.spec.encoders} | ({"task"} if self.spec.tasks > 1 else set())
-            missing = seen - set(observation)
-            if missing:
-                raise UserError(f"the observation lacks the keys {', '.join(sorted(missing))}")
-            pairs = {key: _batch_one(np.asarray(observation[key]), self._spaces[key], key) for key in sorted(seen)}
-            return {key: value for key, (value, _) in pairs.items()}, all(single for _, single in pairs.values())
-        return _batch_one(np.asarray(observation), self._spaces[""], "")
-
-
-def _batch_one(array: Array, space: gym.Space[Any], key: str) -> tuple[Array, bool]:
-    """Return [N, *space.shape] and whether the batch axis was added; transposes images whose channels differ."""
-    shape = tuple(space.shape or ())
-    if array.shape == shape:
-        return array[None], True
-    if array.shape[1:] == shape and array.ndim == len(shape) + 1:
-        return array, False
-    if len(shape) == 3 and array.ndim >= 3:
-        to_first, to_last = np.moveaxis(array, -1, -3), np.moveaxis(array, -3, -1)
-        for moved in (to_first, to_last):
-            if moved.shape[-3:] == shape:
-                return (moved[None], True) if moved.ndim == 3 else (moved, False)
-    where = f" under key {key!r}" if key else ""
-    raise UserError(f"observation{where} has shape {array.shape}, the policy expects {shape} (one) or (N, *{shape})")
+        keys = {e.key for e in self.spec.encoders} | ({"task"} if self.spec.tasks > 1 else set())
+        return batch_observation(observation, self.observation_space, keys)
 
 
 def named_arrays(policy: Policy) -> dict[str, Array]:

@@ -1,0 +1,1 @@
+"""Teachers: any trained policy, brought to one protocol. Nothing foreign is unpickled."""

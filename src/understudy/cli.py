@@ -1,0 +1,170 @@
+"""The command line: ``understudy distill | inspect | evaluate | compare | play | demo``.
+
+Nothing heavy is imported before a command is chosen, and mistakes of the user end in one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import types
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from understudy import __version__
+from understudy.config import flags, merge, nest
+from understudy.errors import UserError, suggest
+from understudy.settings import DistillSettings
+
+# Short forms of flags that are typed often.
+_SHORT = {"execution.type": "--execution", "execution.num_workers": "--num-workers", "stop.env_steps": "--env-steps"}
+
+
+def _add_settings(parser: argparse.ArgumentParser, cls: Any) -> None:
+    groups: dict[str, Any] = {}
+    for name, kind, field in flags(cls):
+        section = name.rpartition(".")[0]
+        if section not in groups:
+            groups[section] = parser.add_argument_group(section or "run", _section_doc(cls, section))
+        default = field.default if field.default is not MISSING else None
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        names = [f"--{name}"] + ([_SHORT[name]] if name in _SHORT else [])
+        groups[section].add_argument(
+            *names,
+            dest=name,
+            nargs="*" if get_origin(kind) is tuple else None,
+            metavar=_metavar(kind),
+            default=argparse.SUPPRESS,
+            help=f"{field.metadata.get('help', '')} [{shown}]".replace("%", "%%"),
+        )
+
+
+def _section_doc(cls: Any, section: str) -> str:
+    here = cls
+    for part in filter(None, section.split(".")):
+        here = get_type_hints(here)[part]
+    return "" if not section else (here.__doc__ or "").split("\n")[0]
+
+
+def _metavar(kind: Any) -> str:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return "|".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return _metavar(next(a for a in arguments if a is not type(None)))
+    return "N ..." if origin is tuple else {int: "N", float: "X", bool: "true|false"}.get(kind, "TEXT")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with the nearest known flag, instead of printing the whole usage."""
+
+    def error(self, message: str) -> Any:
+        unknown = next((w for w in message.split() if w.startswith("--")), "") if "unrecognized" in message else ""
+        known = [o for action in self._actions for o in action.option_strings]
+        raise UserError(message + (suggest(unknown.split("=")[0], known) if unknown else "") + f" ({self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="understudy",
+        description="Reinforcement learning with teachers: any trained policy goes in; a smaller one comes out.",
+        epilog="understudy COMMAND --help lists the flags of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"understudy {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+    distill = command("distill", "Distil one or several teachers into a small student, until it is as good.")
+    distill.add_argument("teacher", nargs="*", help="zip, zoo folder, .safetensors, .pt, .onnx, module:function, hub id")
+    distill.add_argument("--env", nargs="*", help="environment id; by default the teacher's own; one per task teacher")
+    distill.add_argument("--ensemble", choices=("distributions", "losses"), help="several teachers of one task: average")
+    distill.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
+    distill.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
+    distill.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    _add_settings(distill, DistillSettings)
+
+    inspect = command("inspect", "Print what a teacher is: algorithm, spaces, network, normaliser, environments.")
+    inspect.add_argument("teacher")
+    inspect.add_argument("--env", help="environment id, for formats that do not say their spaces")
+
+    evaluate = command("evaluate", "Run episodes with fixed seeds; mean, IQM and 95 %% intervals.")
+    evaluate.add_argument("policy")
+    compare = command("compare", "Compare any number of policies on the same episodes; the first is the reference.")
+    compare.add_argument("policy", nargs="+")
+    compare.add_argument("--video", help="also film all of them side by side (.mp4 or .gif)")
+    compare.add_argument("--picture", help="also draw the returns (.png)")
+    for sub, episodes in ((evaluate, 20), (compare, 50)):
+        sub.add_argument("--env", help="environment id; by default the policy's own")
+        sub.add_argument("--episodes", type=int, default=episodes, metavar="N", help=f"[{episodes}]")
+        sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the first episode [0]")
+        sub.add_argument("--num-envs", type=int, default=8, metavar="N", help="[8]")
+        sub.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the mode")
+        sub.add_argument("--json", metavar="FILE", help="also write the result as JSON")
+
+    play = command("play", "Watch a policy in a window, or film it (.mp4 or .gif).")
+    play.add_argument("policy")
+    play.add_argument("--env", help="environment id; by default the policy's own")
+    play.add_argument("--episodes", type=int, default=1, metavar="N")
+    play.add_argument("--seed", type=int, default=0, metavar="N")
+    play.add_argument("--video", metavar="FILE", help="write .mp4 or .gif instead of opening a window")
+    command("presets", "List the presets.")
+    demo = command("demo", "Distil the teacher that ships with Understudy into a 64x64 student.")
+    demo.add_argument("--run", default="runs/demo", help="folder of the run [runs/demo]")
+    return parser
+
+
+def _distill(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
+    from understudy.terminal import run_distill
+
+    teachers, env, run, name = arguments.teacher, arguments.env, arguments.run, arguments.preset
+    settings: dict[str, Any] = nest(dotted)
+    ensemble = arguments.ensemble
+    if arguments.resume:
+        path = Path(arguments.resume) / "config.yaml"
+        if not path.exists():
+            raise UserError(f"no run to resume at {arguments.resume}: there is no {path}")
+        saved = yaml.safe_load(path.read_text())
+        teachers, env, ensemble = saved["teachers"], saved["env"], saved["ensemble"]
+        settings, run = merge(saved["settings"], settings), arguments.resume
+    if not teachers:
+        raise UserError("understudy distill needs a teacher: a zip, a zoo folder, a .safetensors, ... (--help)")
+    run_distill(teachers, env, settings, name, run, bool(arguments.resume), ensemble)
+
+
+def _run(argv: Sequence[str] | None) -> None:
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(words or ["--help"])
+    dotted = {name: value for name, value in vars(arguments).items() if name in {n for n, _, _ in flags(DistillSettings)}}
+    if arguments.command == "distill":
+        return _distill(arguments, dotted)
+    from understudy import terminal
+
+    getattr(terminal, f"run_{arguments.command}")(arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with 2 on a mistake of the user, 130 on Ctrl-C, 1 on what is our fault."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", module="gymnasium")
+    try:
+        _run(argv)
+    except UserError as error:
+        details = getattr(error, "details", "")
+        sys.stderr.write(f"{details}understudy: error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("understudy: interrupted; go on with  understudy distill --resume RUN\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Typed, frozen configuration: defaults < preset or YAML file < command line. Nothing is changed behind the user's back.
+
+``build`` turns plain nested data into dataclasses and refuses what it does not know, ``plain`` turns them back, and
+``flags`` lists every field as a dotted command-line flag.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from understudy.errors import UserError, suggest
+
+T = TypeVar("T")
+
+
+def doc(text: str, default: Any = MISSING, factory: Any = MISSING) -> Any:
+    """Declare a field with the sentence that ``--help`` prints."""
+    if factory is not MISSING:
+        return dataclasses.field(default_factory=factory, metadata={"help": text})
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+def _convert(value: Any, kind: Any, path: str) -> Any:
+    """Bring a value from YAML or the command line to the type of its field."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+            return None
+        (inner,) = (a for a in arguments if a is not type(None))
+        return _convert(value, inner, path)
+    if origin is Literal:
+        if value not in arguments:
+            choices = ", ".join(map(str, arguments))
+            raise UserError(f"{path} is {value!r}; it can be {choices}{suggest(str(value), map(str, arguments))}")
+        return value
+    if origin is tuple:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_convert(item, arguments[0], path) for item in items)
+    if is_dataclass(kind) and isinstance(kind, type):
+        return build(kind, value, path)
+    if kind is bool:
+        words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+        if str(value).lower() in words:
+            return words[str(value).lower()]
+        raise UserError(f"{path} is {value!r}; it must be true or false")
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    try:
+        if kind is int and float(value) != int(float(value)):
+            raise ValueError
+        return int(float(value)) if kind is int else kind(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{path} is {value!r}; it must be of type {kind.__name__}") from None
+
+
+def build(cls: type[T], data: Mapping[str, Any] | T | None, path: str = "") -> T:
+    """Build a configuration from nested plain data.
+
+    Raises:
+        UserError: An unknown key (the nearest known ones are named), a wrong type, or a value out of its choices.
+    """
+    if isinstance(data, cls):
+        return data
+    if not isinstance(data, Mapping):
+        raise UserError(f"{path or 'configuration'} must be a mapping of keys, not {data!r}")
+    kinds = get_type_hints(cls)
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    where = f"{path}." if path else ""
+    for key in data:
+        if key not in known:
+            raise UserError(f"unknown key {where}{key}{suggest(str(key), known)} (known: {', '.join(sorted(known))})")
+    return cls(**{key: _convert(value, kinds[key], f"{where}{key}") for key, value in data.items()})
+
+
+def plain(config: Any) -> Any:
+    """Return nested dicts and lists that YAML and JSON can hold, and ``build`` reads."""
+    if is_dataclass(config):
+        return {f.name: plain(getattr(config, f.name)) for f in fields(config)}
+    if isinstance(config, tuple):
+        return [plain(item) for item in config]
+    return config
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with the keys of ``over`` on top, mappings merged key by key."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def flags(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any, Field[Any]]]:
+    """Yield (dotted name, type, field) of every leaf of a configuration."""
+    kinds = get_type_hints(cls)
+    for f in fields(cls):
+        kind = kinds[f.name]
+        if is_dataclass(kind):
+            yield from flags(kind, f"{prefix}{f.name}.")
+        else:
+            yield f"{prefix}{f.name}", kind, f
+
+
+def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"a.b": 1}`` -> ``{"a": {"b": 1}}``."""
+    out: dict[str, Any] = {}
+    for name, value in dotted.items():
+        *parents, leaf = name.split(".")
+        here = out
+        for parent in parents:
+            here = here.setdefault(parent, {})
+        here[leaf] = value
+    return out
+
+
+def presets() -> dict[str, Path]:
+    """Return the presets by name: those of the package, and YAML files of ``./presets``."""
+    shipped = Path(__file__).parent / "presets"
+    found = {p.stem: p for folder in (shipped, Path("presets")) if folder.is_dir() for p in sorted(folder.glob("*.yaml"))}
+    return found
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of keys.
+
+    Raises:
+        UserError: It is missing, broken, or not a mapping.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"no configuration file at {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} cannot be read as YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} must hold keys and values, not {type(data).__name__}")
+    return data
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Read a preset by name, or any YAML file by path.
+
+    Raises:
+        UserError: There is no such preset; the nearest names are suggested.
+    """
+    known = presets()
+    if name in known:
+        return read_yaml(known[name])
+    if name.endswith((".yaml", ".yml")):
+        return read_yaml(Path(name))
+    raise UserError(f"no preset {name!r}{suggest(name, known)} (presets: {', '.join(sorted(known))})")

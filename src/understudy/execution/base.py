@@ -1,0 +1,103 @@
+"""What an execution is asked to do: gather rollouts and run evaluation episodes. Who runs where is its own affair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from understudy.data import Array, EnvSpec, Rollout
+from understudy.policies.spec import PolicySpec
+from understudy.rollouts.behaviour import Actor, Mixture
+from understudy.rollouts.collect import Collected
+
+if TYPE_CHECKING:
+    from understudy.evaluation.episodes import Episodes
+
+Arrays = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Portable:
+    """A policy as it travels to another process: native (description and arrays), or where to load it from."""
+
+    spec: PolicySpec | None = None
+    arrays: Arrays | None = None
+    source: str | None = None
+    load_kwargs: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """Evaluation episodes of one policy: ``student`` (with ``arrays``), ``teacher`` or ``random``."""
+
+    who: str
+    seeds: tuple[int, ...]
+    arrays: Arrays | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a worker needs to build its environments and policies.
+
+    Attributes:
+        env: The environment.
+        seeds: One seed per environment, over all workers.
+        steps: T, the most steps of one rollout.
+        student: The student's description; its arrays come with every command.
+        teacher: The teacher, where it can travel; None where it cannot act in a worker.
+        eval_envs: How many environments run evaluation episodes together, over all workers.
+    """
+
+    env: EnvSpec
+    seeds: tuple[int, ...]
+    steps: int
+    student: PolicySpec
+    teacher: Portable | None
+    eval_envs: int = 8
+
+
+class Execution(Protocol):
+    """Begins and ends work; between the two calls the caller may learn."""
+
+    def begin_collect(self, mixture: Mixture, student: Arrays | None) -> None:
+        """Start to gather a rollout; the arrays are taken before this returns."""
+
+    def end_collect(self) -> tuple[Rollout, Collected]:
+        """Wait for the rollout [T, B]; it is valid until the next ``begin_collect``."""
+
+    def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Episodes]:
+        """Run evaluation episodes on environments of their own."""
+
+    def close(self) -> None:
+        """End every process and free every environment; may be called twice."""
+
+
+def actor_of(policy: Portable, seed: int = 0) -> Actor:
+    """Build a policy that can act: in plain NumPy where its network allows, otherwise with PyTorch."""
+    from understudy.policies import arrays
+
+    if policy.spec is not None:
+        assert policy.arrays is not None
+        if arrays.supports(policy.spec):
+            return arrays.ArrayPolicy(policy.spec, policy.arrays, seed)
+        from understudy.policies.policy import build
+
+        return build(policy.spec, policy.arrays)
+    from understudy.teachers.load import load
+
+    assert policy.source is not None
+    loaded: Actor = load(policy.source, **dict(policy.load_kwargs or {}))
+    return loaded
+
+
+def update_actor(actor: Actor, arrays: Arrays) -> None:
+    """Give a student that acts its new weights."""
+    from understudy.policies.arrays import ArrayPolicy
+
+    if isinstance(actor, ArrayPolicy):
+        actor.update(arrays)
+        return
+    import torch
+
+    actor.load_state_dict({k: torch.as_tensor(v) for k, v in arrays.items()})  # type: ignore[attr-defined]

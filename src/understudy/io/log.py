@@ -1,0 +1,72 @@
+"""What a run leaves for people: ``log.jsonl``, TensorBoard events, and a line on the terminal.
+
+A log that cannot be written warns once and the run goes on: no result is lost for want of a curve.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+
+class RunLog:
+    """Scalars by env step, to JSONL and TensorBoard."""
+
+    def __init__(self, folder: Path) -> None:
+        self._start = time.perf_counter()
+        self._broken = False
+        self._file: IO[str] | None = None
+        self._events: Any = None
+        try:
+            # Imported late: half a second that a failing start should not cost.
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+            self._file = open(folder / "log.jsonl", "a", buffering=1)
+            self._events = EventFileWriter(str(folder / "tensorboard"))
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        if not self._broken:
+            warnings.warn(f"logging stops, the run goes on: {error}", stacklevel=2)
+        self._broken = True
+
+    def write(self, env_steps: int, values: Mapping[str, Any]) -> None:
+        """Write one line; numbers go to TensorBoard too."""
+        if self._broken or self._file is None:
+            return
+        row = {"env_steps": env_steps, "wall": round(time.time(), 3), **values}
+        try:
+            self._file.write(json.dumps({k: _jsonable(v) for k, v in row.items()}) + "\n")
+            self._scalars(env_steps, values)
+        except OSError as error:
+            self._give_up(error)
+
+    def _scalars(self, env_steps: int, values: Mapping[str, Any]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        numbers = {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in numbers.items()])
+        self._events.add_event(Event(wall_time=time.time(), step=env_steps, summary=summary))
+
+    def close(self) -> None:
+        """Flush everything."""
+        try:
+            if self._events is not None:
+                self._events.close()
+            if self._file is not None:
+                self._file.close()
+        except OSError as error:
+            self._give_up(error)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.item() if hasattr(value, "item") else value

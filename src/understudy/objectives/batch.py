@@ -1,0 +1,26 @@
+"""What one gradient step sees."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from understudy.data import Target
+
+
+class Batch(NamedTuple):
+    """States with what the teacher says about them: [N, ...], or [T, B, ...] in sequences for recurrent students."""
+
+    obs: Any
+    """A tensor, or one per key."""
+    target: Target
+    """The teacher's parameters [N, P] or [T, B, P] (and values) in unit actions."""
+    state: tuple[Tensor, Tensor] | None = None
+    """h and c, [layers, B, width] each, before the first step of the sequences."""
+    episode_start: Tensor | None = None
+    """[T, B] bool, where the student's memory is reset before the step."""
+    valid: Tensor | None = None
+    """[N] or [T, B] float32 weights of the states: 0 for padding (which must be finite) and burn-in steps. None: all alike."""
+    mask: Tensor | None = None
+    """[N, A] or [T, B, A] float32 weights of the action components that a task has; padding is finite. None: all."""

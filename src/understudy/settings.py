@@ -1,0 +1,149 @@
+"""The settings of a distillation run; every field is a flag of ``understudy distill`` and a key of a preset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from understudy.config import doc
+from understudy.errors import UserError
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """The network of the student."""
+
+    hidden: tuple[int, ...] = doc("widths of the hidden layers", (64, 64))
+    activation: str = doc("tanh, relu, elu, silu, leaky_relu, sigmoid or identity", "relu")
+    lstm: int = doc("width of an LSTM before the hidden layers, 0 for none", 0)
+    cnn_features: int = doc("width of the last layer of the CNN that reads images", 256)
+    family: str = doc("distribution family; auto: deterministic for Box, categorical for discrete actions", "auto")
+    keys: tuple[str, ...] = doc("observation keys the student sees; empty: all", ())
+    normalize: Literal["auto", "teacher", "learned", "none"] = doc(
+        "input normalisation: the teacher's statistics, learned from the first rollout, or none; "
+        "auto: the teacher's where the teacher has some, else learned",
+        "auto",
+    )
+    one_hot_task: bool = doc("many tasks: the task id as input of one head, instead of one head per task", False)
+    value: bool = doc("give the student a value function, trained on the teacher's", False)
+    value_weight: float = doc("weight of the value term", 0.5)
+
+
+@dataclass(frozen=True)
+class BehaviourSettings:
+    """Who acts while data is gathered."""
+
+    beta: str = doc("schedule of P(teacher acts) on env steps: 1 the teacher, 0 the student", "piecewise(0:1, 1:0)")
+    noise: float = doc("action noise: std in unit actions, or probability of a random discrete action", 0.3)
+    noise_share: float = doc("share of the steps that get noise", 0.5)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How much is gathered, and what is kept."""
+
+    num_envs: int = doc("environments stepped together, over all workers", 4)
+    steps: int = doc("steps of every environment in one round (a re-collection interval)", 1000)
+    capacity: int = doc("samples kept; the oldest are overwritten", 200_000)
+    aggregate: bool = doc("keep the samples of earlier rounds", True)
+
+
+@dataclass(frozen=True)
+class DistanceSettings:
+    """What is compared between teacher and student; see docs/distances.md."""
+
+    name: str = doc("auto, forward_kl, reverse_kl, jsd, cross_entropy, wasserstein2, nll, mse or huber", "auto")
+    temperature: float | None = doc("softmax(logits / temperature) of a discrete teacher; none: 1, or 0.01 for Q", None)
+    beta: float = doc("of jsd: 0 is KL(T||S), 1 is KL(S||T)", 0.5)
+    delta: float = doc("of huber: where the square becomes a line", 1.0)
+    saturate: bool = doc("of mse and huber: no loss where the executed actions are equal at a bound", True)
+    on: str | None = doc("of mse and huber: action or params", None)
+    std_floor: float = doc("Gaussian teachers' standard deviations are at least this", 0.0)
+
+
+@dataclass(frozen=True)
+class LearningSettings:
+    """How the student is fitted."""
+
+    updates: int = doc("gradient steps per round", 1000)
+    batch_size: int = doc("samples per gradient step", 512)
+    lr: str = doc("schedule of Adam's learning rate on env steps", "3e-3")
+    average: float = doc("decay of the running average of the weights that is evaluated and saved, 0 for none", 0.0)
+    max_grad_norm: float = doc("gradients are scaled down to this norm, 0 for no limit", 0.0)
+    sequence: int = doc("length of the sequences that recurrent students learn from", 40)
+    burn_in: int = doc("first steps of a sequence that only warm the memory up", 8)
+    overlap: bool = doc("learn from earlier rounds while the next is gathered", False)
+    kernel: bool = doc("use the hand-derived gradient where the student allows it (same result, faster)", True)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How the student is judged while it learns, and at the end."""
+
+    every: int = doc("rounds between evaluations", 1)
+    first: int = doc("round of the first evaluation", 1)
+    screen: int = doc("episodes after which a student that is clearly short goes back to learning", 4)
+    episodes: int = doc("episodes of the first parity test", 10)
+    max_episodes: int = doc("episodes up to which an undecided parity test is extended", 80)
+    final: int = doc("fresh episodes for the table at the end, 0 for none", 50)
+    num_envs: int = doc("environments that run evaluation episodes together", 10)
+    seed: int = doc("first seed of the evaluation episodes", 1_000_000)
+
+
+@dataclass(frozen=True)
+class StopSettings:
+    """When the run ends."""
+
+    ratio: float = doc("share of the teacher's return, measured from the random policy's up, that must be reached", 0.95)
+    alpha: float = doc("total probability of stopping on parity wrongly, over all tests of the run", 0.05)
+    env_steps: int = doc("environment steps at which the run ends in any case", 200_000)
+    seconds: float = doc("wall seconds after which the run ends in any case, 0 for no limit", 0.0)
+
+
+@dataclass(frozen=True)
+class ExecutionSettings:
+    """Who runs where."""
+
+    type: Literal["single", "sync"] = doc("single: everything in one process; sync: worker processes", "sync")
+    num_workers: int = doc("worker processes", 2)
+    worker_timeout: float = doc("seconds of silence after which a worker counts as hung", 600.0)
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """A distillation run."""
+
+    student: StudentSettings = doc("", factory=StudentSettings)
+    behaviour: BehaviourSettings = doc("", factory=BehaviourSettings)
+    data: DataSettings = doc("", factory=DataSettings)
+    distance: DistanceSettings = doc("", factory=DistanceSettings)
+    learning: LearningSettings = doc("", factory=LearningSettings)
+    evaluation: EvaluationSettings = doc("", factory=EvaluationSettings)
+    stop: StopSettings = doc("", factory=StopSettings)
+    execution: ExecutionSettings = doc("", factory=ExecutionSettings)
+    seed: int = doc("every random number of the run comes from it", 0)
+    device: str = doc("cpu or cuda", "cpu")
+
+    def check(self) -> None:
+        """Refuse settings that contradict each other.
+
+        Raises:
+            UserError: Naming the two fields.
+        """
+        if not 0 < self.stop.ratio <= 2:
+            raise UserError(f"stop.ratio is {self.stop.ratio}; it is a share of the teacher's return, such as 0.95")
+        if self.student.lstm and self.data.steps % self.learning.sequence:
+            raise UserError(
+                f"data.steps {self.data.steps} must be a multiple of learning.sequence {self.learning.sequence}"
+            )
+        if self.student.lstm and self.learning.burn_in >= self.learning.sequence:
+            raise UserError(
+                f"learning.burn_in {self.learning.burn_in} leaves nothing of learning.sequence {self.learning.sequence}"
+            )
+        if self.data.capacity < self.data.num_envs * self.data.steps:
+            raise UserError(f"data.capacity {self.data.capacity} cannot hold one round (data.num_envs x data.steps)")
+        for name in ("num_envs", "steps"):
+            if getattr(self.data, name) < 1:
+                raise UserError(f"data.{name} must be at least 1")
+        if self.evaluation.screen < 1 or self.evaluation.episodes < 2:
+            raise UserError("evaluation.screen must be at least 1 and evaluation.episodes at least 2")

@@ -1,0 +1,51 @@
+"""Teachers on the Hugging Face hub (the extra ``hub``); what is in the local cache also loads offline."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from understudy.errors import UserError, missing_extra
+
+_NAME = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<file>.+))?$")
+_PATTERNS = ["*.safetensors", "*.zip", "*.yml", "*.yaml", "*.pkl", "*.pt", "*.ts", "*.onnx"]
+
+
+def download(source: str) -> Path:
+    """Return the local copy of ``org/name[@revision][/file]``: its folder, or the file in it.
+
+    Only files that ``load`` can read are fetched. Where the hub cannot be reached, the cache is used.
+
+    Raises:
+        UserError: huggingface_hub is not installed, the name is malformed, or neither hub nor cache has it.
+    """
+    match = _NAME.match(source)
+    if match is None:
+        raise UserError(f"{source!r} is not a hub id: write hf://org/name, hf://org/name/file or org/name@revision")
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ImportError:
+        raise missing_extra("huggingface_hub", "hub", f"loading hf://{source}") from None
+    repo, revision, file = match["repo"], match["revision"], match["file"]
+    try:
+        folder = _snapshot(huggingface_hub.snapshot_download, repo, revision)
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError, OSError) as error:
+        reason = str(error).strip().split("\n")[0][:160]
+        raise UserError(f"hf://{repo} is neither on the hub nor in the local cache ({reason})") from error
+    path = folder / file if file else folder
+    if not path.resolve().exists() or ".." in Path(file or "").parts:
+        raise UserError(f"hf://{repo} has no file {file!r}")
+    return path
+
+
+def _snapshot(fetch: object, repo: str, revision: str | None) -> Path:
+    """Ask the hub, then the cache: ``snapshot_download`` only falls back by itself for some network errors."""
+    assert callable(fetch)
+    try:
+        return Path(str(fetch(repo, revision=revision, allow_patterns=_PATTERNS)))
+    except Exception as error:
+        try:
+            return Path(str(fetch(repo, revision=revision, allow_patterns=_PATTERNS, local_files_only=True)))
+        except Exception:
+            raise error from None  # why the hub refused says more than that the cache is empty

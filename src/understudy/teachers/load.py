@@ -1,0 +1,159 @@
+"""``load``: any trained policy on disk, on the hub or in memory becomes a teacher."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import nn
+
+from understudy.data import EnvSpec
+from understudy.errors import UserError
+from understudy.policies.files import load_policy
+from understudy.policies.policy import Policy, PolicyLike
+from understudy.teachers.opaque import Asked
+from understudy.teachers.successors import find_successors
+from understudy.teachers.zoo import find_agent, load_agent
+
+_RUN_FILES = ("best.safetensors", "student.safetensors", "last.safetensors", "policy.safetensors")
+_TORCHSCRIPT = (".pt", ".ts", ".pth", ".torchscript")
+_FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
+_HUB = re.compile(r"^[\w][\w.-]*/[\w][\w.-]*$")
+_FORMATS = (
+    "a policy of ours (.safetensors), a run folder, a Stable-Baselines3 zip or zoo folder, TorchScript (.pt, .ts), "
+    "ONNX (.onnx), module:function, or a hub id (hf://org/name)"
+)
+
+
+def load(
+    source: Any,
+    *,
+    env: str | EnvSpec | None = None,
+    device: str = "cpu",
+    observation_space: gym.Space[Any] | None = None,
+    action_space: gym.Space[Any] | None = None,
+    output: str | None = None,
+) -> PolicyLike:
+    """Load a trained policy as a teacher; nothing foreign is unpickled.
+
+    Args:
+        source: A path (our policies and run folders, Stable-Baselines3 zips and zoo folders, TorchScript, ONNX),
+            ``module:function``, a hub id ``hf://org/name[/file]``, a Python callable, a module of PyTorch, or a policy,
+            which passes through.
+        env: The environment it is for, where the source does not say it or another one is wanted.
+        device: Where native policies and TorchScript run.
+        observation_space: For TorchScript, ONNX and callables, which do not know their spaces.
+        action_space: Likewise.
+        output: What TorchScript, ONNX and callables answer: ``action``, ``logits``, ``q_values`` or ``gaussian`` (means
+            and log standard deviations, in environment units). By default logits for discrete actions where the sizes
+            match, else actions.
+
+    Raises:
+        UserError: There is nothing at ``source``, or what is there cannot be read with certainty.
+    """
+    spec = _env_spec(env)
+    asked = Asked(spec, device, observation_space, action_space, output)
+    if isinstance(source, (str, os.PathLike)):
+        policy = _load_text(os.fspath(source), asked)
+    elif isinstance(source, PolicyLike):
+        return source
+    elif callable(source) or hasattr(source, "predict"):
+        policy = _load_object(source, asked, "")
+    else:
+        raise UserError(f"a teacher cannot be a {type(source).__name__}; give {_FORMATS}")
+    if isinstance(policy, Policy):
+        _check_finite(policy)
+        policy.to(device)
+        policy.about.env = spec or policy.about.env
+    return policy
+
+
+def _check_finite(policy: Policy) -> None:
+    broken = [name for name, tensor in policy.state_dict().items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise UserError(f"the teacher {policy.about.source} is broken: its {broken[0]} holds NaN or infinity")
+
+
+def _env_spec(env: str | EnvSpec | None) -> EnvSpec | None:
+    if not isinstance(env, str):
+        return env
+    successor = find_successors(env)[0]
+    return EnvSpec(successor.id, successor.kwargs, successor.wrappers)
+
+
+def _load_text(source: str, asked: Asked) -> PolicyLike:
+    path = Path(source).expanduser()
+    if source.startswith("hf://"):
+        return _load_hub(source.removeprefix("hf://"), asked)
+    if not path.exists() and path.with_name(path.name + ".zip").is_file():
+        path = path.with_name(path.name + ".zip")  # Stable-Baselines3 itself leaves the suffix out
+    if path.is_dir():
+        return _load_folder(path, asked)
+    if path.is_file():
+        return _load_file(path, asked)
+    if _FUNCTION.match(source):
+        from understudy.teachers.function import import_function
+
+        return _load_object(import_function(source), asked, source)
+    if _HUB.match(source) and not path.suffix and not path.parent.is_dir():
+        try:
+            return _load_hub(source, asked)
+        except UserError as error:
+            raise UserError(f"no teacher at {source}: there is no such file or folder, and {error}") from error
+    raise UserError(f"no teacher at {source}: there is no such file or folder; give {_FORMATS}")
+
+
+def _load_hub(source: str, asked: Asked) -> PolicyLike:
+    from understudy.teachers.hub import download
+
+    path = download(source)
+    return _load_folder(path, asked) if path.is_dir() else _load_file(path, asked)
+
+
+def _load_folder(path: Path, asked: Asked) -> PolicyLike:
+    """Load our best policy in a run folder, else the agent of Stable-Baselines3 in it, else its only model file."""
+    for name in _RUN_FILES:
+        for file in (path / name, *sorted(path.glob(f"*/{name}"))):
+            if file.is_file():
+                return load_policy(file)
+    agent = find_agent(path)
+    if agent is not None:
+        return load_agent(agent, asked.env)
+    files = [file for file in sorted(path.iterdir()) if file.suffix in (*_TORCHSCRIPT, ".onnx", ".safetensors")]
+    if len(files) == 1:
+        return _load_file(files[0], asked)
+    what = f"several models ({', '.join(file.name for file in files)}): name one" if files else f"none of: {_FORMATS}"
+    raise UserError(f"the folder {path} holds {what}")
+
+
+def _load_file(path: Path, asked: Asked) -> PolicyLike:
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        return load_policy(path)
+    if suffix == ".onnx":
+        from understudy.teachers.onnx import OnnxTeacher
+
+        return OnnxTeacher(path, asked)
+    if suffix in _TORCHSCRIPT:
+        from understudy.teachers.torchscript import load_torchscript
+
+        return load_torchscript(path, asked)
+    agent = find_agent(path)
+    if suffix in (".zip", "") and agent is not None:
+        return load_agent(agent, asked.env)
+    raise UserError(f"{path} is of an unknown kind; give {_FORMATS}")
+
+
+def _load_object(source: Any, asked: Asked, name: str) -> PolicyLike:
+    name = name or getattr(source, "__name__", type(source).__name__)
+    if isinstance(source, nn.Module):
+        from understudy.teachers.torchscript import ModuleTeacher
+
+        return ModuleTeacher(source, name, asked)
+    from understudy.teachers.function import FunctionTeacher
+
+    return FunctionTeacher(source, name, asked)

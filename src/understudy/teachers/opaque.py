@@ -1,0 +1,187 @@
+"""Teachers that are a black box: batches of observations go in, arrays come out (TorchScript, ONNX, callables)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from understudy.data import Array, EnvSpec, Observation, Target, map_obs
+from understudy.errors import UserError
+from understudy.policies import distributions
+from understudy.policies.batching import batch_observation
+from understudy.policies.family import ActionMap, Family, family_for
+from understudy.policies.policy import About, TensorState
+
+OUTPUTS = ("action", "logits", "q_values", "gaussian")
+_SURE = 20.0
+"""Logit of an action that a deterministic discrete teacher takes; the others have 0, so exp(-20) of its probability."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the caller of ``load`` said about a teacher that may not say it itself."""
+
+    env: EnvSpec | None = None
+    device: str = "cpu"
+    observation_space: gym.Space[Any] | None = None
+    action_space: gym.Space[Any] | None = None
+    output: str | None = None
+
+
+class OpaqueTeacher(ABC):
+    """The base of black-box teachers; a subclass says how it is asked.
+
+    Args:
+        name: What to call it in errors.
+        algorithm: What kind of thing it is.
+        asked: Spaces, meaning of the output, environment. Without ``output``, discrete actions are taken for logits
+            where the sizes match, everything else for actions in environment units.
+
+    Raises:
+        UserError: The spaces are not known, or ``output`` is no known meaning or does not fit the action space.
+    """
+
+    def __init__(self, name: str, algorithm: str, asked: Asked) -> None:
+        if asked.observation_space is None or asked.action_space is None:
+            raise UserError(
+                f"the teacher {name} does not say its observation and action space: pass --env "
+                "(from Python: observation_space= and action_space=)"
+            )
+        self.name = name
+        self.about = About(algorithm, name, asked.env)
+        self.observation_space, self.action_space = asked.observation_space, asked.action_space
+        self._map = ActionMap(self.action_space)
+        self._output = asked.output or ""
+        self._family: Family | None = None
+        if asked.output is not None:
+            self._settle(asked.output)
+
+    @abstractmethod
+    def _ask(self, obs: Observation) -> list[Array]:
+        """Answer [N, ...] observations with one or more arrays [N, ...]."""
+
+    @property
+    def parameters_count(self) -> int:
+        """How many numbers it takes to act, 0 if that is not known."""
+        return 0
+
+    @property
+    def family(self) -> Family:
+        """The distribution family; found by asking about one observation where the caller did not say."""
+        if self._family is None:
+            self._params(map_obs(lambda a: a[None], _zeros(self.observation_space)))
+        assert self._family is not None
+        return self._family
+
+    def initial_state(self, batch: int) -> TensorState:
+        """Return None: black boxes have no memory here."""
+        return None
+
+    def label(self, obs: Observation, state: TensorState = None, episode_start: Any = None) -> tuple[Target, None]:
+        """Return distribution parameters in unit actions for [N, ...] observations.
+
+        Raises:
+            UserError: The teacher answers NaN, or arrays of the wrong shape.
+        """
+        batch, _ = batch_observation(map_obs(np.asarray, obs), self.observation_space)
+        params = torch.as_tensor(self._params(batch))
+        if self.family.continuous:
+            params = distributions.to_unit(params, self.family, self._map)
+        return Target(params), None
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Array, None]:
+        """Act as Stable-Baselines3 models do; see ``Policy.predict``.
+
+        Raises:
+            UserError: The observation does not fit the space, or the teacher answers NaN.
+        """
+        obs, single = batch_observation(observation, self.observation_space)
+        params = torch.as_tensor(self._params(obs))
+        choose = distributions.mode if deterministic else distributions.sample
+        actions = self._map.to_env(choose(self.family, params).numpy(), unit=False)
+        return (actions[0] if single else actions), None
+
+    def _params(self, obs: Observation) -> Array:
+        """[N, ...] -> [N, P] float32 parameters, continuous ones in environment units."""
+        count = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        answers = [np.asarray(answer) for answer in self._ask(obs)]
+        if not answers or answers[0].shape[:1] != (count,):
+            shape = answers[0].shape if answers else "nothing"
+            raise UserError(f"the teacher {self.name} answered {shape} to a batch of {count} observations")
+        if not self._output or self._family is None:
+            self._settle(self._output or self._guess(answers[0]))
+        assert self._family is not None
+        raw = self._joined([answer.reshape(count, -1) for answer in answers])
+        if not np.isfinite(raw).all():
+            raise UserError(f"the teacher {self.name} answered NaN or infinity; it cannot teach")
+        params = self._encode(raw)
+        if params.shape[1] != self._family.param_size:
+            raise UserError(
+                f"the teacher {self.name} answered {raw.shape[1]} numbers per observation; {self._output} for "
+                f"{self.action_space} needs {self._needed()}: say what they are with output= (--teacher-output)"
+            )
+        return params.astype(np.float32, copy=False)
+
+    def _guess(self, answer: Array) -> str:
+        if isinstance(self.action_space, gym.spaces.Box) or answer.dtype.kind in "iub":
+            return "action"
+        sizes = family_for(self._discrete_name(), self.action_space).sizes
+        return "logits" if answer.reshape(len(answer), -1).shape[1] == sum(sizes) else "action"
+
+    def _settle(self, output: str) -> None:
+        """Fix what the answers mean."""
+        if output not in OUTPUTS:
+            raise UserError(f"output {output!r} is unknown; there are {', '.join(OUTPUTS)}")
+        continuous = isinstance(self.action_space, gym.spaces.Box)
+        if output == "action":
+            name = "deterministic" if continuous else self._discrete_name()
+        else:
+            name = {"logits": self._discrete_name(), "q_values": "q_values", "gaussian": "gaussian"}[output]
+        self._output, self._family = output, family_for(name, self.action_space)
+
+    def _discrete_name(self) -> str:
+        return "categorical" if isinstance(self.action_space, gym.spaces.Discrete) else "multi_categorical"
+
+    def _needed(self) -> int:
+        assert self._family is not None
+        discrete_action = self._output == "action" and not self._family.continuous
+        return len(self._family.sizes) if discrete_action else self._family.param_size
+
+    def _joined(self, answers: list[Array]) -> Array:
+        """[N, k] numbers that count: a Gaussian may come as two arrays, of everything else the first is taken."""
+        if self._output == "gaussian" and len(answers) > 1:
+            return np.concatenate(answers[:2], axis=1)
+        return answers[0]
+
+    def _encode(self, raw: Array) -> Array:
+        """Turn discrete actions into logits that leave no doubt, and Bernoulli logits into pairs."""
+        assert self._family is not None
+        sizes = self._family.sizes
+        if self._family.continuous:
+            return raw
+        if self._output == "logits" and isinstance(self.action_space, gym.spaces.MultiBinary):
+            pairs = np.stack((np.zeros_like(raw), raw), axis=2).reshape(len(raw), -1)
+            return pairs if raw.shape[1] == len(sizes) else raw
+        if self._output != "action" or raw.shape[1] != len(sizes):
+            return raw
+        chosen = np.rint(raw).astype(np.int64) - self._map.start
+        for part, size in enumerate(sizes):
+            if ((chosen[:, part] < 0) | (chosen[:, part] >= size)).any():
+                raise UserError(f"the teacher {self.name} answered an action outside of {self.action_space}")
+        return np.concatenate([_SURE * np.eye(n, dtype=np.float32)[chosen[:, i]] for i, n in enumerate(sizes)], axis=1)
+
+
+def _zeros(space: gym.Space[Any]) -> Any:
+    """Return an observation of zeros, moved into the bounds; one per key of a dict space."""
+    if isinstance(space, gym.spaces.Dict):
+        return {key: _zeros(sub) for key, sub in space.spaces.items()}
+    if isinstance(space, gym.spaces.Box):
+        return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
+    return np.zeros(space.shape or (), space.dtype)

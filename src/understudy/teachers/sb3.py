@@ -1,0 +1,60 @@
+"""A Stable-Baselines3 or sb3-contrib zip becomes a native policy, with its observation normaliser inside."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from understudy.data import EnvSpec
+from understudy.errors import UserError
+from understudy.policies.policy import About, Policy, build
+from understudy.policies.spaces import members
+from understudy.policies.spec import PolicySpec
+from understudy.teachers.sb3_layouts import translate
+from understudy.teachers.sb3_zip import read_zip
+from understudy.teachers.vecnormalize import Normalizer
+
+
+def load_sb3(path: Path, normalizer: Normalizer | None = None, env: EnvSpec | None = None) -> Policy:
+    """Translate a zip; ``predict`` of the result takes raw observations.
+
+    Args:
+        path: The file that ``model.save`` wrote.
+        normalizer: Statistics of the ``VecNormalize`` that the policy was trained behind, None for none.
+        env: The environment it fits today, if that is known.
+
+    Raises:
+        UserError: The file is damaged, or holds something whose meaning is not known for certain.
+    """
+    saved = read_zip(path)
+    translation = translate(saved)
+    spec = translation.spec()
+    if normalizer is not None:
+        spec = _with_normalizer(spec, normalizer, path)
+    about = About(saved.algorithm, str(path), env, [*translation.notes])
+    if saved.version:
+        about.notes.append(f"saved by Stable-Baselines3 {saved.version}")
+    arrays = {name: tensor.numpy() for name, tensor in translation.arrays.items()}
+    for key in spec.normalized:
+        assert normalizer is not None
+        arrays[f"normalizer_mean:{key}"], arrays[f"normalizer_var:{key}"] = normalizer.stats[key]
+    try:
+        return build(spec, arrays, about)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _with_normalizer(spec: PolicySpec, normalizer: Normalizer, path: Path) -> PolicySpec:
+    """Add the normaliser to the description, checking that it fits the observation space."""
+    spaces = members(spec.observations)
+    for key, (mean, _) in normalizer.stats.items():
+        shape = tuple(spaces[key].shape or ()) if key in spaces else None
+        if shape != mean.shape:
+            name = f"key {key!r} of the observations" if key else "observations"
+            raise UserError(f"{normalizer.source} normalises {name} of shape {mean.shape}, but {path} sees {shape}")
+    return replace(
+        spec,
+        normalized=tuple(normalizer.stats),
+        normalizer_clip=normalizer.clip,
+        normalizer_epsilon=normalizer.epsilon,
+    )

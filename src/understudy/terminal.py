@@ -1,0 +1,204 @@
+"""What the commands of the command line do: call the library, show what it found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from understudy.errors import UserError
+
+console = Console(highlight=False)
+
+
+class Live:
+    """A progress line on a terminal, plain lines elsewhere."""
+
+    def __init__(self, budget: int, ratio: float) -> None:
+        self._ratio = ratio
+        columns = (
+            TextColumn("[bold]distil[/]"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:,}/{task.total:,} env steps"),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+        )
+        self._progress = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self._task = self._progress.add_task("distil", total=budget, text="starting") if self._progress else None
+        self._begin = time.perf_counter()
+
+    def __enter__(self) -> Live:
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def __call__(self, metrics: Mapping[str, Any]) -> None:
+        """Show one round."""
+        text = f"round {metrics['round']}  loss {metrics.get('loss', float('nan')):.4g}"
+        if "ratio" in metrics:
+            goal = f"{self._ratio:.0%}"
+            text += f"  return {metrics['student_return']:.4g} = {metrics['ratio']:.1%} of the teacher's (goal {goal})"
+        if "parity_p" in metrics:
+            text += f"  p {metrics['parity_p']:.3g}"
+        if self._progress and self._task is not None:
+            self._progress.update(self._task, completed=metrics["env_steps"], text=text)
+        else:
+            seconds = time.perf_counter() - self._begin
+            console.print(f"{seconds:6.1f} s  {metrics['env_steps']:>8,} env steps  {text}", soft_wrap=True)
+
+
+def _verdict(result: Any, ratio: float) -> str:
+    if result.stopped == "parity":
+        return f"on par: at 95 % confidence the student reaches at least {ratio:.0%} of the teacher's return"
+    return f"budget ended ({result.stopped}) at {result.ratio:.1%} of the teacher's return; the best student is kept"
+
+
+def run_distill(
+    teachers: list[str],
+    env: list[str] | None,
+    settings: Mapping[str, Any],
+    preset: str | None,
+    run: str | None,
+    resume: bool,
+    ensemble: str | None,
+) -> None:
+    """Distil, then compare teacher and student on fresh episodes."""
+    from understudy.distillation import distill, prepare
+
+    job = prepare(teachers, env, settings, preset=preset, run=run, resume=resume, ensemble=ensemble)
+    console.print(f"[bold]{escape(job.teacher.about.algorithm)}[/] {escape(job.teacher.about.source)}")
+    console.print(f"  in {job.env.id}, into {job.student_text}; run folder {escape(str(job.folder))}", soft_wrap=True)
+    with Live(job.settings.stop.env_steps, job.settings.stop.ratio) as live:
+        result = distill(job, report=live)
+    seconds = result.seconds
+    console.print(f"[bold]{_verdict(result, job.settings.stop.ratio)}[/]", soft_wrap=True)
+    split = ", ".join(f"{name} {seconds[name]:.1f}" for name in ("collect", "label", "learn", "evaluate"))
+    console.print(f"  {seconds['total']:.1f} s ({split}), {result.env_steps:,} env steps, {result.updates:,} updates")
+    if job.settings.evaluation.final:
+        _compare_at_end(result, job)
+    console.print(f"student: {escape(str(result.folder / 'best.safetensors'))}", soft_wrap=True)
+
+
+def _compare_at_end(result: Any, job: Any) -> None:
+    from understudy.evaluation.compare import compare
+    from understudy.evaluation.tables import comparison_picture, print_comparison
+
+    evaluation = job.settings.evaluation
+    seed = evaluation.seed + 500_000  # episodes that no decision was taken on
+    found = compare(
+        [result.teacher, result.student], job.env, evaluation.final, seed=seed, num_envs=evaluation.num_envs,
+        names=["teacher", "student"],
+    )  # fmt: skip
+    print_comparison(found, console)
+    picture = result.folder / "result.png"
+    comparison_picture(found, picture)
+    (result.folder / "result.json").write_text(json.dumps(found.to_json(), indent=2))
+    console.print(f"picture: {escape(str(picture))}", soft_wrap=True)
+
+
+def run_inspect(arguments: argparse.Namespace) -> None:
+    """Print what a teacher is."""
+    from rich.table import Table
+
+    from understudy.teachers.inspect import inspect
+
+    policy = _load(arguments.teacher, arguments.env)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in inspect(policy):
+        table.add_row(f"[bold]{escape(name)}[/]", escape(value))
+    console.print(table)
+
+
+def _load(source: str, env: str | None) -> Any:
+    from understudy.distillation import load_for
+
+    return load_for(source, env)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    """Evaluate one policy."""
+    from understudy.evaluation.evaluate import evaluate
+    from understudy.evaluation.tables import print_evaluation
+
+    policy = _load(arguments.policy, arguments.env)
+    found = evaluate(
+        policy, policy.about.env, arguments.episodes, seed=arguments.seed, num_envs=arguments.num_envs,
+        deterministic=not arguments.stochastic,
+    )  # fmt: skip
+    print_evaluation(found, console)
+    _write_json(arguments.json, found)
+
+
+def run_compare(arguments: argparse.Namespace) -> None:
+    """Compare policies; the first is the reference."""
+    from understudy.evaluation.compare import compare
+    from understudy.evaluation.tables import comparison_picture, print_comparison
+
+    policies = [_load(source, arguments.env) for source in arguments.policy]
+    names = [Path(source).stem if "/" in source or "." in source else source for source in arguments.policy]
+    found = compare(
+        policies, policies[0].about.env, arguments.episodes, seed=arguments.seed, num_envs=arguments.num_envs,
+        names=names, deterministic=not arguments.stochastic,
+    )  # fmt: skip
+    print_comparison(found, console)
+    _write_json(arguments.json, found)
+    if arguments.picture:
+        comparison_picture(found, Path(arguments.picture))
+        console.print(f"picture: {escape(arguments.picture)}")
+    if arguments.video:
+        from understudy.evaluation.play import compare_video
+
+        compare_video(policies, arguments.video, names=names, env=policies[0].about.env, seed=arguments.seed)
+        console.print(f"video: {escape(arguments.video)}")
+
+
+def _write_json(path: str | None, found: Any) -> None:
+    if path:
+        try:
+            Path(path).write_text(json.dumps(found.to_json(), indent=2))
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def run_play(arguments: argparse.Namespace) -> None:
+    """Show or film a policy."""
+    from understudy.evaluation.play import play
+
+    policy = _load(arguments.policy, arguments.env)
+    returns = play(policy, policy.about.env, arguments.episodes, seed=arguments.seed, video=arguments.video)
+    console.print("returns: " + ", ".join(f"{value:.1f}" for value in returns))
+    if arguments.video:
+        console.print(f"video: {escape(arguments.video)}")
+
+
+def run_presets(_: argparse.Namespace) -> None:
+    """List the presets with their first comment line."""
+    from understudy.config import presets
+
+    for name, path in presets().items():
+        first = path.read_text().split("\n", 1)[0].lstrip("# ")
+        console.print(f"[bold]{name:24}[/] {escape(first)}", soft_wrap=True)
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    """Distil the teacher that ships with the package."""
+    from understudy.config import preset
+
+    teacher = Path(__file__).parent / "assets" / "demo-teacher.safetensors"
+    folder = Path(arguments.run)
+    number = 1
+    while (folder / "state.safetensors").exists():
+        number += 1
+        folder = Path(f"{arguments.run}-{number}")
+    run_distill([str(teacher)], None, preset("demo"), None, str(folder), False, None)
