@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "load": "understudy.teachers.load",
-    "distill": "understudy.distill",
+    "distill": "understudy.distillation",
     "evaluate": "understudy.evaluation.evaluate",
     "compare": "understudy.evaluation.compare",
     "Policy": "understudy.policies.policy",

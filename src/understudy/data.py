@@ -62,6 +62,8 @@ class Target(NamedTuple):
     """[..., P], laid out as the teacher's ``family`` says."""
     value: Tensor | None = None
     """[...], the teacher's estimate of the return, in its own reward scale."""
+    mask: Tensor | None = None
+    """[..., A] float32, 1 for the action components that the state's task has (several tasks, padded actions)."""
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from understudy.rollouts.dataset import Dataset
 from understudy.settings import DistillSettings, DistanceSettings
 from understudy.student import fit_normalizer, new_student, student_spec
 from understudy.teachers.load import load
-from understudy.train import Progress, Run, TeacherLabels, set_threads, train
+from understudy.train import Progress, Run, TeacherLabels, train
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -79,24 +79,31 @@ def distance_of(settings: DistanceSettings, teacher: PolicyLike, student: Policy
     """Return the distance that the settings name, checked against both families."""
     if settings.name == "auto":
         return default_distance(teacher.family, student.distribution)
+    # A Box without bounds has no action to saturate at.
     distance = Distance(**asdict(settings))
     distance.check(teacher.family, student.distribution)
     return distance
 
 
-def environment_of(teacher: PolicyLike, env: str | EnvSpec | None) -> EnvSpec:
-    """Return the environment to distil in: the one asked for, else the teacher's own, with the teacher's wrappers.
+def load_for(source: Any, env: str | EnvSpec | None = None) -> PolicyLike:
+    """Load a policy for an environment, with the spaces of that environment where the file does not say its own.
 
     Raises:
-        UserError: Neither is known, or its spaces do not fit the teacher.
+        UserError: No such policy, or an environment whose spaces do not fit it.
     """
-    own = teacher.about.env
-    if env is None and own is None:
-        raise UserError(f"the teacher {teacher.about.source} does not say its environment: pass --env ID")
-    spec = own if env is None else env if isinstance(env, EnvSpec) else EnvSpec(env, wrappers=own.wrappers if own else ())
-    assert spec is not None
-    check_fit(teacher, spec)
-    return spec
+    spaces: dict[str, Any] = {}
+    if env is not None:
+        asked = env if isinstance(env, EnvSpec) else EnvSpec(env)
+        try:
+            spaces = dict(zip(("observation_space", "action_space"), spaces_of(asked), strict=True))
+        except UserError:  # an id of old, which the loader may know a successor of
+            spaces = {}
+    policy = load(source, env=env, **spaces)
+    if env is not None and policy.about.env is None:
+        policy.about.env = env if isinstance(env, EnvSpec) else EnvSpec(env)
+    if policy.about.env is not None:
+        check_fit(policy, policy.about.env)
+    return policy
 
 
 def check_fit(policy: PolicyLike, spec: EnvSpec) -> None:
@@ -126,7 +133,8 @@ def check_fit(policy: PolicyLike, spec: EnvSpec) -> None:
             )
 
 
-def _portable(teacher: PolicyLike) -> Portable | None:
+def portable(teacher: PolicyLike) -> Portable | None:
+    """Return a teacher as it travels to workers; None for a Python object that cannot."""
     if isinstance(teacher, Policy):
         return Portable(teacher.spec, {n: a.copy() for n, a in named_arrays(teacher).items()})
     recipe = getattr(teacher, "recipe", None)
@@ -154,7 +162,7 @@ class Session:
     """One run and its folder: builds the parts, saves and restores them."""
 
     def __init__(self, teacher: PolicyLike, spec: EnvSpec, settings: DistillSettings, folder: Path) -> None:
-        set_threads(1)
+        torch.set_num_threads(1)  # networks this small are slower with more, and workers need the other cores
         self.teacher, self.env, self.settings, self.folder = teacher, spec, settings, folder
         observations, actions = spaces_of(spec)
         self.student_spec = student_spec(settings.student, observations, actions, teacher)
@@ -163,11 +171,11 @@ class Session:
         self.student = new_student(self.student_spec, settings.seed, about)
         window = settings.learning.sequence if settings.student.lstm else 1
         self.dataset = Dataset(settings.data.capacity, window)
-        self.learner: Learner = make_learner(self.student, teacher.family, self.distance, settings)
+        self.learner: Learner = make_learner(self.student, teacher.family, self.distance, settings, spec.id == "multitask")
         seeds = tuple(settings.seed * 1_000 + i for i in range(settings.data.num_envs))
         evaluation = settings.evaluation
         self.setup = Setup(
-            spec, seeds, settings.data.steps, self.student_spec, _portable(teacher), evaluation.num_envs
+            spec, seeds, settings.data.steps, self.student_spec, portable(teacher), evaluation.num_envs
         )
         self.execution = make_execution(settings, self.setup, teacher)
         self.judge = Judge(self.execution.evaluate, evaluation, settings.stop)
@@ -184,6 +192,7 @@ class Session:
             self.labels,
             self.judge,
             parse(self.settings.behaviour.beta, "behaviour.beta"),
+            parse(self.settings.behaviour.noise, "behaviour.noise"),
             self.progress,
             lambda columns: fit_normalizer(self.student, self.settings.student, self.teacher, columns),
             report,
@@ -225,57 +234,119 @@ class Session:
         self.judge.restore(data["judge"])
 
 
-def _new_folder(run: str | os.PathLike[str] | None, spec: EnvSpec) -> Path:
-    if run is not None:
-        return Path(run)
-    name = spec.id.replace("/", "-").replace(":", "-")
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+@dataclass(frozen=True)
+class Job:
+    """A distillation that is ready to start: everything is loaded, checked and resolved."""
+
+    teacher: PolicyLike
+    env: EnvSpec
+    settings: DistillSettings
+    folder: Path
+    resume: bool
+    described: dict[str, Any]
+    """What ``config.yaml`` will say."""
 
 
-def distill(
-    teacher: Any,
-    env: str | EnvSpec | None = None,
+def prepare(
+    teachers: Sequence[Any],
+    env: Sequence[str] | None,
     settings: DistillSettings | Mapping[str, Any] | None = None,
     *,
     preset: str | None = None,
     run: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    ensemble: str | None = None,
+) -> Job:
+    """Load the teachers, choose environment, preset and folder, and refuse what cannot work, before anything starts.
+
+    Raises:
+        UserError: Anything the user can mend.
+    """
+    if len(teachers) == 1:
+        teacher = load_for(teachers[0], env[0] if env else None)
+    else:
+        from understudy.teachers.combine import combine
+
+        loaded = [load_for(t, e) for t, e in zip(teachers, pair_environments(teachers, env), strict=True)]
+        teacher = combine(loaded, ensemble)
+    spec = teacher.about.env
+    if spec is None:
+        raise UserError(f"the teacher {teacher.about.source} does not say its environment: pass --env ID")
+    resolved = resolve(settings, preset or default_preset(teacher))
+    name = spec.id.replace("/", "-").replace(":", "-")
+    folder = Path(run) if run is not None else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if (folder / "state.safetensors").exists() and not resume:
+        raise UserError(f"{folder} holds a run already: --resume {folder} goes on with it, --run FOLDER starts another")
+    described = {
+        "teachers": [str(t) for t in teachers],
+        "env": list(env) if env else None,
+        "ensemble": ensemble,
+        "environment": spec.to_json(),
+        "settings": plain(resolved),
+    }
+    return Job(teacher, spec, resolved, folder, resume, described)
+
+
+def pair_environments(teachers: Sequence[Any], env: Sequence[str] | None) -> list[str | None]:
+    """Return one environment per teacher: as given, or one for all, or each teacher's own.
+
+    Raises:
+        UserError: Their numbers differ.
+    """
+    if not env or len(env) == 1:
+        return [env[0] if env else None] * len(teachers)
+    if len(env) != len(teachers):
+        raise UserError(f"{len(teachers)} teachers and {len(env)} environments: give one --env for all, or one for each")
+    return list(env)
+
+
+def distill(
+    teacher: Any,
+    env: str | Sequence[str] | None = None,
+    settings: DistillSettings | Mapping[str, Any] | None = None,
+    *,
+    preset: str | None = None,
+    run: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    ensemble: str | None = None,
     report: Report | None = None,
     **overrides: Any,
 ) -> DistillResult:
-    """Distil a teacher into a student; stops when the student is statistically on par, or when the budget ends.
+    """Distil teachers into a student; stops when the student is statistically on par, or when the budget ends.
 
     Args:
-        teacher: Anything that ``understudy.load`` takes.
-        env: Environment id; the teacher's own by default.
+        teacher: Anything that ``understudy.load`` takes, or a list of several; or a ``Job`` from ``prepare``.
+        env: Environment id, or one per teacher; the teachers' own by default.
         settings: ``DistillSettings``, or nested mappings such as ``{"student": {"hidden": [64, 64]}}``.
         preset: Name of a preset under the settings; by default that of the teacher's kind of action.
         run: Folder of the run; by default ``runs/ENV-TIME``.
         resume: Go on with the run in that folder.
+        ensemble: How several teachers of one task are averaged: ``distributions`` or ``losses``.
         report: Called with the metrics of each round.
         **overrides: Settings with their dots as double underscores, such as ``stop__ratio=0.9``.
 
     Raises:
         UserError: Anything the user can mend: no such file, spaces that do not fit, NaN, a full disk.
     """
-    loaded = load(teacher, env=env) if not isinstance(env, EnvSpec) else load(teacher)
-    spec = environment_of(loaded, env if isinstance(env, EnvSpec) else None)
+    if isinstance(teacher, Job):
+        return _run_job(teacher, report)
     if not isinstance(settings, DistillSettings):
         settings = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
-    resolved = resolve(settings, preset or default_preset(loaded))
-    folder = _new_folder(run, spec)
-    if (folder / "state.safetensors").exists() and not resume:
-        raise UserError(f"{folder} holds a run already: add --resume to go on with it, or choose another --run")
-    session = Session(loaded, spec, resolved, folder)
+    teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+    ids = [env] if isinstance(env, str) else env
+    job = prepare(teachers, ids, settings, preset=preset, run=run, resume=resume, ensemble=ensemble)
+    return _run_job(job, report)
+
+
+def _run_job(job: Job, report: Report | None) -> DistillResult:
     begin = time.perf_counter()
     log: RunLog | None = None
+    session = Session(job.teacher, job.env, job.settings, job.folder)
     try:
-        if resume:
+        if job.resume:
             session.restore()
-        folder.mkdir(parents=True, exist_ok=True)
-        described = {"teacher": str(teacher), "env": spec.to_json(), "settings": plain(resolved)}
-        write_atomic(folder / "config.yaml", yaml.safe_dump(described, sort_keys=False).encode())
-        log = RunLog(folder)
+        write_atomic(job.folder / "config.yaml", yaml.safe_dump(job.described, sort_keys=False).encode())
+        log = RunLog(job.folder)
 
         def tell(metrics: dict[str, Any]) -> None:
             progress = session.progress
@@ -316,4 +387,4 @@ def _result(session: Session, total: float) -> DistillResult:
     )
 
 
-__all__ = ["DistillResult", "DistillSettings", "distill", "torch"]
+__all__ = ["DistillResult", "DistillSettings", "Job", "distill", "prepare"]

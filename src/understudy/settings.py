@@ -34,7 +34,7 @@ class BehaviourSettings:
     """Who acts while data is gathered."""
 
     beta: str = doc("schedule of P(teacher acts) on env steps: 1 the teacher, 0 the student", "piecewise(0:1, 1:0)")
-    noise: float = doc("action noise: std in unit actions, or probability of a random discrete action", 0.3)
+    noise: str = doc("schedule of the action noise: std in unit actions, or probability of a random action", "0.3")
     noise_share: float = doc("share of the steps that get noise", 0.5)
 
 
@@ -54,6 +54,7 @@ class DistanceSettings:
 
     name: str = doc("auto, forward_kl, reverse_kl, jsd, cross_entropy, wasserstein2, nll, mse or huber", "auto")
     temperature: float | None = doc("softmax(logits / temperature) of a discrete teacher; none: 1, or 0.01 for Q", None)
+    temperature_of: str | None = doc("teacher or both", None)
     beta: float = doc("of jsd: 0 is KL(T||S), 1 is KL(S||T)", 0.5)
     delta: float = doc("of huber: where the square becomes a line", 1.0)
     saturate: bool = doc("of mse and huber: no loss where the executed actions are equal at a bound", True)

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
-from understudy.data import Array, Rollout, map_obs
+from understudy.data import Array, Rollout, flatten_time
 from understudy.errors import UserError
 from understudy.evaluation.judge import Judge
 from understudy.evaluation.parity import Parity
@@ -46,8 +45,8 @@ class TeacherLabels:
         self._state: TensorState = None
         self._recurrent = teacher.initial_state(1) is not None
 
-    def label(self, rollout: Rollout) -> tuple[Array, Array | None]:
-        """[T, B, ...] -> parameters [T, B, P] and values [T, B].
+    def label(self, rollout: Rollout) -> dict[str, Array]:
+        """[T, B, ...] -> columns of the dataset: ``params`` [T, B, P], and ``value`` [T, B], ``mask`` [T, B, A] if any.
 
         Raises:
             UserError: The teacher answers NaN or infinity.
@@ -57,15 +56,20 @@ class TeacherLabels:
             state = self._state if self._state is not None else self._teacher.initial_state(envs)
             target, self._state = self._teacher.label(rollout.obs, state, rollout.episode_start)
         else:
-            target, _ = self._teacher.label(map_obs(lambda a: a.reshape(-1, *a.shape[2:]), rollout.obs))
-        params = target.params.numpy().reshape(steps, envs, -1)
-        if not np.isfinite(params).all():
-            step, env = np.argwhere(~np.isfinite(params).all(axis=2))[0]
+            target, _ = self._teacher.label(flatten_time(rollout.obs))
+        columns = {
+            name: tensor.cpu().numpy().reshape(steps, envs, *tensor.shape[2 if self._recurrent else 1 :])
+            for name, tensor in target._asdict().items()
+            if tensor is not None
+        }
+        bad = ~np.isfinite(columns["params"]).all(axis=2)
+        if bad.any():
+            step, env = np.argwhere(bad)[0]
             raise UserError(
                 f"the teacher {self._teacher.about.source or self._teacher.about.algorithm} answers NaN or infinity at "
                 f"step {step} of environment {env}: is its normaliser or its environment the right one?"
             )
-        return params, None if target.value is None else target.value.numpy().reshape(steps, envs)
+        return columns
 
 
 @dataclass
@@ -79,6 +83,7 @@ class Run:
     labels: TeacherLabels
     judge: Judge
     beta: Schedule
+    noise: Schedule
     progress: Progress
     fit_normalizer: Callable[[Mapping[str, Array]], None]
     report: Callable[[dict[str, Any]], None]
@@ -108,7 +113,8 @@ def train(run: Run) -> None:
 def _round(run: Run) -> dict[str, Any]:
     """Gather one rollout, label it, and learn; with ``overlap``, learn from the earlier ones meanwhile."""
     settings, progress, dataset, clock = run.settings, run.progress, run.dataset, time.perf_counter
-    mixture = Mixture(run.beta.value(progress.env_steps), settings.behaviour.noise, settings.behaviour.noise_share)
+    now = progress.env_steps
+    mixture = Mixture(run.beta.value(now), run.noise.value(now), settings.behaviour.noise_share)
     begin = clock()
     run.execution.begin_collect(mixture, run.learner.weights() if mixture.beta < 1 else None)
     learned = clock()
@@ -119,10 +125,10 @@ def _round(run: Run) -> dict[str, Any]:
         progress.seconds["learn"] += clock() - learned
     rollout, info = run.execution.end_collect()
     gathered = clock()
-    params, value = run.labels.label(rollout)
+    labels = run.labels.label(rollout)
     if not settings.data.aggregate:
         dataset.clear()
-    dataset.append(rollout, params, value)
+    dataset.append(rollout, labels)
     labelled = clock()
     progress.env_steps += info.env_steps
     progress.seconds["collect"] += gathered - begin
@@ -152,8 +158,3 @@ def _judge(run: Run, metrics: dict[str, Any]) -> Parity | None:
         run.progress.best = ratio
         metrics["best"] = True
     return parity
-
-
-def set_threads(count: int = 1) -> None:
-    """Give PyTorch ``count`` threads in this process; small networks are slower with more."""
-    torch.set_num_threads(count)

@@ -72,7 +72,7 @@ def test_gradient_and_loss_equal_autograd(teacher, distance, weighted):
     weight = weight if weighted else None
     loss = autograd_loss(policy, teacher, distance, x, params, weight)
     loss.backward()
-    assert supports(policy.spec, distance)
+    assert supports(policy.spec, teacher, distance)
     kernel = MLPKernel.from_policy(policy, teacher, distance, N)
     ours, theirs = kernel.gradient(x, kernel.prepare(params), weight), flat_gradient(policy)
     assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
@@ -106,7 +106,7 @@ def test_gradient_of_one_linear_unit_by_hand():
     assert kernel.gradient(torch.tensor([[0.5]]), kernel.prepare(torch.tensor([[3.0]]))).tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("weight_decay,max_norm", [(0.0, None), (0.01, 0.05)])
+@pytest.mark.parametrize("weight_decay,max_norm", [(0.0, None), (0.01, 0.05), (0.01, 100.0)])
 def test_hundred_steps_equal_torch_adam(weight_decay, max_norm):
     teacher, distance = teacher_family("deterministic"), Distance("mse")
     reference, policy = student(), student()
@@ -157,7 +157,7 @@ def test_resume_is_exact_and_the_policy_follows():
 
 def test_refusals():
     policy, q = student("categorical"), teacher_family("q_values")
-    assert not supports(policy.spec, Distance("reverse_kl"))
+    assert not supports(policy.spec, q, Distance("reverse_kl"))
     with pytest.raises(UserError, match="use autograd"):
         MLPKernel.from_policy(policy, q, Distance("reverse_kl"), N)
     with pytest.raises(UserError, match="no activation 'gelu'"):

@@ -121,7 +121,6 @@ def test_honest_arrays_survive(protocol):
         "big": np.array([1.0, 2.0], ">f8"),
         "scalar": np.float64(3.5),
         "int": np.arange(3),
-        "empty": np.zeros((0, 2)),
         "zero": np.array(7.0),
     }
     found = read_pickle(pickle.dumps(arrays, protocol), "honest.pkl")
@@ -129,6 +128,7 @@ def test_honest_arrays_survive(protocol):
         assert (as_array(found[name], name) == array).all() and as_array(found[name], name).shape == np.shape(array)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("name", list(PAYLOADS))
 def test_pickle_in_policy_pth(marker, changed_zip, name):
     buffer = io.BytesIO()
@@ -167,11 +167,11 @@ def test_other_pickles_in_the_zip_are_not_opened(marker, changed_zip):
         "normalize: !!python/object/apply:os.system ['touch {marker}']",
         "normalize: !!python/object/new:os.system ['touch {marker}']",
         "normalize: !!python/name:os.system",
-        "normalize: !!python/object/apply:collections.OrderedDict\n- !!python/object/apply:os.system ['touch {marker}']",
+        "a: !!python/object/apply:collections.OrderedDict\n- !!python/object/apply:os.system ['touch {marker}']",
         "normalize: __import__('os').system('touch {marker}')",
         "normalize: \"dict(norm_obs=__import__('os').system('touch {marker}'))\"",
         "normalize: \"dict(**__import__('os').environ)\"",
-        "normalize: \"[x for x in ().__class__.__bases__]\"",
+        'normalize: "[x for x in ().__class__.__bases__]"',
         "env_wrapper: __import__('os').system('touch {marker}')",
         "env_wrapper: [os.system: {{command: touch {marker}}}]",
         "env_kwargs: __import__('os').system('touch {marker}')",
@@ -198,6 +198,6 @@ def test_torchscript_that_is_a_pickle(marker, tmp_path):
             load(path, observation_space=VECTOR, action_space=BOUNDS)
 
 
-def test_paths_outside_of_a_hub_snapshot(tmp_path):
-    with pytest.raises(UserError):
+def test_paths_outside_of_a_hub_snapshot():
+    with pytest.raises(UserError, match="leaves"):
         load("hf://org/name/../../../../etc/passwd")

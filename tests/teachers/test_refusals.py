@@ -141,7 +141,7 @@ def test_damaged_files(tmp_path, ppo_zip, changed_zip):
     cut.write_bytes(bytes(flipped))
     refused(cut, "cut.zip")
     refused(changed_zip(members={"policy.pth": b"garbage"}), "policy.pth")
-    refused(changed_zip(members={"policy.pth": None}), "not one of Stable-Baselines3")
+    refused(changed_zip(members={"policy.pth": None}), "not of Stable-Baselines3")
     refused(changed_zip(members={"data": b"{"}), "not JSON")
     refused(changed_zip(members={"data": b"[" * 100_000}), "not JSON")
     refused(changed_zip(members={"data": b"[]"}), "JSON object")
@@ -238,7 +238,10 @@ def test_normaliser_that_normalises_rewards_only(zoo_folder):
     ("text", "wrappers"),
     [
         ("env_wrapper: sb3_contrib.common.wrappers.TimeFeatureWrapper", [{"type": "time_feature"}]),
-        ("env_wrapper:\n- utils.wrappers.TimeFeatureWrapper:\n    max_steps: 50", [{"type": "time_feature", "max_steps": 50}]),
+        (
+            "env_wrapper:\n- utils.wrappers.TimeFeatureWrapper:\n    max_steps: 50",
+            [{"type": "time_feature", "max_steps": 50}],
+        ),
         (
             "env_wrapper:\n- stable_baselines3.common.atari_wrappers.AtariWrapper\nframe_stack: 4",
             [{"type": "atari"}, {"type": "frame_stack", "n": 4}],

@@ -38,7 +38,14 @@ GSDE = {"use_sde": True}
 
 ON_POLICY = {
     "a2c": (sb3.A2C, "MlpPolicy", VECTOR, BOUNDS, {}, {}),
-    "ppo": (sb3.PPO, "MlpPolicy", VECTOR, BOUNDS, {"activation_fn": nn.ReLU, "net_arch": {"pi": [8], "vf": [9, 7]}}, {}),
+    "ppo": (
+        sb3.PPO,
+        "MlpPolicy",
+        VECTOR,
+        BOUNDS,
+        {"activation_fn": nn.ReLU, "net_arch": {"pi": [8], "vf": [9, 7]}},
+        {},
+    ),
     "ppo-linear": (sb3.PPO, "MlpPolicy", VECTOR, BOUNDS, {"net_arch": []}, {}),
     "ppo-only-vf": (sb3.PPO, "MlpPolicy", VECTOR, D3, {"net_arch": {"vf": [8]}}, {}),
     "ppo-elu": (sb3.PPO, "MlpPolicy", VECTOR, D3, {"activation_fn": nn.ELU, **SMALL}, {}),
@@ -167,7 +174,12 @@ RECURRENT = {
     "feedforward-critic": ("MlpLstmPolicy", VECTOR, MD, {"enable_critic_lstm": False}),
     "gsde": ("MlpLstmPolicy", VECTOR, BOUNDS, {"use_sde": True}),
     "cnn": ("CnnLstmPolicy", HWC, D3, CNN),
-    "dict": ("MultiInputLstmPolicy", spaces.Dict({"vec": VECTOR, "img": HWC}), BOUNDS, {"features_extractor_kwargs": {"cnn_output_dim": 8}}),
+    "dict": (
+        "MultiInputLstmPolicy",
+        spaces.Dict({"vec": VECTOR, "img": HWC}),
+        BOUNDS,
+        {"features_extractor_kwargs": {"cnn_output_dim": 8}},
+    ),
 }
 
 

@@ -14,6 +14,7 @@ import stable_baselines3
 from gymnasium import spaces
 from teacher_helpers import ZOO, difference, observations
 
+from understudy.data import EnvSpec
 from understudy.policies.policy import Policy
 from understudy.teachers.inspect import inspect
 from understudy.teachers.load import load
@@ -31,7 +32,10 @@ CLASSES = {
 }
 AGENTS = sorted(path.parent for path in ZOO.glob("*/*_1/*.zip"))
 
-pytestmark = pytest.mark.skipif(not AGENTS, reason=f"no zoo agents at {ZOO} (set UNDERSTUDY_ZOO)")
+pytestmark = [
+    pytest.mark.skipif(not AGENTS, reason=f"no zoo agents at {ZOO} (set UNDERSTUDY_ZOO)"),
+    pytest.mark.filterwarnings("ignore:You are probably loading a DQN model"),
+]
 
 
 @pytest.fixture
@@ -107,3 +111,17 @@ def test_the_zip_itself_finds_its_configuration():
     policy = load(ZOO / "ppo/AntBulletEnv-v0_1/AntBulletEnv-v0.zip")
     assert policy.spec.normalized == ("",)
     assert policy.about.env.id == "AntBulletEnv-v0"
+
+
+def test_another_environment_keeps_the_wrappers():
+    ant = load(ZOO / "ppo/AntBulletEnv-v0_1", env="HopperBulletEnv-v0").about.env
+    assert ant.id == "HopperBulletEnv-v0" and [w["type"] for w in ant.wrappers] == ["time_feature"]
+    assert load(ZOO / "trpo/Ant-v3_1", env="Ant-v5").about.env.wrappers[0]["type"] == "pad_observation"
+    spec = EnvSpec("Ant-v5")
+    assert load(ZOO / "trpo/Ant-v3_1", env=spec).about.env is spec
+
+
+def test_a_zip_torn_from_its_statistics_says_so(tmp_path):
+    alone = tmp_path / "agent.zip"
+    alone.write_bytes((ZOO / "ppo/AntBulletEnv-v0_1/AntBulletEnv-v0.zip").read_bytes())
+    assert any("VecNormalize" in note for note in load(alone).about.notes)

@@ -15,7 +15,7 @@ import numpy as np
 
 from understudy.data import Array
 from understudy.errors import UserError
-from understudy.evaluation.parity import Parity, SequentialParity
+from understudy.evaluation.parity import Parity, SequentialParity, episodes_needed
 from understudy.execution.base import EvaluationJob
 from understudy.rollouts.episodes import Episodes
 from understudy.settings import EvaluationSettings, StopSettings
@@ -77,13 +77,22 @@ class Judge:
                 return tested, returns
             if wanted >= self._settings.episodes:
                 tested = self.sequential.look(returns, self.teacher[: len(returns)], self.random)
-                if tested.passed or wanted >= self._settings.max_episodes:
+                if tested.passed or not self._worth_extending(returns):
                     return tested, returns
             wanted = self._settings.episodes if wanted < self._settings.episodes else 2 * wanted
             wanted = min(wanted, max(self._settings.max_episodes, self._settings.episodes))
             if wanted > len(self.teacher):
                 (more,) = self._run([EvaluationJob("teacher", self._seeds(len(self.teacher), wanted))])
                 self.teacher = np.concatenate((self.teacher, more))
+
+    def _worth_extending(self, returns: Array) -> bool:
+        """Whether so many more episodes would probably decide as there may be; if not, learning is better spent."""
+        if len(returns) >= self._settings.max_episodes:
+            return False
+        needed = episodes_needed(
+            returns, self.teacher[: len(returns)], self.random, self._ratio, self.sequential.next_alpha
+        )
+        return needed is not None and needed <= self._settings.max_episodes
 
     def state(self) -> dict[str, Any]:
         """Return what ``restore`` needs, as JSON-able data."""

@@ -12,7 +12,7 @@ from understudy.rollouts.behaviour import Actor, Mixture
 from understudy.rollouts.collect import Collected
 
 if TYPE_CHECKING:
-    from understudy.evaluation.episodes import Episodes
+    from understudy.rollouts.episodes import Episodes
 
 Arrays = Mapping[str, Array]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from understudy.data import Rollout
 from understudy.envs.make import spaces_of
-from understudy.evaluation.episodes import Episodes
+from understudy.rollouts.episodes import Episodes
 from understudy.execution.base import Arrays, EvaluationJob, Setup
 from understudy.execution.station import Station
 from understudy.rollouts.behaviour import Actor, Mixture

@@ -12,7 +12,7 @@ import numpy as np
 from understudy.data import Rollout
 from understudy.envs.base import VectorEnv
 from understudy.envs.make import make
-from understudy.evaluation.episodes import Episodes, random_policy, run_episodes
+from understudy.rollouts.episodes import Episodes, random_policy, run_episodes
 from understudy.execution.base import Arrays, EvaluationJob, Portable, Setup, actor_of, update_actor
 from understudy.rollouts.behaviour import Actor, Mixture
 from understudy.rollouts.collect import Collected, Collector

@@ -19,7 +19,7 @@ from typing import Any
 from understudy.data import Rollout
 from understudy.envs.make import spaces_of
 from understudy.errors import UserError
-from understudy.evaluation.episodes import Episodes, merge_episodes
+from understudy.rollouts.episodes import Episodes, merge_episodes
 from understudy.execution.base import Arrays, EvaluationJob, Setup
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.buffers import rollout_layout, rollout_views

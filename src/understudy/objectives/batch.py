@@ -21,6 +21,6 @@ class Batch(NamedTuple):
     episode_start: Tensor | None = None
     """[T, B] bool, where the student's memory is reset before the step."""
     valid: Tensor | None = None
-    """[N] or [T, B] float32 weights of the states: 0 for padding (which must be finite) and burn-in steps. None: all alike."""
+    """[N] or [T, B] float32 weights of the states: 0 for burn-in steps and (finite) padding. None: all alike."""
     mask: Tensor | None = None
     """[N, A] or [T, B, A] float32 weights of the action components that a task has; padding is finite. None: all."""

@@ -90,9 +90,13 @@ class Distance:
         Raises:
             UserError: With the distances that fit instead.
         """
-        reason = _refusal(self, teacher, student)
+        reason = self.refusal(teacher, student)
         if reason:
             raise UserError(f"distance {self.name} from a {teacher.name} teacher to a {student.name} student: {reason}")
+
+    def refusal(self, teacher: Family, student: Family) -> str:
+        """Return why the distance is not defined between these two families, or an empty string."""
+        return _refusal(self, teacher, student)
 
     def __call__(
         self,
@@ -148,7 +152,6 @@ def default_distance(teacher: Family, student: Family) -> Distance:
 
 
 def _refusal(distance: Distance, teacher: Family, student: Family) -> str:
-    """Return why the distance is not defined, or an empty string."""
     name, same = distance.name, teacher.name == student.name
     if teacher.continuous != student.continuous:
         return "one acts with numbers, the other with choices; no distance compares them"

@@ -65,15 +65,16 @@ _NEEDS_INPUT = ("silu",)
 REGRESSIONS, CLASSIFICATIONS = ("mse", "huber"), ("forward_kl", "cross_entropy", "nll")
 
 
-def supports(spec: PolicySpec, distance: Distance) -> bool:
-    """Say whether the kernel can train this student under this distance; it must also be one that ``check`` passes.
+def supports(spec: PolicySpec, teacher: Family, distance: Distance) -> bool:
+    """Say whether the kernel can train this student under this distance, without a component mask.
 
-    The student is an MLP on fixed features (no CNN, no LSTM, one task, no value), with a linear head and no deviation,
-    in unit actions. No mask.
+    Students are MLPs on fixed features (no CNN, no LSTM, one task, no value) with a linear head, no deviation, and unit
+    actions.
     """
     student = spec.distribution
     network = (
-        all(e.type != "nature_cnn" for e in spec.encoders)
+        not distance.refusal(teacher, student)
+        and all(e.type != "nature_cnn" for e in spec.encoders)
         and (spec.lstm, spec.tasks, spec.quantiles, spec.value_hidden) == (0, 1, 1, None)
         and spec.activation in _ACTIVATIONS
         and (spec.head_bias, spec.head_activation, spec.mean_clip, spec.std) == (True, "identity", 0.0, "none")
@@ -109,15 +110,15 @@ class MLPKernel:
         """Copy the weights ([out, in], as ``nn.Linear`` has them) and biases ([out]), and allocate the buffers.
 
         Args:
-            weights: First layer first.
-            biases: Likewise.
+            weights: First layer first, as the biases.
+            biases: None is missing.
             activation: Of the hidden layers: tanh, relu, elu, silu or identity.
             distance: The loss of one state, of those that ``supports`` names.
             teacher: Family of the parameters given to ``prepare``.
             student: Family of the outputs.
             batch_size: Most rows that a step will see.
-            betas: Of Adam, as eps.
-            eps: See betas.
+            betas: Of Adam.
+            eps: Of Adam.
             weight_decay: L2 penalty, added to the gradient.
             max_grad_norm: Gradients are scaled down to this norm, None for no limit.
         """
@@ -136,12 +137,11 @@ class MLPKernel:
         self.weights, self.biases = views[0::2], views[1::2]
         self._grad_weights, self._grad_biases = grads[0::2], grads[1::2]
         self._transposed = [w.t() for w in self.weights]
-        widths = [len(b) for b in self.biases]
-        self._z = [torch.zeros(batch_size, width) for width in widths]
+        self._z = [torch.zeros(batch_size, len(bias)) for bias in self.biases]
         self._h = [torch.zeros_like(z) for z in self._z[:-1]] + self._z[-1:] if activation in _NEEDS_INPUT else self._z
-        self._scratch = torch.zeros(batch_size * max(widths))
+        self._scratch = torch.zeros(max(z.numel() for z in self._z))
         self._buffers: dict[int, list[_Layer]] = {}
-        self._loss_scale, self._slope_scale = self._scales(widths[-1])
+        self._loss_scale, self._slope_scale = self._scales(len(self.biases[-1]))
         self._loss_sum, self._loss_count = torch.zeros(()), 0
 
     def _scales(self, outputs: int) -> tuple[float, float]:
@@ -159,13 +159,12 @@ class MLPKernel:
         Raises:
             UserError: The policy or the distance is not one that the kernel covers.
         """
-        if not supports(policy.spec, distance):
+        if not supports(policy.spec, teacher, distance):
             raise UserError(f"the MLP kernel does not cover this student with distance {distance.name}; use autograd")
         layers = [layer for layer in (*policy.body, policy.head) if isinstance(layer, nn.Linear)]
         weights, biases = [layer.weight.detach() for layer in layers], [layer.bias.detach() for layer in layers]
-        kernel = cls(
-            weights, biases, policy.spec.activation, distance, teacher, policy.family, batch_size, **options
-        )  # fmt: skip
+        families = (teacher, policy.family)
+        kernel = cls(weights, biases, policy.spec.activation, distance, *families, batch_size, **options)
         for layer, weight, bias in zip(layers, kernel.weights, kernel.biases, strict=True):
             layer.weight.data, layer.bias.data = weight, bias
         return kernel

@@ -1,0 +1,1 @@
+"""Policies: distributions, networks, normalisation; students and teachers alike."""

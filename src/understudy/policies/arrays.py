@@ -23,7 +23,8 @@ Layer = tuple[Array, Array | None]
 
 
 def _sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-np.clip(x, -60, 60)))
+    out: Array = 1 / (1 + np.exp(-np.clip(x, -60, 60)))
+    return out
 
 
 def _elu(x: Array) -> Array:
@@ -146,7 +147,8 @@ class ArrayPolicy:
     def _mode(self, params: Array) -> Array:
         name = self.family.name
         if name in ("categorical", "q_values"):
-            return params.argmax(axis=1)
+            chosen: Array = params.argmax(axis=1)
+            return chosen
         if name == "multi_categorical":
             pieces = np.split(params, np.cumsum(self.family.sizes)[:-1], axis=1)
             return np.stack([piece.argmax(axis=1) for piece in pieces], axis=1)
@@ -163,7 +165,7 @@ class ArrayPolicy:
         mean, log_std = np.split(params, 2, axis=1)
         if self.family.name == "squashed_gaussian":
             log_std = np.clip(log_std, -20, 2)
-        action = mean + np.exp(log_std) * self._rng.standard_normal(mean.shape, dtype=np.float32)
+        action: Array = mean + np.exp(log_std) * self._rng.standard_normal(mean.shape, dtype=np.float32)
         return np.tanh(action) if self.family.name == "squashed_gaussian" else action
 
 

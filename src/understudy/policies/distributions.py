@@ -31,7 +31,7 @@ def split(family: Family, params: Tensor) -> tuple[Tensor, Tensor]:
 
 def parts(family: Family, params: Tensor) -> tuple[Tensor, ...]:
     """[..., P] -> logits of each discrete part, [..., n_i]."""
-    return params.split(list(family.sizes), dim=-1)
+    return tuple(torch.split(params, list(family.sizes), dim=-1))
 
 
 def mode(family: Family, params: Tensor) -> Tensor:

@@ -190,7 +190,9 @@ class Policy(nn.Module):
         """[T, B, F] -> [T*B, width]; runs of steps without a reset go through the LSTM in one call."""
         assert self.lstm is not None
         steps, batch = features.shape[:2]
-        h, c = state if state is not None else self.initial_state(batch) or (None, None)
+        begin_state = state if state is not None else self.initial_state(batch)
+        assert begin_state is not None
+        h, c = begin_state
         if episode_start is None:
             out, (h, c) = self.lstm(features, (h, c))
             return out.flatten(0, 1), (h, c)

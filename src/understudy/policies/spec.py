@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import gymnasium as gym
+
 from understudy.errors import UserError
 from understudy.policies.family import Family, family_for
 from understudy.policies.spaces import flat_size, is_image, members, space_from_json, space_to_json
@@ -115,7 +116,7 @@ class PolicySpec:
         unknown = set(data) - {f.name for f in fields(PolicySpec)}
         if unknown:
             raise UserError(f"policy description has unknown keys: {', '.join(sorted(unknown))}")
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         values["encoders"] = tuple(Encoder(**e) for e in data["encoders"])
         return PolicySpec(**values)
 

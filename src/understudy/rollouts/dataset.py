@@ -17,7 +17,8 @@ class Dataset:
     Steps of one environment stand next to each other, so that windows of ``window`` samples are sequences for
     recurrent students; rollouts are as long as a whole number of windows.
 
-    Columns: ``obs:KEY`` [N, ...], ``params`` [N, P], ``episode_start`` [N], and ``value`` [N] where the teacher has one.
+    Columns: ``obs:KEY`` [N, ...], ``episode_start`` [N], and what the teacher says: ``params`` [N, P], ``value`` [N] and
+    ``mask`` [N, A] where it has them.
     """
 
     def __init__(self, capacity: int, window: int = 1) -> None:
@@ -28,8 +29,8 @@ class Dataset:
         self.added = 0
         """Samples ever added."""
 
-    def append(self, rollout: Rollout, params: Array, value: Array | None) -> slice:
-        """Add a rollout [T, B] with its targets ([T, B, P], and [T, B] values); returns where it stands.
+    def append(self, rollout: Rollout, labels: Mapping[str, Array]) -> slice:
+        """Add a rollout [T, B] with the teacher's labels, [T, B, ...] each; returns where it stands.
 
         Raises:
             UserError: T is no multiple of the window, or the rollout is larger than the dataset.
@@ -41,9 +42,7 @@ class Dataset:
             raise UserError(f"data.capacity {self.capacity} cannot hold one rollout of {steps * envs} samples")
         obs = rollout.obs if isinstance(rollout.obs, dict) else {"": rollout.obs}
         new = {f"obs:{key}": array for key, array in obs.items()}
-        new |= {"params": params, "episode_start": rollout.episode_start}
-        if value is not None:
-            new["value"] = value
+        new |= {"episode_start": rollout.episode_start, **labels}
         return self.extend({name: array.swapaxes(0, 1).reshape(-1, *array.shape[2:]) for name, array in new.items()})
 
     def extend(self, new: Mapping[str, Array]) -> slice:

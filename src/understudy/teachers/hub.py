@@ -28,13 +28,15 @@ def download(source: str) -> Path:
     except ImportError:
         raise missing_extra("huggingface_hub", "hub", f"loading hf://{source}") from None
     repo, revision, file = match["repo"], match["revision"], match["file"]
+    if ".." in Path(file or "").parts:
+        raise UserError(f"hf://{source} leaves its repository")
     try:
         folder = _snapshot(huggingface_hub.snapshot_download, repo, revision)
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError, OSError) as error:
         reason = str(error).strip().split("\n")[0][:160]
         raise UserError(f"hf://{repo} is neither on the hub nor in the local cache ({reason})") from error
     path = folder / file if file else folder
-    if not path.resolve().exists() or ".." in Path(file or "").parts:
+    if not path.exists():
         raise UserError(f"hf://{repo} has no file {file!r}")
     return path
 

@@ -64,9 +64,10 @@ def network_text(spec: PolicySpec) -> str:
     parts.append(f"MLP {'x'.join(map(str, spec.hidden))} {spec.activation}" if spec.hidden else "linear")
     if spec.tasks > 1:
         parts.append(f"{spec.tasks} heads")
+    text = " -> ".join(parts)
     if spec.value_hidden is not None:
-        parts.append(f"and a value function ({'x'.join(map(str, spec.value_hidden)) or 'linear'})")
-    return " -> ".join(parts)
+        text += f"; value function {'x'.join(map(str, spec.value_hidden)) or 'linear'}"
+    return text
 
 
 def _encoder(encoder: Encoder) -> str:

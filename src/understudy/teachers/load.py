@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def load(
         source: A path (our policies and run folders, Stable-Baselines3 zips and zoo folders, TorchScript, ONNX),
             ``module:function``, a hub id ``hf://org/name[/file]``, a Python callable, a module of PyTorch, or a policy,
             which passes through.
-        env: The environment it is for, where the source does not say it or another one is wanted.
+        env: The environment it is for, where the source does not say it or another one is wanted. An id keeps the
+            wrappers that the source names; an ``EnvSpec`` replaces everything.
         device: Where native policies and TorchScript run.
         observation_space: For TorchScript, ONNX and callables, which do not know their spaces.
         action_space: Likewise.
@@ -68,7 +70,7 @@ def load(
     if isinstance(policy, Policy):
         _check_finite(policy)
         policy.to(device)
-        policy.about.env = spec or policy.about.env
+        policy.about.env = _chosen_env(policy.about.env, env)
     return policy
 
 
@@ -83,6 +85,16 @@ def _env_spec(env: str | EnvSpec | None) -> EnvSpec | None:
         return env
     successor = find_successors(env)[0]
     return EnvSpec(successor.id, successor.kwargs, successor.wrappers)
+
+
+def _chosen_env(own: EnvSpec | None, asked: str | EnvSpec | None) -> EnvSpec | None:
+    """Return the teacher's own environment or the one asked for; an id alone keeps the teacher's own wrappers."""
+    spec = _env_spec(asked)
+    if spec is None or own is None or isinstance(asked, EnvSpec):
+        return spec or own
+    if spec.id == own.id:
+        return own
+    return replace(spec, wrappers=(*spec.wrappers, *(w for w in own.wrappers if w not in spec.wrappers)))
 
 
 def _load_text(source: str, asked: Asked) -> PolicyLike:
@@ -122,7 +134,7 @@ def _load_folder(path: Path, asked: Asked) -> PolicyLike:
                 return load_policy(file)
     agent = find_agent(path)
     if agent is not None:
-        return load_agent(agent, asked.env)
+        return load_agent(agent, strict=asked.env is None)
     files = [file for file in sorted(path.iterdir()) if file.suffix in (*_TORCHSCRIPT, ".onnx", ".safetensors")]
     if len(files) == 1:
         return _load_file(files[0], asked)
@@ -144,7 +156,7 @@ def _load_file(path: Path, asked: Asked) -> PolicyLike:
         return load_torchscript(path, asked)
     agent = find_agent(path)
     if suffix in (".zip", "") and agent is not None:
-        return load_agent(agent, asked.env)
+        return load_agent(agent, strict=asked.env is None)
     raise UserError(f"{path} is of an unknown kind; give {_FORMATS}")
 
 

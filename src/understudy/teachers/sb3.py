@@ -27,11 +27,19 @@ def load_sb3(path: Path, normalizer: Normalizer | None = None, env: EnvSpec | No
         UserError: The file is damaged, or holds something whose meaning is not known for certain.
     """
     saved = read_zip(path)
-    translation = translate(saved)
-    spec = translation.spec()
+    try:
+        translation = translate(saved)
+        spec = translation.spec()
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError) as error:
+        # Fields of 'data' can hold anything; what is not as Stable-Baselines3 writes it is damaged or forged.
+        raise UserError(f"{path}: 'data' is not as expected ({type(error).__name__}: {str(error)[:120]})") from error
     if normalizer is not None:
         spec = _with_normalizer(spec, normalizer, path)
     about = About(saved.algorithm, str(path), env, [*translation.notes])
+    on_policy = saved.kind in ("actor_critic", "ars")
+    if normalizer is None and on_policy and saved.data.get("_last_original_obs") is not None:
+        # On-policy algorithms keep these only behind a VecNormalize (which may be for rewards alone).
+        about.notes.append("trained behind VecNormalize, no statistics found: if it normalised observations, they lack")
     if saved.version:
         about.notes.append(f"saved by Stable-Baselines3 {saved.version}")
     arrays = {name: tensor.numpy() for name, tensor in translation.arrays.items()}

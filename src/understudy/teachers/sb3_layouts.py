@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from understudy.errors import UserError
-from understudy.policies.spec import Encoder, PolicySpec, space_to_json
+from understudy.policies.spec import Encoder, PolicySpec, encoded_size, space_to_json
 from understudy.teachers import sb3_features as features
 from understudy.teachers.sb3_ledger import Ledger, check_widths, widths
 from understudy.teachers.sb3_spaces import space_from_data
 from understudy.teachers.sb3_zip import SavedPolicy
 
 Layers = list[dict[str, Tensor]]
+_FIRST = ("lstm.weight_ih_l0", "body.0.weight", "head.weight")
+"""The layer that sees the features: the first of these that there is."""
 
 
 @dataclass
@@ -52,14 +54,26 @@ class Translation:
         self.arrays |= {f"{name}.{part}": tensor for part, tensor in layer.items()}
 
     def spec(self) -> PolicySpec:
-        """Build the description."""
-        return PolicySpec(
+        """Build the description, checked against the sizes of the first and the last layer.
+
+        Raises:
+            UserError: The spaces do not fit the tensors.
+        """
+        spec = PolicySpec(
             observation_space=space_to_json(self.observations),
             action_space=space_to_json(self.actions),
             encoders=self.encoders,
             activation=features.activation(self.saved),
             **self.fields,
         )
+        inputs = next(self.arrays[n].shape[1] for n in _FIRST if n in self.arrays)
+        outputs = self.arrays["head.weight"].shape[0]
+        if inputs != encoded_size(spec) or outputs != sum(spec.distribution.sizes) * spec.quantiles:
+            raise UserError(
+                f"{self.where}: the network has {inputs} inputs and {outputs} outputs (size mismatch), which does not "
+                f"fit {self.observations} and {self.actions}"
+            )
+        return spec
 
 
 def translate(saved: SavedPolicy) -> Translation:
@@ -108,9 +122,9 @@ def _actor_critic(out: Translation) -> None:
 
 
 def _lstm_fields(out: Translation, lstm: dict[str, Tensor]) -> dict[str, Any]:
-    layers = int(out.saved.kwargs.get("n_lstm_layers", 1))
+    layers = sum(name.startswith("weight_ih_l") for name in lstm)
     names = {f"{part}_l{i}" for i in range(layers) for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
-    if set(lstm) != names:
+    if set(lstm) != names or layers != out.saved.kwargs.get("n_lstm_layers", 1):
         raise UserError(f"{out.where}: the tensors of the actor's LSTM are not those of {layers} plain layers")
     return {"lstm": int(lstm["weight_hh_l0"].shape[1]), "lstm_layers": layers}
 

@@ -8,6 +8,7 @@ A zip's ``data`` holds, for each space, its class name and its fields as JSON or
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ import numpy as np
 from understudy.errors import UserError
 
 _NUMBER = re.compile(r"[-+]?(?:inf|nan|\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?)", re.IGNORECASE)
+_LIMIT = 1 << 27
+"""Elements of one space; the largest images have a few million."""
 _DTYPE = re.compile(r"^(float(16|32|64)|u?int(8|16|32|64)|bool)$")
 _MEMBER = re.compile(r"""(?P<quote>['"])(?P<key>[^'"]*)(?P=quote)\s*[:,]\s*(?P<type>[A-Z]\w*)\(""")
 
@@ -47,7 +50,7 @@ def space_from_data(field: Any, where: str) -> gym.Space[Any]:
             return _multi_discrete(str(field["nvec"]), str(field.get("start") or ""), where)
         if kind == "MultiBinary":
             return _multi_binary(str(field["n"]))
-    except (KeyError, ValueError, TypeError, SyntaxError) as error:
+    except (KeyError, ValueError, TypeError, SyntaxError, OverflowError) as error:
         raise UserError(f"{where} cannot be read from the file ({error})") from error
     raise UserError(f"{where} is a {kind} space, which is not supported")
 
@@ -67,6 +70,8 @@ def _box(field: Mapping[str, Any], where: str) -> gym.Space[Any]:
     if shape is None:
         raise KeyError("shape")
     shape, dtype = tuple(int(n) for n in shape), _dtype(str(field["dtype"]))
+    if math.prod(shape) > _LIMIT:
+        raise ValueError(f"a shape of {shape}")
     low = _bound(field, "low", shape, dtype, where)
     high = _bound(field, "high", shape, dtype, where)
     return gym.spaces.Box(low, high, shape, dtype.type)

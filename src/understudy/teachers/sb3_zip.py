@@ -97,7 +97,7 @@ def read_zip(path: Path) -> SavedPolicy:
             names = archive.namelist()
             if "data" not in names or "policy.pth" not in names:
                 raise UserError(
-                    f"{path} is a zip, but not one of Stable-Baselines3, or truncated ('data' or 'policy.pth' is not inside)"
+                    f"{path} is a zip without 'data' or 'policy.pth': not of Stable-Baselines3, or truncated"
                 )
             data = _read_json(_member(archive, "data"), path)
             tensors = _read_tensors(_member(archive, "policy.pth"), path)

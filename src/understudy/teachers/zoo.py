@@ -6,6 +6,7 @@ YAML files and ``vec_normalize.pkl`` lie in one folder.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ _WRAPPER_MODULES = (
     "utils.wrappers",
     "stable_baselines3.common.atari_wrappers",
 )
+_CHECKPOINT = re.compile(r"^(best_model|final_model|rl_model_\d+_steps)\.zip$")
 _NO_EFFECT = ("stable_baselines3.common.monitor.Monitor", "gym.wrappers.RecordEpisodeStatistics")
 
 
@@ -68,40 +70,46 @@ def _is_config(folder: Path) -> bool:
 
 
 def _config_folder(file: Path) -> Path | None:
-    """Return the folder named like the zip, else the only one beside it, else the zip's own."""
+    """Return the folder named like the zip, else the only one beside a checkpoint of the zoo, else the zip's own."""
     own = file.with_suffix("")
     if _is_config(own):
         return own
-    beside = [folder for folder in sorted(file.parent.iterdir()) if _is_config(folder)]
-    if file.name in ("best_model.zip", "final_model.zip") and len(beside) == 1:
-        return beside[0]
+    if _CHECKPOINT.match(file.name):
+        beside = [folder for folder in sorted(file.parent.iterdir()) if _is_config(folder)]
+        if len(beside) == 1:
+            return beside[0]
     return file.parent if _is_config(file.parent) else None
 
 
-def load_agent(agent: Agent, env: EnvSpec | None = None) -> Policy:
+def load_agent(agent: Agent, strict: bool = True) -> Policy:
     """Load a zoo agent with its normaliser, and describe the environment that it fits today.
 
     Args:
         agent: Where its parts lie.
-        env: An environment that the caller asks for instead.
+        strict: Whether an environment wrapper that is not known is an error; otherwise it becomes a remark.
 
     Raises:
         UserError: A part is missing, damaged, or asks for something that is not known.
     """
     if agent.config is None:
-        return load_sb3(agent.zip, None, env)
+        return load_sb3(agent.zip)
     config, args = read_yaml(agent.config / "config.yml"), read_yaml(agent.config / "args.yml")
     normalizer = _normalizer(agent.config, config)
     old = _old_env(agent, config, args)
-    spec = env
-    successor = None
-    if env is None and old is not None:
-        wrappers = _wrappers(config, agent.config / "config.yml")
+    spec, notes = None, []
+    if old is not None:
         successor = find_successors(old)[0]
+        try:
+            wrappers = _wrappers(config, agent.config / "config.yml")
+        except UserError as error:
+            if strict:
+                raise
+            wrappers, notes = (), [str(error)]
         kwargs = {**successor.kwargs, **_env_kwargs(agent.config, config, args)}
         spec = EnvSpec(successor.id, kwargs, (*successor.wrappers, *wrappers))
+        notes += _env_notes(old, successor, args)
     policy = load_sb3(agent.zip, normalizer, spec)
-    policy.about.notes += _env_notes(old, successor, args)
+    policy.about.notes += notes
     return policy
 
 
@@ -183,9 +191,9 @@ def _wrapper(item: Any, where: Path) -> dict[str, Any] | None:
     return {"type": _WRAPPERS[short], **arguments}
 
 
-def _env_notes(old: str | None, successor: Successor | None, args: dict[str, Any]) -> list[str]:
+def _env_notes(old: str, successor: Successor, args: dict[str, Any]) -> list[str]:
     notes = []
-    if old and successor and successor.id != old:
+    if successor.id != old:
         remark = f" ({successor.note})" if successor.note else ""
         notes.append(f"trained in {old}, runs in {successor.id} today{remark}")
     if args.get("gym_packages"):

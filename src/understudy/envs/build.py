@@ -1,0 +1,128 @@
+"""One gymnasium environment from its description: registration on demand, construction, wrappers."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec as GymSpec
+
+from understudy.data import EnvSpec
+from understudy.envs import wrappers
+from understudy.errors import UserError, missing_extra, suggest
+
+# Pattern of the id, the module that registers it, its package, the extra of ours that installs it.
+_REGISTERED_BY = (
+    (re.compile(r".*Bullet\w*Env-v\d+$"), "pybullet_envs_gymnasium", "pybullet_envs_gymnasium", "pybullet"),
+    (re.compile(r"^Panda\w+-v\d+$"), "panda_gym", "panda-gym", None),
+    (re.compile(r"^ALE/"), "ale_py", "ale-py", "atari"),
+    (re.compile(r"^(MiniGrid|BabyAI)-"), "minigrid", "minigrid", None),
+    (re.compile(r"^understudy/"), "understudy.envs.probes", "understudy", None),
+)
+# Modules of gymnasium whose simulator is an extra.
+_SIMULATORS = {"gymnasium.envs.mujoco": ("mujoco", "mujoco"), "gymnasium.envs.box2d": ("box2d", "box2d")}
+
+
+def register(env_id: str) -> None:
+    """Import what registers an id, where that is known or the id names it (``module:Name-v0``).
+
+    Raises:
+        UserError: The package is not installed.
+    """
+    if ":" in env_id:
+        module = env_id.split(":", 1)[0]
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise UserError(f"{env_id}: {error}; the part before ':' must be a module that registers it") from error
+        return
+    for pattern, module, package, extra in _REGISTERED_BY:
+        if pattern.match(env_id):
+            if importlib.util.find_spec(module) is None:
+                purpose = f"the environment {env_id}"
+                raise missing_extra(package, extra, purpose) if extra else UserError(
+                    f"{purpose} needs the package {package!r}: run  pip install {package}"
+                )
+            importlib.import_module(module)
+
+
+def find(env_id: str) -> GymSpec:
+    """Return gymnasium's entry for an id, registering it first where that is known.
+
+    Raises:
+        UserError: No such id, or one that gymnasium gave up; the message names the successor or near ids.
+    """
+    register(env_id)
+    name = env_id.split(":", 1)[-1]
+    with _quiet():
+        try:
+            return gym.spec(name)
+        except gym.error.DeprecatedEnv as error:
+            raise UserError(str(error)) from error
+        except gym.error.Error as error:
+            near = suggest(name, gym.registry) or (
+                "; give the module that registers it, as 'module:Name-v0'" if ":" not in env_id else ""
+            )
+            raise UserError(f"there is no environment {env_id!r}{near}") from error
+
+
+def exists(env_id: str) -> bool:
+    """Say whether gymnasium knows an id; nothing is imported for it but what registers it."""
+    try:
+        find(env_id)
+    except UserError:
+        return False
+    return True
+
+
+def build(spec: EnvSpec, render: bool = False) -> gym.Env[Any, Any]:
+    """Build one environment with its wrappers; gymnasium's checker and order enforcer stay out, for speed.
+
+    Raises:
+        UserError: The id, an argument or a wrapper is wrong, or the simulator is not installed.
+    """
+    entry = copy.copy(find(spec.id))
+    entry.order_enforce, entry.disable_env_checker = False, True
+    kwargs = wrappers.constructor_kwargs(spec)
+    if render:
+        kwargs["render_mode"] = "rgb_array"
+    with _quiet():
+        try:
+            env = gym.make(entry, **kwargs)
+        except (ImportError, gym.error.DependencyNotInstalled) as error:
+            raise _not_installed(spec.id, entry, error) from error
+        except TypeError as error:
+            if "unexpected keyword argument" in str(error):
+                raise UserError(f"{spec.id}: {str(error).split(' was raised')[0]} (kwargs {dict(spec.kwargs)})") from error
+            raise
+    try:
+        return wrappers.wrap(env, spec)
+    except UserError:
+        env.close()
+        raise
+
+
+def _not_installed(env_id: str, entry: GymSpec, error: Exception) -> UserError:
+    """Say what to install, or which version of the environment lives on."""
+    where = str(entry.entry_point)
+    for module, (package, extra) in _SIMULATORS.items():
+        if where.startswith(module):
+            return missing_extra(package, extra, f"the environment {env_id}")
+    ids = [other for other in gym.registry if other.rsplit("-v", 1)[0] == env_id.rsplit("-v", 1)[0]]
+    later = [other for other in ids if other != env_id and "_raise" not in str(gym.registry[other].entry_point)]
+    return UserError(f"{env_id}: {error}" + (f" Use {' or '.join(sorted(later))} instead." if later else ""))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to ourselves what gymnasium says about versions: a teacher needs exactly the one it was trained in."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(is out of date|precision lowered by casting).*")
+        yield

@@ -1,0 +1,68 @@
+"""Checks that every environment library shares: finite numbers, spaces that policies can see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from understudy.data import Array, Observation
+from understudy.errors import UserError
+from understudy.policies.spaces import members, space_to_json
+
+
+def check_space(env_id: str, space: gym.Space[Any]) -> None:
+    """Refuse observations that no policy here can see.
+
+    Raises:
+        UserError: A part is neither numbers nor choices, or a dict holds another one.
+    """
+    for key, part in members(space).items():
+        try:
+            space_to_json(part)
+            nested = isinstance(part, gym.spaces.Dict)
+        except UserError:
+            nested = True
+        if nested:
+            where = f" (key {key!r})" if key else ""
+            raise UserError(
+                f"{env_id}: policies cannot see observations of the space {part}{where}; "
+                'try the wrapper {"type": "flatten_observation"}'
+            )
+
+
+class Finite:
+    """Checks [B, ...] arrays, always the same ones, for nan and inf: one dot product each."""
+
+    def __init__(self, env_id: str, obs: Observation, reward: Array) -> None:
+        self.env_id = env_id
+        self.step = 0
+        """Steps since the reset, for the message."""
+        named = {f"observation {key!r}": a for key, a in obs.items()} if isinstance(obs, dict) else {"observation": obs}
+        # A view each; a vector's product with itself is finite where all its elements are (and not huge).
+        self._flat = [(name, a, a.reshape(-1)) for name, a in named.items() if a.dtype.kind == "f"]
+        self._flat.append(("reward", reward, reward))
+
+    def check(self, rows: Sequence[int] | None = None) -> None:
+        """Check the arrays, in ``rows`` only if given.
+
+        Raises:
+            UserError: A number is nan or inf. The message says which, where and when.
+        """
+        for name, array, flat in self._flat:
+            # vdot of huge but finite numbers overflows, so a suspicion is looked at element by element.
+            if not math.isfinite(np.vdot(flat, flat)):
+                self._look(name, array, rows)
+
+    def _look(self, name: str, array: Array, rows: Sequence[int] | None) -> None:
+        bad = np.argwhere(~np.isfinite(array))
+        for place in bad.tolist():
+            if rows is None or place[0] in rows:
+                value, where = array[tuple(place)], f", element {place[1:]}" if len(place) > 1 else ""
+                raise UserError(
+                    f"{self.env_id}: the {name} of environment {place[0]} is {value}{where} in step {self.step} "
+                    "after the reset; the environment is at fault, or an action drove it out of its range"
+                )

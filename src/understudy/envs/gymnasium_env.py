@@ -1,0 +1,123 @@
+"""Any gymnasium environments, stepped one after the other in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from understudy.data import Array, EnvSpec, Observation
+from understudy.envs.base import Step
+from understudy.envs.build import build
+from understudy.envs.checks import Finite, check_space
+
+
+class GymnasiumVectorEnv:
+    """B environments in preallocated [B, ...] arrays that every step overwrites.
+
+    Differs from gymnasium's SyncVectorEnv in what it leaves out: no copies, no info dictionaries, no checker around each
+    environment, the reset in the same step.
+    """
+
+    def __init__(self, spec: EnvSpec, num_envs: int, render: bool = False) -> None:
+        """Build the environments.
+
+        Raises:
+            UserError: The description is wrong, or its observations are of a kind that policies cannot see.
+        """
+        self.spec, self.num_envs = spec, num_envs
+        self._rendered = render
+        self._envs: list[gym.Env[Any, Any]] = []
+        try:
+            for i in range(num_envs):
+                self._envs.append(build(spec, render=render and i == 0))
+        except BaseException:
+            self.close()
+            raise
+        self.observation_space, self.action_space = self._envs[0].observation_space, self._envs[0].action_space
+        check_space(spec.id, self.observation_space)
+        self._steps, self._resets = [env.step for env in self._envs], [env.reset for env in self._envs]
+        self._rows = range(num_envs)
+        self._obs, self._final = (new_observation(self.observation_space, num_envs) for _ in range(2))
+        self._reward = np.zeros(num_envs, np.float32)
+        self._terminated, self._truncated = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
+        self._action_dtype: Any = self.action_space.dtype
+        self._scalar_actions = isinstance(self.action_space, gym.spaces.Discrete)
+        self._finite = Finite(spec.id, self._obs, self._reward)
+        self._finite_final = Finite(spec.id, self._final, self._reward)
+
+    def reset(self, seeds: Sequence[int]) -> Observation:
+        """Start new episodes everywhere, environment i with ``seeds[i]``."""
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
+        for i, seed in enumerate(seeds):
+            _write(self._obs, i, self._resets[i](seed=int(seed))[0])
+        self._finite.step = 0
+        self._finite.check()
+        return self._obs
+
+    def step(self, actions: Array, active: Array | None = None) -> Step:
+        """Step the active rows with [B, ...] actions; see ``VectorEnv``.
+
+        Raises:
+            UserError: An observation or reward is not finite.
+        """
+        rows: Any = self._rows if active is None else np.flatnonzero(active).tolist()
+        # A copy: environments may keep the action they were given, and callers reuse their buffers.
+        acts: Any = np.array(actions, self._action_dtype)
+        if self._scalar_actions:
+            acts = acts.tolist()
+        obs, reward, terminated, truncated = self._obs, self._reward, self._terminated, self._truncated
+        plain, steps = not isinstance(obs, dict), self._steps
+        terminated.fill(False)
+        truncated.fill(False)
+        ended: list[int] = []
+        for i in rows:
+            seen, reward[i], ends, late, _ = steps[i](acts[i])
+            if ends or late:
+                # Both at once is a termination: the task is over, whatever the clock says.
+                (terminated if ends else truncated)[i] = True
+                ended.append(i)
+                _write(self._final, i, seen)
+            elif plain:
+                obs[i] = seen  # type: ignore[index]
+            else:
+                _write(obs, i, seen)
+        finite = self._finite
+        finite.step += 1
+        if ended:
+            self._finite_final.step = finite.step
+            self._finite_final.check(ended)
+            for i in ended:
+                _write(obs, i, self._resets[i]()[0])
+        finite.check()
+        return Step(obs, reward, terminated, truncated, self._final if ended else None)
+
+    def render(self) -> Array | None:
+        """Return a picture of environment 0, [H, W, 3] uint8, if it was made with ``render``."""
+        if not self._rendered:
+            return None
+        picture: Any = self._envs[0].render()
+        return np.asarray(picture)
+
+    def close(self) -> None:
+        """Close the environments; may be called twice."""
+        while self._envs:
+            self._envs.pop().close()
+
+
+def new_observation(space: gym.Space[Any], num_envs: int) -> Observation:
+    """Return zeros [B, ...] in the space's dtype, one array per key of a dict."""
+    if isinstance(space, gym.spaces.Dict):
+        return {key: np.zeros((num_envs, *(part.shape or ())), part.dtype) for key, part in space.spaces.items()}
+    return np.zeros((num_envs, *(space.shape or ())), space.dtype)
+
+
+def _write(into: Observation, row: int, obs: Any) -> None:
+    if isinstance(into, dict):
+        for key, array in into.items():
+            array[row] = obs[key]
+    else:
+        into[row] = obs

@@ -1,0 +1,143 @@
+"""Who is evaluated and where: paths, ids and objects brought to one form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from understudy.data import EnvSpec
+from understudy.envs.make import spaces_of
+from understudy.errors import UserError
+from understudy.rollouts.episodes import Acts, policy_name, random_policy
+from understudy.teachers.load import load
+from understudy.teachers.successors import find_successors
+
+RANDOM = "random"
+"""Instead of a path: the policy of uniform random actions."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A policy, what to call it, and the environment it plays in."""
+
+    name: str
+    policy: Acts
+    env: EnvSpec
+
+
+def resolve(source: Any, env: str | EnvSpec | None = None, name: str = "", seed: int = 0) -> Contestant:
+    """Load a policy if it is not one yet, and find its environment.
+
+    Args:
+        source: What ``understudy.load`` takes, any object with ``predict``, or ``"random"``.
+        env: Where it plays; ``policy.about.env`` by default.
+        name: What to call it; taken from the source by default.
+        seed: Of the random policy.
+
+    Raises:
+        UserError: Nothing at ``source``, or it does not say its environment and ``env`` does not either.
+    """
+    if isinstance(source, str) and source == RANDOM:
+        if env is None:
+            raise UserError("the random policy plays in any environment: say which (--env)")
+        spec = _choose(None, env)
+        assert spec is not None
+        return Contestant(name or RANDOM, random_policy(spaces_of(spec)[1], seed), spec)
+    policy = source if hasattr(source, "predict") else _load(source, env)
+    called = name or _short_name(source, policy)
+    spec = _choose(getattr(getattr(policy, "about", None), "env", None), env)
+    if spec is None:
+        raise UserError(f"the policy {called} does not say which environment it is for: say which (--env)")
+    return Contestant(called, policy, spec)
+
+
+def _load(source: Any, env: str | EnvSpec | None) -> Acts:
+    """Load; formats that do not know their spaces (TorchScript, ONNX, functions) take those of the environment."""
+    spec = _choose(None, env)
+    observations, actions = spaces_of(spec) if spec else (None, None)
+    return load(source, env=env, observation_space=observations, action_space=actions)
+
+
+def _choose(own: EnvSpec | None, asked: str | EnvSpec | None) -> EnvSpec | None:
+    """Return the policy's own environment or the one asked for; the same id alone keeps the policy's own wrappers."""
+    if not isinstance(asked, str):
+        return asked or own
+    successor = find_successors(asked)[0]
+    if own is not None and own.id == successor.id:
+        return own
+    return EnvSpec(successor.id, successor.kwargs, successor.wrappers)
+
+
+def resolve_all(
+    sources: Sequence[Any], env: str | EnvSpec | None, names: Sequence[str] | None, seed: int
+) -> list[Contestant]:
+    """Resolve policies that are to be compared; the environment of the first counts for those that say none.
+
+    Raises:
+        UserError: No policies, as many names as policies are not, or they play in different environments.
+    """
+    if not sources:
+        raise UserError("there is nothing to compare: name at least one policy")
+    if names is not None and len(names) != len(sources):
+        raise UserError(f"there are {len(sources)} policies, but {len(names)} names")
+    found: list[Contestant] = []
+    for i, source in enumerate(sources):
+        own = env
+        silent = isinstance(source, str) and source == RANDOM
+        if own is None and found and (silent or _says_no_env(source)):
+            own = found[0].env
+        found.append(resolve(source, own, names[i] if names else "", seed))
+    first = found[0].env
+    for other in found[1:]:
+        if (other.env.id, dict(other.env.kwargs)) != (first.id, dict(first.kwargs)):
+            raise UserError(
+                f"{found[0].name} plays {first.id}, {other.name} plays {other.env.id}: returns of different tasks are "
+                "not comparable; choose one with --env"
+            )
+    taken: dict[str, int] = {}
+    unique = []
+    for one in found:
+        taken[one.name] = taken.get(one.name, 0) + 1
+        name = one.name if taken[one.name] == 1 else f"{one.name} ({taken[one.name]})"
+        unique.append(Contestant(name, one.policy, one.env))
+    return unique
+
+
+def check_spaces(contestant: Contestant, observations: gym.Space[Any], actions: gym.Space[Any]) -> None:
+    """Refuse an environment that a policy was not made for, before it fails somewhere inside.
+
+    Raises:
+        UserError: The action space differs, or observations of one array differ in shape.
+    """
+    mine: Any = getattr(contestant.policy, "action_space", actions)
+    same = type(mine) is type(actions) and mine.shape == actions.shape
+    if same and isinstance(actions, gym.spaces.Discrete):
+        same = bool(mine.n == actions.n)
+    if not same:
+        raise UserError(f"{contestant.name} acts in {mine}, but {contestant.env.id} takes {actions}")
+    seen = getattr(contestant.policy, "observation_space", observations)
+    boxes = isinstance(seen, gym.spaces.Box) and isinstance(observations, gym.spaces.Box)
+    image = len(seen.shape or ()) == 3  # channels first or last: predict sorts it out
+    if boxes and not image and seen.shape != observations.shape:
+        raise UserError(
+            f"{contestant.name} sees observations of shape {seen.shape}, but {contestant.env.id} gives "
+            f"{observations.shape}: is a wrapper missing?"
+        )
+
+
+def _says_no_env(source: Any) -> bool:
+    return hasattr(source, "predict") and getattr(getattr(source, "about", None), "env", None) is None
+
+
+def _short_name(source: Any, policy: Any) -> str:
+    """The last two parts of a path without its suffix; a policy's own name otherwise."""
+    text = os.fspath(source) if isinstance(source, (str, os.PathLike)) else policy_name(policy)
+    path = Path(text)
+    known = (".safetensors", ".zip", ".onnx", ".pt", ".ts", ".pth", ".torchscript")
+    parts = [*path.parts[:-1], path.stem if path.suffix in known else path.name]
+    return "/".join(part for part in parts[-2:] if part != "/") or text

@@ -1,0 +1,154 @@
+"""``evaluate``: the return of a policy, with intervals, from separate episodes with fixed seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from understudy.data import Array, EnvSpec
+from understudy.envs.make import make
+from understudy.errors import UserError
+from understudy.evaluation.contestants import Contestant, check_spaces, resolve
+from understudy.evaluation.statistics import Interval, bootstrap_interval, iqm, mean
+from understudy.rollouts.episodes import MAX_STEPS, Episodes, Visit, run_episodes
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Returns of finished episodes and what they say.
+
+    Attributes:
+        name: The policy.
+        env: Id of the environment.
+        episodes: N.
+        mean: Mean return.
+        mean_interval: Its 95 % bootstrap interval.
+        iqm: Interquartile mean: that of the middle half of the episodes.
+        iqm_interval: Its 95 % bootstrap interval.
+        std: Standard deviation between episodes (N - 1 in the denominator; 0 for one episode).
+        min: Worst return.
+        max: Best return.
+        mean_length: Steps of an episode.
+        env_steps: Steps of all episodes.
+        seconds: Wall time.
+        deterministic: Whether the policy's mode acted instead of samples.
+        returns: [N] in the order of the seeds.
+        lengths: [N] steps.
+        seeds: [N].
+    """
+
+    name: str
+    env: str
+    episodes: int
+    mean: float
+    mean_interval: Interval
+    iqm: float
+    iqm_interval: Interval
+    std: float
+    min: float
+    max: float
+    mean_length: float
+    env_steps: int
+    seconds: float
+    deterministic: bool
+    returns: Array
+    lengths: Array
+    seeds: Array
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data: every attribute, arrays as lists."""
+        plain = dict(vars(self))
+        for name in ("mean_interval", "iqm_interval"):
+            plain[name] = list(plain[name])
+        for name in ("returns", "lengths", "seeds"):
+            plain[name] = plain[name].tolist()
+        return plain
+
+
+def summarize(episodes: Episodes, name: str = "", env: str = "", deterministic: bool = True) -> Evaluation:
+    """Describe episodes.
+
+    Raises:
+        UserError: There are none, or a return is not finite.
+    """
+    returns = episodes.returns
+    mean_interval = bootstrap_interval(returns, mean)
+    return Evaluation(
+        name=name,
+        env=env,
+        episodes=len(episodes),
+        mean=float(mean(returns)),
+        mean_interval=mean_interval,
+        iqm=float(iqm(returns)),
+        iqm_interval=bootstrap_interval(returns, iqm),
+        std=float(returns.std(ddof=1)) if len(returns) > 1 else 0.0,
+        min=float(returns.min()),
+        max=float(returns.max()),
+        mean_length=float(episodes.lengths.mean()),
+        env_steps=episodes.env_steps,
+        seconds=episodes.seconds,
+        deterministic=deterministic,
+        returns=returns,
+        lengths=episodes.lengths,
+        seeds=episodes.seeds,
+    )
+
+
+def evaluate(
+    policy: Any,
+    env: str | EnvSpec | None = None,
+    episodes: int = 20,
+    seed: int = 0,
+    num_envs: int = 8,
+    deterministic: bool = True,
+    max_steps: int = MAX_STEPS,
+) -> Evaluation:
+    """Measure the return of a policy.
+
+    Args:
+        policy: A path or id that ``understudy.load`` takes, an object with ``predict``, or ``"random"``.
+        env: Where it plays; the environment it was made for by default.
+        episodes: How many; their seeds are ``seed``, ``seed + 1``, ...
+        seed: Of the first episode.
+        num_envs: Environments stepped together; the seeds decide the result, not this (but for rounding in batches).
+        deterministic: The mode of the policy instead of samples.
+        max_steps: An episode longer than this is taken for endless.
+
+    Raises:
+        UserError: The policy or its environment cannot be found, do not fit, or an episode does not end.
+    """
+    contestant = resolve(policy, env, seed=seed)
+    return summarize(
+        play_out(contestant, episodes, seed, num_envs, deterministic, max_steps),
+        contestant.name,
+        contestant.env.id,
+        deterministic,
+    )
+
+
+def play_out(
+    contestant: Contestant,
+    episodes: int,
+    seed: int = 0,
+    num_envs: int = 8,
+    deterministic: bool = True,
+    max_steps: int = MAX_STEPS,
+    on_step: Callable[[Visit], None] | None = None,
+) -> Episodes:
+    """Run the episodes of seeds ``seed`` to ``seed + episodes - 1`` on environments that are closed afterwards.
+
+    Raises:
+        UserError: As ``evaluate``.
+    """
+    if episodes < 1 or num_envs < 1:
+        raise UserError(f"an evaluation needs at least 1 episode and 1 environment, not {episodes} and {num_envs}")
+    if seed < 0:
+        raise UserError(f"seeds are not negative, but seed is {seed}")
+    vector = make(contestant.env, min(num_envs, episodes))
+    try:
+        check_spaces(contestant, vector.observation_space, vector.action_space)
+        seeds = range(seed, seed + episodes)
+        return run_episodes(contestant.policy, vector, seeds, deterministic, on_step, max_steps)
+    finally:
+        vector.close()
