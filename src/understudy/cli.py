@@ -60,13 +60,19 @@ def _metavar(kind: Any) -> str:
     return "N ..." if origin is tuple else {int: "N", float: "X", bool: "true|false"}.get(kind, "TEXT")
 
 
+def _refuse(parser: argparse.ArgumentParser, command: str, unknown: list[str]) -> None:
+    """Say which word is not known, and the flag that was probably meant."""
+    (commands,) = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    known = [option for action in commands[command]._actions for option in action.option_strings]
+    word = next((w for w in unknown if w.startswith("-")), unknown[0])
+    raise UserError(f"unknown argument {word}{suggest(word.split('=')[0], known)} (understudy {command} --help lists all)")
+
+
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, with the nearest known flag, instead of printing the whole usage."""
+    """Says what is wrong in one line instead of printing the whole usage."""
 
     def error(self, message: str) -> Any:
-        unknown = next((w for w in message.split() if w.startswith("--")), "") if "unrecognized" in message else ""
-        known = [o for action in self._actions for o in action.option_strings]
-        raise UserError(message + (suggest(unknown.split("=")[0], known) if unknown else "") + f" ({self.prog} --help)")
+        raise UserError(f"{message} ({self.prog} --help)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,7 +146,10 @@ def _distill(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
 
 def _run(argv: Sequence[str] | None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser().parse_args(words or ["--help"])
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(words or ["--help"])
+    if unknown:
+        _refuse(parser, arguments.command, unknown)
     dotted = {name: value for name, value in vars(arguments).items() if name in {n for n, _, _ in flags(DistillSettings)}}
     if arguments.command == "distill":
         return _distill(arguments, dotted)

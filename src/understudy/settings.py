@@ -81,8 +81,8 @@ class LearningSettings:
 class EvaluationSettings:
     """How the student is judged while it learns, and at the end."""
 
-    every: int = doc("rounds between evaluations", 1)
-    first: int = doc("round of the first evaluation", 1)
+    every: int = doc("least rounds between evaluations", 1)
+    backoff: float = doc("after round r the next evaluation is not before round r x backoff: long runs look less", 1.15)
     screen: int = doc("episodes after which a student that is clearly short goes back to learning", 4)
     episodes: int = doc("episodes of the first parity test", 10)
     max_episodes: int = doc("episodes up to which an undecided parity test is extended", 80)

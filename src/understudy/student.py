@@ -34,9 +34,9 @@ def student_spec(
     if family == "auto":
         parts = not isinstance(actions, gym.spaces.Discrete)
         family = "deterministic" if box else "multi_categorical" if parts else "categorical"
-    tasks = 1
-    if isinstance(observations, gym.spaces.Dict) and "task" in observations.spaces and not settings.one_hot_task:
-        tasks = int(np.prod(observations.spaces["task"].shape or (1,)))
+    task_actions = tasks_of(teacher)
+    heads = bool(task_actions) and not settings.one_hot_task
+    if heads:
         encoders = tuple(e for e in encoders if e.key != "task")
     return PolicySpec(
         observation_space=space_to_json(observations),
@@ -50,8 +50,15 @@ def student_spec(
         std="constant" if family == "gaussian" else "state" if family == "squashed_gaussian" else "none",
         lstm=settings.lstm,
         value_hidden=settings.hidden if settings.value else None,
-        tasks=tasks,
+        tasks=len(task_actions) if heads else 1,
+        task_actions=task_actions,
     )
+
+
+def tasks_of(teacher: PolicyLike) -> tuple[int, ...]:
+    """Return how many actions each of a teacher's tasks has; empty for one task."""
+    source = teacher.spec if isinstance(teacher, Policy) else teacher
+    return tuple(getattr(source, "task_actions", ()))
 
 
 def teacher_statistics(teacher: PolicyLike) -> dict[str, tuple[Array, Array]]:
@@ -70,7 +77,8 @@ def teacher_statistics(teacher: PolicyLike) -> dict[str, tuple[Array, Array]]:
 def _normalized_keys(
     settings: StudentSettings, encoders: tuple[Encoder, ...], teacher: PolicyLike
 ) -> tuple[str, ...]:
-    flat = tuple(e.key for e in encoders if e.type == "flatten" and e.scale == 1.0)
+    one_hot = {"task"} if tasks_of(teacher) else set()  # constant within a task: whitening would erase it
+    flat = tuple(e.key for e in encoders if e.type == "flatten" and e.scale == 1.0 and e.key not in one_hot)
     if settings.normalize == "none":
         return ()
     if settings.normalize == "teacher":
@@ -87,15 +95,22 @@ def fit_normalizer(
     """Set the student's input statistics from its teacher's, or from the samples gathered so far.
 
     ``columns`` are the dataset's, [N, ...] each. With ``auto`` the teacher's statistics are taken where it has some.
+    Each of several tasks has statistics of its own: a feature means something else in every task, and padding is 0 in
+    all of a task's samples, so that it stays 0.
     """
     known = teacher_statistics(teacher) if settings.normalize in ("auto", "teacher") else {}
     for key in student.spec.normalized:
-        sample = columns[f"obs:{key}"]
-        if key in known and known[key][0].shape == sample.shape[1:]:
+        if key in known and known[key][0].shape == student.get_buffer(f"normalizer_mean:{key}").shape:
             student.set_normalizer(key, *known[key])
+            continue
+        sample = columns[f"obs:{key}"].astype(np.float64)
+        if student.spec.task_actions:
+            task = columns["obs:task"].argmax(axis=1)
+            samples = [sample[task == k] for k in range(len(student.spec.task_actions))]
+            mean, var = (np.stack([getattr(s, name)(axis=0) for s in samples]) for name in ("mean", "var"))
         else:
-            sample = sample.astype(np.float64)
-            student.set_normalizer(key, sample.mean(axis=0), np.maximum(sample.var(axis=0), STD_FLOOR**2))
+            mean, var = sample.mean(axis=0), sample.var(axis=0)
+        student.set_normalizer(key, mean, np.maximum(var, STD_FLOOR**2))
 
 
 def new_student(spec: PolicySpec, seed: int, about: About) -> Policy:
@@ -109,4 +124,4 @@ def new_student(spec: PolicySpec, seed: int, about: About) -> Policy:
     return student
 
 
-__all__ = ["fit_normalizer", "members", "new_student", "student_spec"]
+__all__ = ["fit_normalizer", "members", "new_student", "student_spec", "tasks_of"]

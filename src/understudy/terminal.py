@@ -92,17 +92,18 @@ def run_distill(
 
 def _compare_at_end(result: Any, job: Any) -> None:
     from understudy.evaluation.compare import compare
-    from understudy.evaluation.tables import comparison_picture, print_comparison
+    from understudy.evaluation.picture import draw
+    from understudy.evaluation.tables import print_comparison
 
     evaluation = job.settings.evaluation
     seed = evaluation.seed + 500_000  # episodes that no decision was taken on
     found = compare(
         [result.teacher, result.student], job.env, evaluation.final, seed=seed, num_envs=evaluation.num_envs,
-        names=["teacher", "student"],
+        names=["teacher", "student"], ratio=job.settings.stop.ratio,
     )  # fmt: skip
     print_comparison(found, console)
     picture = result.folder / "result.png"
-    comparison_picture(found, picture)
+    draw(found, picture)
     (result.folder / "result.json").write_text(json.dumps(found.to_json(), indent=2))
     console.print(f"picture: {escape(str(picture))}", soft_wrap=True)
 
@@ -143,7 +144,8 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 def run_compare(arguments: argparse.Namespace) -> None:
     """Compare policies; the first is the reference."""
     from understudy.evaluation.compare import compare
-    from understudy.evaluation.tables import comparison_picture, print_comparison
+    from understudy.evaluation.picture import draw
+    from understudy.evaluation.tables import print_comparison
 
     policies = [_load(source, arguments.env) for source in arguments.policy]
     names = [Path(source).stem if "/" in source or "." in source else source for source in arguments.policy]
@@ -154,7 +156,7 @@ def run_compare(arguments: argparse.Namespace) -> None:
     print_comparison(found, console)
     _write_json(arguments.json, found)
     if arguments.picture:
-        comparison_picture(found, Path(arguments.picture))
+        draw(found, Path(arguments.picture))
         console.print(f"picture: {escape(arguments.picture)}")
     if arguments.video:
         from understudy.evaluation.play import compare_video
@@ -176,8 +178,11 @@ def run_play(arguments: argparse.Namespace) -> None:
     from understudy.evaluation.play import play
 
     policy = _load(arguments.policy, arguments.env)
-    returns = play(policy, policy.about.env, arguments.episodes, seed=arguments.seed, video=arguments.video)
-    console.print("returns: " + ", ".join(f"{value:.1f}" for value in returns))
+    found = play(
+        policy, policy.about.env, arguments.episodes, seed=arguments.seed, video=arguments.video,
+        window=arguments.video is None,
+    )  # fmt: skip
+    console.print("return: " + ", ".join(f"{value:.1f}" for value in found.returns))
     if arguments.video:
         console.print(f"video: {escape(arguments.video)}")
 

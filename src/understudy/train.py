@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class Progress:
     best: float = -np.inf
     """Best evaluation so far, as a ratio of the teacher's return."""
     ratio: float = float("nan")
+    next_look: int = 1
+    """Round of the next evaluation."""
     stopped: str = ""
     """Why the run ended; empty while it goes on."""
 
@@ -97,9 +100,10 @@ def train(run: Run) -> None:
     while not progress.stopped:
         metrics = _round(run)
         parity = None
-        due = progress.round - settings.evaluation.first
-        if due >= 0 and due % settings.evaluation.every == 0 and progress.updates:
+        if progress.round >= progress.next_look and progress.updates:
             parity = _judge(run, metrics)
+            evaluation, now = settings.evaluation, progress.round
+            progress.next_look = max(now + evaluation.every, math.ceil(now * evaluation.backoff))
         if parity is not None and parity.passed:
             progress.stopped = "parity"
         elif progress.env_steps >= settings.stop.env_steps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import builtins
+import contextlib
 import io
 import os
 import pickle
@@ -18,7 +19,7 @@ from teacher_helpers import BOUNDS, VECTOR, SpacesOnly, difference, observations
 
 from understudy.errors import UserError
 from understudy.teachers.load import load
-from understudy.teachers.safe_pickle import Inert, as_array, read_pickle
+from understudy.teachers.safe_pickle import Inert, _scalar, as_array, read_pickle
 
 
 class Payload:
@@ -69,6 +70,24 @@ def test_pickle_is_inert(marker, payload_works, name, protocol):
     assert isinstance(found, (Inert, dict))
     with pytest.raises(UserError):
         as_array(found, "hostile.pkl")
+
+
+def test_pickle_cannot_change_what_outlives_it():
+    """BUILD sets attributes: on a function of ours, its defaults would stay changed."""
+    name = b"cnumpy.core.multiarray\nscalar\n"
+    for target in (name, b"cnumpy\ndtype\n", b"ccollections\nOrderedDict\n", b"cos\nsystem\n"):
+        with pytest.raises(UserError):
+            read_pickle(target + b"(N}S'__defaults__'\n(I1\ntsS'__doc__'\nS'x'\nstb.", "hostile.pkl")
+    assert _scalar.__defaults__ == (b"",)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x80\x05\x96" + b"\xff" * 7 + b"\x0f.", b"]r\xff\xff\xff\xf0.", b"]r\xff\xff\xff\x7fh\x00."]
+)
+def test_lengths_that_lie_reserve_nothing(data):
+    """A bytearray of 2^60 bytes; memo indices of 2^32, for which pickle in C reserves gigabytes."""
+    with contextlib.suppress(UserError):
+        assert read_pickle(data, "hostile.pkl") == []
 
 
 def vec_normalize():

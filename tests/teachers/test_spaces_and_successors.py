@@ -96,7 +96,7 @@ def test_successors():
     assert successors("AntBulletEnv-v0") == ["AntBulletEnv-v0"]
     assert successors("BreakoutNoFrameskip-v4") == ["ALE/Breakout-v5"]
     assert find_successors("BreakoutNoFrameskip-v4")[0].kwargs["repeat_action_probability"] == 0.0
-    assert successors("PandaReach-v1") == ["panda_gym:PandaReach-v3"]
+    assert successors("PandaReach-v1") == ["PandaReach-v3"]
     assert successors("MyEnv-v7") == ["MyEnv-v7"]
 
 

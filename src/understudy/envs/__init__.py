@@ -1,0 +1,1 @@
+"""Environments: one contract, and every library brought to it."""

@@ -109,7 +109,7 @@ def preprocess(env: gym.Env[Any, Any], options: AtariOptions) -> gym.Env[Any, An
     if options.fire_reset and "FIRE" in env.unwrapped.get_action_meanings():  # type: ignore[attr-defined]
         env = FireReset(env)
     if options.reward_clipping:
-        env = gym.wrappers.TransformReward(env, lambda reward: float(np.sign(reward)))
+        env = gym.wrappers.TransformReward(env, lambda reward: float(np.sign(float(reward))))
     return FrameStack(env, options.stack)
 
 

@@ -43,8 +43,10 @@ class VectorEnv(Protocol):
         """Start new episodes everywhere, environment i with ``seeds[i]``; later episodes follow from that seed."""
 
     def step(self, actions: Array, active: Array | None = None) -> Step:
-        """Step with [B, ...] actions in environment units. Rows where ``active`` is false need not be stepped, and
-        what is returned for them has no meaning (evaluation stops environments whose episode is over).
+        """Step with [B, ...] actions in environment units.
+
+        Rows where ``active`` is false need not be stepped, and what is returned for them has no meaning (evaluation
+        stops environments whose episode is over).
         """
 
     def render(self) -> Array | None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import importlib.util
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +14,7 @@ from gymnasium.envs.registration import EnvSpec as GymSpec
 
 from understudy.data import EnvSpec
 from understudy.envs import wrappers
+from understudy.envs.quiet import quiet
 from understudy.errors import UserError, missing_extra, suggest
 
 # Pattern of the id, the module that registers it, its package, the extra of ours that installs it.
@@ -47,8 +46,10 @@ def register(env_id: str) -> None:
         if pattern.match(env_id):
             if importlib.util.find_spec(module) is None:
                 purpose = f"the environment {env_id}"
-                raise missing_extra(package, extra, purpose) if extra else UserError(
-                    f"{purpose} needs the package {package!r}: run  pip install {package}"
+                raise (
+                    missing_extra(package, extra, purpose)
+                    if extra
+                    else UserError(f"{purpose} needs the package {package!r}: run  pip install {package}")
                 )
             importlib.import_module(module)
 
@@ -59,9 +60,9 @@ def find(env_id: str) -> GymSpec:
     Raises:
         UserError: No such id, or one that gymnasium gave up; the message names the successor or near ids.
     """
-    register(env_id)
     name = env_id.split(":", 1)[-1]
-    with _quiet():
+    with quiet(env_id):
+        register(env_id)
         try:
             return gym.spec(name)
         except gym.error.DeprecatedEnv as error:
@@ -93,20 +94,30 @@ def build(spec: EnvSpec, render: bool = False) -> gym.Env[Any, Any]:
     kwargs = wrappers.constructor_kwargs(spec)
     if render:
         kwargs["render_mode"] = "rgb_array"
-    with _quiet():
+    _preload(entry)
+    with quiet(spec.id):
         try:
             env = gym.make(entry, **kwargs)
         except (ImportError, gym.error.DependencyNotInstalled) as error:
             raise _not_installed(spec.id, entry, error) from error
         except TypeError as error:
             if "unexpected keyword argument" in str(error):
-                raise UserError(f"{spec.id}: {str(error).split(' was raised')[0]} (kwargs {dict(spec.kwargs)})") from error
+                raise UserError(
+                    f"{spec.id}: {str(error).split(' was raised')[0]} (kwargs {dict(spec.kwargs)})"
+                ) from error
             raise
     try:
         return wrappers.wrap(env, spec)
     except UserError:
         env.close()
         raise
+
+
+def _preload(entry: GymSpec) -> None:
+    """Import MuJoCo first where it is needed, so that ``quiet`` can reach it."""
+    if str(entry.entry_point).startswith("gymnasium.envs.mujoco"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module("mujoco")
 
 
 def _not_installed(env_id: str, entry: GymSpec, error: Exception) -> UserError:
@@ -118,11 +129,3 @@ def _not_installed(env_id: str, entry: GymSpec, error: Exception) -> UserError:
     ids = [other for other in gym.registry if other.rsplit("-v", 1)[0] == env_id.rsplit("-v", 1)[0]]
     later = [other for other in ids if other != env_id and "_raise" not in str(gym.registry[other].entry_point)]
     return UserError(f"{env_id}: {error}" + (f" Use {' or '.join(sorted(later))} instead." if later else ""))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to ourselves what gymnasium says about versions: a teacher needs exactly the one it was trained in."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(is out of date|precision lowered by casting).*")
-        yield

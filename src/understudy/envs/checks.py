@@ -1,4 +1,4 @@
-"""Checks that every environment library shares: finite numbers, spaces that policies can see."""
+"""What every environment library shares: buffers, finite numbers, spaces that policies can see."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ def check_space(env_id: str, space: gym.Space[Any]) -> None:
             )
 
 
+def new_observation(space: gym.Space[Any], num_envs: int) -> Observation:
+    """Return zeros [B, ...] in the space's dtype, one array per key of a dict."""
+    if isinstance(space, gym.spaces.Dict):
+        return {key: np.zeros((num_envs, *(part.shape or ())), part.dtype) for key, part in space.spaces.items()}
+    return np.zeros((num_envs, *(space.shape or ())), space.dtype)
+
+
 class Finite:
     """Checks [B, ...] arrays, always the same ones, for nan and inf: one dot product each."""
 
@@ -53,8 +60,8 @@ class Finite:
             UserError: A number is nan or inf. The message says which, where and when.
         """
         for name, array, flat in self._flat:
-            # vdot of huge but finite numbers overflows, so a suspicion is looked at element by element.
-            if not math.isfinite(np.vdot(flat, flat)):
+            # The product of huge but finite numbers overflows, so a suspicion is looked at element by element.
+            if not math.isfinite(flat.dot(flat)):
                 self._look(name, array, rows)
 
     def _look(self, name: str, array: Array, rows: Sequence[int] | None) -> None:

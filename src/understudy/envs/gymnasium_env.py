@@ -11,14 +11,15 @@ import numpy as np
 from understudy.data import Array, EnvSpec, Observation
 from understudy.envs.base import Step
 from understudy.envs.build import build
-from understudy.envs.checks import Finite, check_space
+from understudy.envs.checks import Finite, check_space, new_observation
+from understudy.envs.quiet import quiet
 
 
 class GymnasiumVectorEnv:
     """B environments in preallocated [B, ...] arrays that every step overwrites.
 
-    Differs from gymnasium's SyncVectorEnv in what it leaves out: no copies, no info dictionaries, no checker around each
-    environment, the reset in the same step.
+    Differs from gymnasium's SyncVectorEnv in what it leaves out: no copies, no info dictionaries, no checker around
+    each environment, the reset in the same step.
     """
 
     def __init__(self, spec: EnvSpec, num_envs: int, render: bool = False) -> None:
@@ -42,9 +43,9 @@ class GymnasiumVectorEnv:
         self._rows = range(num_envs)
         self._obs, self._final = (new_observation(self.observation_space, num_envs) for _ in range(2))
         self._reward = np.zeros(num_envs, np.float32)
-        self._terminated, self._truncated = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
+        self._ends = np.zeros((2, num_envs), bool)
+        self._terminated, self._truncated = self._ends
         self._action_dtype: Any = self.action_space.dtype
-        self._scalar_actions = isinstance(self.action_space, gym.spaces.Discrete)
         self._finite = Finite(spec.id, self._obs, self._reward)
         self._finite_final = Finite(spec.id, self._final, self._reward)
 
@@ -52,8 +53,9 @@ class GymnasiumVectorEnv:
         """Start new episodes everywhere, environment i with ``seeds[i]``."""
         if len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
-        for i, seed in enumerate(seeds):
-            _write(self._obs, i, self._resets[i](seed=int(seed))[0])
+        with quiet(self.spec.id):
+            for i, seed in enumerate(seeds):
+                _write(self._obs, i, self._resets[i](seed=int(seed))[0])
         self._finite.step = 0
         self._finite.check()
         return self._obs
@@ -66,13 +68,10 @@ class GymnasiumVectorEnv:
         """
         rows: Any = self._rows if active is None else np.flatnonzero(active).tolist()
         # A copy: environments may keep the action they were given, and callers reuse their buffers.
-        acts: Any = np.array(actions, self._action_dtype)
-        if self._scalar_actions:
-            acts = acts.tolist()
+        acts: Any = np.asarray(actions).astype(self._action_dtype)
         obs, reward, terminated, truncated = self._obs, self._reward, self._terminated, self._truncated
         plain, steps = not isinstance(obs, dict), self._steps
-        terminated.fill(False)
-        truncated.fill(False)
+        self._ends.fill(False)
         ended: list[int] = []
         for i in rows:
             seen, reward[i], ends, late, _ = steps[i](acts[i])
@@ -82,7 +81,7 @@ class GymnasiumVectorEnv:
                 ended.append(i)
                 _write(self._final, i, seen)
             elif plain:
-                obs[i] = seen  # type: ignore[index]
+                obs[i] = seen
             else:
                 _write(obs, i, seen)
         finite = self._finite
@@ -106,13 +105,6 @@ class GymnasiumVectorEnv:
         """Close the environments; may be called twice."""
         while self._envs:
             self._envs.pop().close()
-
-
-def new_observation(space: gym.Space[Any], num_envs: int) -> Observation:
-    """Return zeros [B, ...] in the space's dtype, one array per key of a dict."""
-    if isinstance(space, gym.spaces.Dict):
-        return {key: np.zeros((num_envs, *(part.shape or ())), part.dtype) for key, part in space.spaces.items()}
-    return np.zeros((num_envs, *(space.shape or ())), space.dtype)
 
 
 def _write(into: Observation, row: int, obs: Any) -> None:

@@ -32,7 +32,9 @@ class TimeFeature(gym.Wrapper[Any, Any, Any, Any]):
         self._key = "observation" if isinstance(space, gym.spaces.Dict) else None
         part = space.spaces.get("observation") if isinstance(space, gym.spaces.Dict) else space
         if not isinstance(part, gym.spaces.Box) or len(part.shape) != 1:
-            raise UserError(f"the wrapper time_feature needs a vector observation (or a key 'observation'), not {space}")
+            raise UserError(
+                f"the wrapper time_feature needs a vector observation (or a key 'observation'), not {space}"
+            )
         longer = _box(part, np.append(part.low, 0.0), np.append(part.high, 1.0))
         self._size, self._dtype = part.shape[0], part.dtype
         self.observation_space = longer if self._key is None else _replace(space, self._key, longer)
@@ -72,7 +74,7 @@ class FrameStack(gym.Wrapper[Any, Any, Any, Any]):
         space = env.observation_space
         spaces = dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {"": space}
         self._stacks = {key: _Stack(key, part, n) for key, part in spaces.items()}
-        stacked = {key: stack.space for key, stack in self._stacks.items()}
+        stacked: dict[str, gym.Space[Any]] = {key: stack.space for key, stack in self._stacks.items()}
         self._is_dict = isinstance(space, gym.spaces.Dict)
         self.observation_space = gym.spaces.Dict(stacked) if self._is_dict else stacked[""]
 
@@ -204,7 +206,7 @@ def check(env_id: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
 
 
 def constructor_kwargs(spec: EnvSpec) -> dict[str, Any]:
-    """Return the arguments of the constructor; the ``atari`` wrapper repeats actions itself, so the emulator must not."""
+    """Return the constructor's arguments; the ``atari`` wrapper repeats actions itself, so the emulator must not."""
     from understudy.envs.atari import emulator_kwargs
 
     return {**emulator_kwargs(spec), **spec.kwargs}

@@ -10,7 +10,7 @@ from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.evaluation.agreement import Agreement, StateRecorder, agreement, has_memory
 from understudy.evaluation.contestants import RANDOM, Contestant, resolve, resolve_all
-from understudy.evaluation.evaluate import Evaluation, play_out, summarize
+from understudy.evaluation.evaluate import Evaluation, describe, play_out
 from understudy.evaluation.latency import Latency, kilobytes_of, latency, parameters_of
 from understudy.evaluation.parity import Parity, parity_test
 from understudy.policies.policy import PolicyLike
@@ -167,7 +167,7 @@ def compare(
 
 def _play(contestant: Contestant, plan: _Plan, recorder: StateRecorder | None = None) -> Evaluation:
     episodes = play_out(contestant, plan.episodes, plan.seed, plan.num_envs, plan.deterministic, on_step=recorder)
-    return summarize(episodes, contestant.name, contestant.env.id, plan.deterministic)
+    return describe(episodes, contestant, plan.deterministic)
 
 
 def _ratio(student: Evaluation, reference: Evaluation, random: Evaluation) -> float | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
 from understudy.data import EnvSpec
-from understudy.envs.make import spaces_of
+from understudy.envs.make import env_backend, spaces_of
 from understudy.errors import UserError
 from understudy.rollouts.episodes import Acts, policy_name, random_policy
 from understudy.teachers.load import load
@@ -99,6 +99,9 @@ def resolve_all(
                 f"{found[0].name} plays {first.id}, {other.name} plays {other.env.id}: returns of different tasks are "
                 "not comparable; choose one with --env"
             )
+    if len({env_backend(one.env) for one in found}) > 1:
+        # Some wrapper keeps one of them in gymnasium; the same seeds mean the same episodes in one library only.
+        found = [Contestant(one.name, one.policy, replace(one.env, backend="gymnasium")) for one in found]
     taken: dict[str, int] = {}
     unique = []
     for one in found:

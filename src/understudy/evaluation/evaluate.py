@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.data import Array, EnvSpec
-from understudy.envs.make import make
+from understudy.envs.make import env_backend, make
 from understudy.errors import UserError
 from understudy.evaluation.contestants import Contestant, check_spaces, resolve
 from understudy.evaluation.statistics import Interval, bootstrap_interval, iqm, mean
@@ -21,6 +21,7 @@ class Evaluation:
     Attributes:
         name: The policy.
         env: Id of the environment.
+        backend: The library that ran it: the same seed is another episode in another library.
         episodes: N.
         mean: Mean return.
         mean_interval: Its 95 % bootstrap interval.
@@ -40,6 +41,7 @@ class Evaluation:
 
     name: str
     env: str
+    backend: str
     episodes: int
     mean: float
     mean_interval: Interval
@@ -66,7 +68,9 @@ class Evaluation:
         return plain
 
 
-def summarize(episodes: Episodes, name: str = "", env: str = "", deterministic: bool = True) -> Evaluation:
+def summarize(
+    episodes: Episodes, name: str = "", env: str = "", backend: str = "", deterministic: bool = True
+) -> Evaluation:
     """Describe episodes.
 
     Raises:
@@ -77,6 +81,7 @@ def summarize(episodes: Episodes, name: str = "", env: str = "", deterministic: 
     return Evaluation(
         name=name,
         env=env,
+        backend=backend,
         episodes=len(episodes),
         mean=float(mean(returns)),
         mean_interval=mean_interval,
@@ -93,6 +98,12 @@ def summarize(episodes: Episodes, name: str = "", env: str = "", deterministic: 
         lengths=episodes.lengths,
         seeds=episodes.seeds,
     )
+
+
+def describe(episodes: Episodes, contestant: Contestant, deterministic: bool, drawn: bool = False) -> Evaluation:
+    """Describe episodes of a contestant; ``drawn`` ones may have run in another library."""
+    backend = env_backend(contestant.env, render=drawn)
+    return summarize(episodes, contestant.name, contestant.env.id, backend, deterministic)
 
 
 def evaluate(
@@ -119,12 +130,8 @@ def evaluate(
         UserError: The policy or its environment cannot be found, do not fit, or an episode does not end.
     """
     contestant = resolve(policy, env, seed=seed)
-    return summarize(
-        play_out(contestant, episodes, seed, num_envs, deterministic, max_steps),
-        contestant.name,
-        contestant.env.id,
-        deterministic,
-    )
+    played = play_out(contestant, episodes, seed, num_envs, deterministic, max_steps)
+    return describe(played, contestant, deterministic)
 
 
 def play_out(

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from understudy.errors import UserError
@@ -58,9 +60,9 @@ def draw_returns(axes: Any, comparison: Comparison) -> None:
         axes.scatter(found.returns, place + jitter, s=14, color=color, alpha=0.35, lw=0, zorder=2)
         low, high = found.mean_interval
         axes.plot([low, high], [place + 0.16] * 2, color=color, lw=2.5, solid_capstyle="round", zorder=3)
-        axes.plot(found.mean, place + 0.16, "o", ms=7, color=color, mec="white", mew=1.2, zorder=4)
+        axes.plot(found.mean, place + 0.16, "o", ms=6, color=color, zorder=4)
         axes.annotate(
-            number(found.mean), (found.mean, place + 0.16), xytext=(0, 7), textcoords="offset points",
+            number(found.mean).replace("-", "−"), (found.mean, place + 0.16), xytext=(0, 7), textcoords="offset points",
             ha="center", fontsize=9, color=color, fontweight="bold",
         )  # fmt: skip
     axes.set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
@@ -80,7 +82,7 @@ def draw_sizes(axes: Any, comparison: Comparison) -> None:
             continue
         found = row.evaluation
         axes.plot([row.parameters] * 2, found.mean_interval, color=color, lw=2.5, solid_capstyle="round", zorder=3)
-        axes.plot(row.parameters, found.mean, "o", ms=8, color=color, mec="white", mew=1.2, zorder=4)
+        axes.plot(row.parameters, found.mean, "o", ms=7, color=color, zorder=4)
     sizes = [row.parameters for row in rows if row.parameters]
     axes.set_xscale("log")
     axes.set_xlim(min(sizes) / 3, max(sizes) * 3)
@@ -92,25 +94,45 @@ def draw_sizes(axes: Any, comparison: Comparison) -> None:
     axes.set_xlabel("parameters needed to act", fontsize=9, color=FAINT)
     _style(axes, "Return against size")
     _mark_random(axes, comparison, vertical=False)
-    _label_points(axes, comparison)
 
 
-def _label_points(axes: Any, comparison: Comparison) -> None:
-    """Write names beside the points, on the side with room, and apart from each other."""
-    middle = np.sqrt(np.prod(axes.get_xlim()))
-    rows, colors = comparison.rows, _colors(comparison.rows)
-    known = sorted((i for i, row in enumerate(rows) if row.parameters), key=lambda i: rows[i].evaluation.mean)
-    low, high = axes.get_ylim()
-    gap, last = (high - low) * 0.055, {True: -np.inf, False: -np.inf}
-    for i in known:
-        size, height = rows[i].parameters or 1, rows[i].evaluation.mean
-        right = size <= middle
-        place = max(height, last[right] + gap)
-        last[right] = place
-        axes.annotate(
-            rows[i].name, (size, place), xytext=(9 if right else -9, 0), textcoords="offset points",
-            ha="left" if right else "right", va="center", fontsize=9, color=colors[i],
+def label_points(axes: Any, comparison: Comparison) -> None:
+    """Write names at the points, each at the first place that covers no point, bar or name; the layout must be final."""
+    scale = axes.figure.dpi / 72
+    to_points = axes.transData.transform
+    taken: list[tuple[float, float, float, float]] = []
+    known = [(r, c) for r, c in zip(comparison.rows, _colors(comparison.rows), strict=True) if r.parameters]
+    for row, _ in known:
+        low, high = row.evaluation.mean_interval
+        (x, y0), (_, y1) = to_points((row.parameters, low)) / scale, to_points((row.parameters, high)) / scale
+        taken.append((x - 5, y0 - 5, x + 5, y1 + 5))
+    frame = axes.get_window_extent()
+    inside = (frame.x0 / scale, frame.y0 / scale, frame.x1 / scale, frame.y1 / scale)
+    for row, color in known:
+        x, y = to_points((row.parameters, row.evaluation.mean)) / scale
+        width, height = 5.6 * len(row.name), 11.0
+        # Beside, then above and below, then further away.
+        places = [(9.0, 0.0), (-9 - width, 0.0)]
+        places += [(dx, dy) for dy in (15.0, -15, 28, -28, 41, -41) for dx in (-width / 2, 4.0, -4 - width)]
+        boxes = [(x + dx, y + dy - height / 2, x + dx + width, y + dy + height / 2) for dx, dy in places]
+        free = [i for i, box in enumerate(boxes) if _within(box, inside) and not any(_meet(box, t) for t in taken)]
+        chosen = free[0] if free else 0
+        taken.append(boxes[chosen])
+        text = axes.annotate(
+            row.name, (row.parameters, row.evaluation.mean), xytext=places[chosen], textcoords="offset points",
+            va="center", fontsize=9, color=color, zorder=5,
         )  # fmt: skip
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+
+
+def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether two boxes (left, bottom, right, top) overlap."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _within(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether box a lies in box b."""
+    return a[0] >= b[0] and a[1] >= b[1] and a[2] <= b[2] and a[3] <= b[3]
 
 
 def _short(value: float) -> str:
@@ -131,9 +153,9 @@ def draw(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
         raise UserError(f"cannot draw {path}: take one of {', '.join(_SUFFIXES)}")
     sized = sum(row.parameters is not None for row in comparison.rows) > 1
     height = max(2.4 + 0.62 * len(comparison.rows), 3.6)
-    figure = Figure(figsize=(11.5 if sized else 7.5, height), dpi=150, facecolor="white", layout="constrained")
+    engine = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.1, wspace=0.06)
+    figure = Figure(figsize=(11.5 if sized else 7.5, height), dpi=150, facecolor="white", layout=engine)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1, wspace=0.06)  # type: ignore[union-attr]
     panels = figure.subplots(1, 2, width_ratios=(1.25, 1)) if sized else [figure.subplots()]
     draw_returns(panels[0], comparison)
     if sized:
@@ -143,6 +165,9 @@ def draw(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
         f"{comparison.env} · {first.episodes} episodes each, the same seeds · bars are 95 % intervals of the mean",
         x=0.012, ha="left", fontsize=9, color=FAINT,
     )  # fmt: skip
+    if sized:
+        figure.draw_without_rendering()
+        label_points(panels[1], comparison)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)

@@ -87,8 +87,9 @@ def legend(comparison: Comparison) -> str:
     first, random = comparison.reference, comparison.random
     count = first.evaluation.episodes
     lines = [
-        f"{comparison.env}, {count} episodes each, same seeds. ratio: 0 is random ({number(random.mean)}), "
-        f"1 is {first.name}. ≥ {comparison.wanted_ratio:g}?: paired one-sided t-test at level {comparison.alpha:g}.",
+        f"{comparison.env} ({first.evaluation.backend}), {count} episodes each, same seeds. "
+        f"ratio: 0 is random ({number(random.mean)}), 1 is {first.name}. "
+        f"≥ {comparison.wanted_ratio:g}?: paired one-sided t-test at level {comparison.alpha:g}."
     ]
     unseen = next((row.parity.unseen_rate for row in comparison.rows if row.parity), None)
     if unseen is not None:
@@ -161,7 +162,7 @@ def print_evaluation(found: Evaluation, console: Console | None = None) -> None:
     shortest, longest = int(found.lengths.min()), int(found.lengths.max())
     table.add_row("steps", number(found.mean_length), f"from {shortest} to {longest}")
     last = int(found.seeds[-1])
-    console.print(f"{found.name} in {found.env}", highlight=False, markup=False, style="bold")
+    console.print(f"{found.name} in {found.env} ({found.backend})", highlight=False, markup=False, style="bold")
     console.print(table, highlight=False)
     speed = found.env_steps / max(found.seconds, 1e-9)
     console.print(

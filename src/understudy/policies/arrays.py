@@ -16,7 +16,7 @@ import numpy as np
 from understudy.data import Array
 from understudy.policies.family import ActionMap, Family
 from understudy.policies.spaces import members
-from understudy.policies.spec import PolicySpec
+from understudy.policies.spec import ABSENT, PolicySpec
 
 Layer = tuple[Array, Array | None]
 """Weight [in, out], contiguous, and bias [out] or None."""
@@ -56,6 +56,7 @@ class ArrayPolicy:
         self.observation_space, self.action_space = spec.observations, spec.actions
         self._spaces = members(self.observation_space)
         self._map = ActionMap(self.action_space)
+        self._absent = spec.absent
         self._activate = _ACTIVATIONS[spec.activation]
         self._rng = np.random.default_rng(seed)
         self.update(arrays)
@@ -90,6 +91,9 @@ class ArrayPolicy:
                 continue
             if encoder.key in self._normalizer:
                 mean, inverse_std = self._normalizer[encoder.key]
+                if self.spec.task_actions:
+                    task = np.asarray(obs["task"]).argmax(axis=1)
+                    mean, inverse_std = mean[task], inverse_std[task]
                 x = (x - mean) * inverse_std
                 if np.isfinite(self.spec.normalizer_clip):
                     x = np.clip(x, -self.spec.normalizer_clip, self.spec.normalizer_clip)
@@ -111,6 +115,8 @@ class ArrayPolicy:
             out = np.clip(out, -spec.mean_clip, spec.mean_clip)
         if spec.head_activation == "tanh":
             out = np.tanh(out)
+        if self._absent is not None:
+            out = np.where(self._absent[np.asarray(obs["task"]).argmax(axis=1)], np.float32(ABSENT), out)
         if spec.std == "none":
             return out
         if self._log_std_head is not None:
@@ -121,6 +127,15 @@ class ArrayPolicy:
         else:
             log_std = np.broadcast_to(self._log_std, out.shape)  # type: ignore[arg-type]
         return np.concatenate((out, log_std), axis=1)
+
+    def unit_params(self, obs: Any) -> Array:
+        """[N, ...] observations -> [N, P] distribution parameters in unit actions, as ``Policy.label`` gives them."""
+        params = self.params(obs)
+        if not self.family.continuous or self.spec.unit_actions:
+            return params
+        size = len(self._map.half)
+        mean = (params[:, :size] - self._map.center) / self._map.half
+        return np.concatenate((mean, params[:, size:] - np.log(self._map.half)), axis=1) if params.shape[1] > size else mean
 
     def act(self, obs: Any, deterministic: bool = True) -> Array:
         """[N, ...] observations -> unit actions [N, A] before clipping, or indices, from trusted input."""

@@ -18,7 +18,7 @@ from understudy.policies.batching import batch_observation
 from understudy.policies.family import ActionMap, Family
 from understudy.policies.networks import NatureCNN, mlp
 from understudy.policies.spaces import flat_size, members
-from understudy.policies.spec import PolicySpec, encoded_size
+from understudy.policies.spec import ABSENT, PolicySpec, encoded_size
 
 State = tuple[Array, Array] | None
 """Recurrent state for people and environments: (h, c), each [layers, B, width]; None without memory."""
@@ -93,9 +93,10 @@ class Policy(nn.Module):
         self._spaces = members(self.observation_space)
         self._map = ActionMap(self.action_space)
         for key in spec.normalized:
-            shape = self._spaces[key].shape
-            self.register_buffer(f"normalizer_mean:{key}", torch.zeros(shape or (), dtype=torch.float64))
-            self.register_buffer(f"normalizer_var:{key}", torch.ones(shape or (), dtype=torch.float64))
+            shape = (*((len(spec.task_actions),) if spec.task_actions else ()), *(self._spaces[key].shape or ()))
+            self.register_buffer(f"normalizer_mean:{key}", torch.zeros(shape, dtype=torch.float64))
+            self.register_buffer(f"normalizer_var:{key}", torch.ones(shape, dtype=torch.float64))
+        self._absent = None if spec.absent is None else torch.from_numpy(spec.absent)
         self.cnns = nn.ModuleDict()
         for encoder in spec.encoders:
             if encoder.type == "nature_cnn":
@@ -140,7 +141,7 @@ class Policy(nn.Module):
         return torch.zeros(shape, device=self.device), torch.zeros(shape, device=self.device)
 
     def set_normalizer(self, key: str, mean: Any, var: Any) -> None:
-        """Set the running statistics of a normalised key, each of the key's shape."""
+        """Set the running statistics of a normalised key, each of the key's shape; for K tasks [K, ...]."""
         self.get_buffer(f"normalizer_mean:{key}").copy_(torch.as_tensor(np.asarray(mean)))
         self.get_buffer(f"normalizer_var:{key}").copy_(torch.as_tensor(np.asarray(var)))
 
@@ -156,6 +157,9 @@ class Policy(nn.Module):
                 # In float64 and rounded once, as VecNormalize computes in NumPy.
                 mean = self.get_buffer(f"normalizer_mean:{encoder.key}")
                 var = self.get_buffer(f"normalizer_var:{encoder.key}")
+                if self.spec.task_actions:
+                    task = obs["task"].argmax(dim=-1)
+                    mean, var = mean[task], var[task]
                 x = (x - mean) / torch.sqrt(var + self.spec.normalizer_epsilon)
                 x = x.clamp(-self.spec.normalizer_clip, self.spec.normalizer_clip)
             x = x.to(torch.float32)
@@ -218,6 +222,9 @@ class Policy(nn.Module):
             out = out.clamp(-spec.mean_clip, spec.mean_clip)
         if spec.head_activation == "tanh":
             out = torch.tanh(out)
+        if self._absent is not None:
+            absent = self._absent.to(out.device)[obs["task"].argmax(dim=-1).flatten()]
+            out = out.masked_fill(absent, ABSENT)
         if spec.std != "none":
             out = torch.cat((out, self._log_std(latent, task)), dim=-1)
         value = None
@@ -285,8 +292,7 @@ class Policy(nn.Module):
 
     def _batched(self, observation: Any) -> tuple[Any, bool]:
         """Add the batch axis where it is missing and bring images into the space's layout."""
-        keys = {e.key for e in self.spec.encoders} | ({"task"} if self.spec.tasks > 1 else set())
-        return batch_observation(observation, self.observation_space, keys)
+        return batch_observation(observation, self.observation_space, self.spec.needed_keys)
 
 
 def named_arrays(policy: Policy) -> dict[str, Array]:

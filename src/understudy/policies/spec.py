@@ -11,11 +11,15 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
+from understudy.data import Array
 from understudy.errors import UserError
 from understudy.policies.family import Family, family_for
 from understudy.policies.spaces import flat_size, is_image, members, space_from_json, space_to_json
 
+ABSENT = -1e9
+"""Logit of an action that a state's task does not have: its probability is exactly 0 in float32."""
 ACTIVATIONS = ("tanh", "relu", "elu", "silu", "leaky_relu", "gelu", "sigmoid", "identity")
 
 
@@ -60,7 +64,10 @@ class PolicySpec:
         lstm: Width of the LSTM before the hidden layers, 0 for none.
         lstm_layers: How many layers it has.
         value_hidden: Widths of the value function's own hidden layers on the same features; None for no value.
-        tasks: Number of heads; above 1 the last entries of key ``task`` (one-hot) select the head.
+        tasks: Number of heads; above 1 the key ``task`` (one-hot) selects the head.
+        task_actions: Of K tasks, how many actions (or action components) each has; empty for one task. The observation
+            key ``task`` is then one-hot, input statistics are kept for each task ([K, ...]), and a discrete action that
+            a state's task does not have gets the logit ``ABSENT``.
     """
 
     observation_space: Mapping[str, Any]
@@ -82,6 +89,7 @@ class PolicySpec:
     lstm_layers: int = 1
     value_hidden: tuple[int, ...] | None = None
     tasks: int = 1
+    task_actions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
@@ -100,6 +108,19 @@ class PolicySpec:
     def actions(self) -> gym.Space[Any]:
         """The action space."""
         return space_from_json(self.action_space)
+
+    @property
+    def needed_keys(self) -> set[str]:
+        """The observation keys that the network reads."""
+        return {e.key for e in self.encoders} | ({"task"} if self.tasks > 1 or self.task_actions else set())
+
+    @property
+    def absent(self) -> Array | None:
+        """[K, n] bool, which discrete actions each task does not have; None where every task has all."""
+        family = self.distribution
+        if family.continuous or not self.task_actions:
+            return None
+        return np.arange(family.param_size) >= np.array(self.task_actions)[:, None]
 
     @property
     def distribution(self) -> Family:
@@ -150,4 +171,4 @@ def encoded_size(spec: PolicySpec) -> int:
     return sum(e.features if e.type == "nature_cnn" else flat_size(spaces[e.key]) for e in spec.encoders)
 
 
-__all__ = ["ACTIVATIONS", "Encoder", "PolicySpec", "default_encoders", "encoded_size", "space_to_json"]
+__all__ = ["ABSENT", "ACTIVATIONS", "Encoder", "PolicySpec", "default_encoders", "encoded_size", "space_to_json"]

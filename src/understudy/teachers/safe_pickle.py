@@ -12,7 +12,7 @@ import io
 import pickle
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -137,7 +137,34 @@ def _allowed() -> dict[tuple[str, str], Callable[..., Any]]:
 _ALLOWED = _allowed()
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):
+    """The unpickler in Python, not the one in C: a damaged index or length makes that one reserve gigabytes."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+        self._size = len(data)
+
+    def load_build(self) -> None:
+        """Set the state of stand-ins only; that of a class or function could reach beyond this pickle."""
+        if not isinstance(self.stack[-2], (Inert, _Array, _Dtype)):
+            raise pickle.UnpicklingError("a state for something that has none")
+        super().load_build()  # type: ignore[misc]
+
+    def load_bytearray8(self) -> None:
+        """Read bytes that are there; the original reserves what the length says first."""
+        size = int.from_bytes(self.read(8), "little")
+        if size > self._size:
+            raise pickle.UnpicklingError("more bytes than the file has")
+        self.append(bytearray(self.read(size)))
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
     def find_class(self, module: str, name: str) -> Any:
         known = _ALLOWED.get((module, name))
         return known if known is not None else type("Inert", (Inert,), {"origin": f"{module}.{name}"})
@@ -153,7 +180,7 @@ def read_pickle(data: bytes, where: str) -> Any:
         UserError: The pickle is damaged, or does something that a file of numbers does not.
     """
     try:
-        return _Reader(io.BytesIO(data)).load()
+        return _Reader(data).load()
     except Exception as error:  # a damaged or hostile pickle can raise anything
         raise UserError(f"{where} cannot be read: {type(error).__name__}: {str(error)[:120]}") from error
 

@@ -61,7 +61,7 @@ def find_successors(env_id: str) -> list[Successor]:
         kwargs = {"frameskip": 1, "repeat_action_probability": 0.0}
         return [Successor(f"ALE/{match['game']}-v5", kwargs, note="made to step as NoFrameskip-v4 did")]
     if match := _PANDA.match(env_id):
-        return [Successor(f"panda_gym:Panda{match['task']}-v3", note="panda-gym registers it")]
+        return [Successor(f"Panda{match['task']}-v3", note="of panda-gym 3")]
     return [Successor(env_id)]
 
 

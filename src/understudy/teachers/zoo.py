@@ -23,7 +23,14 @@ _STATISTICS = ("vecnormalize.pkl", "vec_normalize.pkl")
 _WRAPPERS = {"TimeFeatureWrapper": "time_feature", "AtariWrapper": "atari"}
 _ARGUMENTS = {
     "time_feature": {"max_steps"},
-    "atari": {"noop_max", "frame_skip", "screen_size", "terminal_on_life_loss", "clip_reward"},
+    "atari": {
+        "noop_max",
+        "frame_skip",
+        "screen_size",
+        "terminal_on_life_loss",
+        "clip_reward",
+        "action_repeat_probability",
+    },
 }
 _WRAPPER_MODULES = (
     "sb3_contrib.common.wrappers",

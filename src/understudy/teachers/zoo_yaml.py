@@ -50,6 +50,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {str(error)[:200]}") from error
     if data is None:
         return {}
+    if isinstance(data, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in data):
+        data = {str(key): value for key, value in data}  # the zoo's pairs without its tag
     if not isinstance(data, dict):
         raise UserError(f"{path} does not hold a mapping")
     return data

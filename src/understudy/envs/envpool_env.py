@@ -1,0 +1,213 @@
+"""EnvPool: environments in C++, many per call, brought to same-step resets.
+
+What ``auto`` takes from it is a short list of ids whose physics agree with gymnasium's (a test compares transitions, or
+random play where states cannot be set) and which it steps at least 1.5 times as fast. Everything else it has is there
+with ``backend: envpool``. Ids count with their version; constructor arguments and most wrappers are not for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+import types
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from understudy.data import Array, EnvSpec, Observation
+from understudy.envs.base import Step
+from understudy.envs.build import build
+from understudy.envs.checks import Finite, check_space, new_observation
+from understudy.envs.quiet import quiet
+from understudy.errors import UserError, missing_extra, suggest
+
+# Ids that ``auto`` takes, with the part of EnvPool that registers them.
+_AUTO = (
+    (re.compile(r"(CartPole-v1|Pendulum-v1|Acrobot-v1|MountainCar-v0|MountainCarContinuous-v0)"), "classic_control"),
+    (re.compile(r"(LunarLander|LunarLanderContinuous|BipedalWalker|BipedalWalkerHardcore)-v3"), "box2d"),
+    (re.compile(r"(MiniGrid|BabyAI)-[\w-]+-v\d+"), "minigrid"),
+    (re.compile(r"HalfCheetah-v[45]"), "mujoco.gym"),
+)
+
+
+def is_installed() -> bool:
+    """Say whether EnvPool can be imported, without importing it."""
+    return importlib.util.find_spec("envpool") is not None
+
+
+def suits(spec: EnvSpec) -> bool:
+    """Say whether ``auto`` should take EnvPool for a description: installed, known to be right, and faster."""
+    return _family(spec.id) is not None and not _obstacle(spec) and is_installed() and spec.id in _specs(spec.id)
+
+
+def _family(env_id: str) -> str | None:
+    return next((family for pattern, family in _AUTO if pattern.fullmatch(env_id)), None)
+
+
+def _obstacle(spec: EnvSpec) -> str:
+    """Return what in a description EnvPool cannot do, or an empty string."""
+    for key in spec.kwargs:
+        if key != "max_episode_steps":
+            return f"the argument {key!r}"
+    return next((f"the wrapper {w.get('type')!r}" for w in spec.wrappers if w.get("type") != "time_limit"), "")
+
+
+def _specs(env_id: str) -> Any:
+    """Return EnvPool's registry, by id, after importing what registers an id.
+
+    ``import envpool`` imports all of its families, 2.6 s and matplotlib with them, which every worker would pay; the
+    one that is needed takes 0.2 s. So its list of imports is put aside, and read when an id is not on our list.
+    """
+    family = _family(env_id)
+    if family is not None and "envpool" not in sys.modules:
+        sys.modules["envpool.entry"] = types.ModuleType("envpool.entry")
+        try:
+            importlib.import_module("envpool")
+        finally:
+            del sys.modules["envpool.entry"]
+    importlib.import_module(f"envpool.{family}.registration" if family is not None else "envpool.entry")
+    return importlib.import_module("envpool.registration").registry.specs
+
+
+def episode_limit(spec: EnvSpec) -> int | None:
+    """Return the steps after which episodes are truncated; None where each has its own limit."""
+    _specs(spec.id)
+    options = _options(spec)
+    limit = int(importlib.import_module("envpool.registration").make_spec(spec.id, **options).config.max_episode_steps)
+    return limit if limit > 0 else None
+
+
+def _options(spec: EnvSpec) -> dict[str, Any]:
+    """Return EnvPool's arguments for a description, the smallest of its time limits."""
+    limits = [int(spec.kwargs["max_episode_steps"])] if "max_episode_steps" in spec.kwargs else []
+    limits += [int(w["max_steps"]) for w in spec.wrappers]
+    if limits and not spec.kwargs:
+        own = importlib.import_module("envpool.registration").make_spec(spec.id).config.max_episode_steps
+        limits += [int(own)] if own > 0 else []
+    return {"max_episode_steps": min(limits)} if limits else {}
+
+
+class EnvpoolVectorEnv:
+    """B environments of one EnvPool with one thread (they take microseconds; processes are the parallelism here).
+
+    EnvPool takes seeds when a pool is made, so ``reset`` makes a new one. Row i depends on its seed alone, but the seed
+    gives other episodes than gymnasium does. A task that ends in the very step of the time limit reads as truncated,
+    because EnvPool does not report the two apart.
+    """
+
+    def __init__(self, spec: EnvSpec, num_envs: int, render: bool = False) -> None:
+        """Describe the pool; it is made by the first ``reset``.
+
+        Raises:
+            UserError: EnvPool is not installed, has no such id, or cannot do what is asked.
+        """
+        if not is_installed():
+            raise missing_extra("envpool", "envpool", f"the environment {spec.id} with backend 'envpool'")
+        known = _specs(spec.id)
+        if spec.id not in known:
+            raise UserError(f"EnvPool has no environment {spec.id!r}{suggest(spec.id, known)}")
+        if obstacle := _obstacle(spec):
+            raise UserError(f"{spec.id}: EnvPool does not take {obstacle}; set backend: gymnasium")
+        self.spec, self.num_envs = spec, num_envs
+        self._rendered = render
+        self._pool: Any = None
+        pool = self._make([0] * num_envs)
+        with quiet(spec.id):
+            self.observation_space, self.action_space = _spaces(pool, spec)
+        check_space(spec.id, self.observation_space)
+        self._action_dtype = pool.spec.action_array_spec["action"].dtype
+        self._all = np.arange(num_envs, dtype=np.int32)
+        self._obs, self._final = (new_observation(self.observation_space, num_envs) for _ in range(2))
+        self._reward = np.zeros(num_envs, np.float32)
+        self._terminated, self._truncated = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
+        self._finite = Finite(spec.id, self._obs, self._reward)
+
+    def _make(self, seeds: Sequence[int]) -> Any:
+        self.close()
+        options = _options(self.spec)
+        if self._rendered:
+            options["render_mode"] = "rgb_array"
+        make = importlib.import_module("envpool.registration").make
+        # EnvPool keeps seeds in 32 bits.
+        seeds = [int(seed) % 2**31 for seed in seeds]
+        with quiet(self.spec.id):
+            self._pool = make(self.spec.id, "gymnasium", num_envs=self.num_envs, num_threads=1, seed=seeds, **options)
+            _ = self._pool.observation_space  # built when first asked for, with a remark about its precision
+        return self._pool
+
+    def reset(self, seeds: Sequence[int]) -> Observation:
+        """Start new episodes everywhere, environment i with ``seeds[i]``."""
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
+        self._make(seeds)
+        self._finite.step = 0
+        self._reset(self._all)
+        return self._obs
+
+    def _reset(self, rows: Array) -> None:
+        obs, info = self._pool.reset(rows)
+        _scatter(self._obs, info["env_id"], obs)
+
+    def step(self, actions: Array, active: Array | None = None) -> Step:
+        """Step the active rows with [B, ...] actions; see ``VectorEnv``.
+
+        Raises:
+            UserError: An observation or reward is not finite.
+        """
+        acts, rows = np.asarray(actions).astype(self._action_dtype), self._all
+        if active is not None:
+            rows = np.flatnonzero(active).astype(np.int32)
+            acts = acts[rows]
+            self._terminated.fill(False)
+            self._truncated.fill(False)
+            if not rows.size:
+                return Step(self._obs, self._reward, self._terminated, self._truncated, None)
+        obs, reward, terminated, truncated, info = self._pool.step(acts, rows)
+        rows = info["env_id"]
+        _scatter(self._obs, rows, obs)
+        self._reward[rows], self._terminated[rows], self._truncated[rows] = reward, terminated, truncated
+        self._finite.step += 1
+        self._finite.check()
+        ended = rows[terminated | truncated]
+        if ended.size:
+            _scatter(self._final, ended, _rows(self._obs, ended))
+            self._reset(np.sort(ended))
+        return Step(self._obs, self._reward, self._terminated, self._truncated, self._final if ended.size else None)
+
+    def render(self) -> Array | None:
+        """Return a picture of environment 0, [H, W, 3] uint8, if it was made with ``render``."""
+        return np.asarray(self._pool.render())[0] if self._rendered else None
+
+    def close(self) -> None:
+        """Free the pool; may be called twice."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+
+def _spaces(pool: Any, spec: EnvSpec) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    """Return gymnasium's spaces where it has the id and can build it, so that policies fit both; else EnvPool's."""
+    try:
+        env = build(EnvSpec(spec.id))
+        env.close()
+        if isinstance(env.observation_space, gym.spaces.Box):  # Box2D's bounds are wrong in EnvPool
+            return env.observation_space, env.action_space
+    except UserError:
+        pass
+    return pool.observation_space, pool.action_space
+
+
+def _scatter(into: Observation, rows: Array, obs: Any) -> None:
+    if isinstance(into, dict):
+        for key, array in into.items():
+            array[rows] = obs[key]
+    else:
+        into[rows] = obs
+
+
+def _rows(obs: Observation, rows: Array) -> Observation:
+    return {key: array[rows] for key, array in obs.items()} if isinstance(obs, dict) else obs[rows]

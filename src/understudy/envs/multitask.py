@@ -1,0 +1,180 @@
+"""Several tasks as one environment: rows belong to tasks, and all observations and actions have one size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from understudy.data import Array, EnvSpec, Observation
+from understudy.envs.base import Step, VectorEnv
+from understudy.errors import UserError
+from understudy.policies.spaces import flat_size, members
+
+
+class MultiTaskEnv:
+    """K tasks, each with its own number of environments.
+
+    Observations are ``{"observation": [B, D] float32, "task": [B, K] float32}``: the task's own observation, flattened
+    (choices as one-hot, dict keys in alphabetical order) and padded with zeros to the largest; the task as one-hot.
+
+    Continuous actions are [B, A] in -1 to 1, of which a task takes as many as it needs, clipped and scaled to its
+    bounds. Discrete ones are [B] out of the largest number of choices; an index that a task does not have means its
+    last choice (a remainder would make one choice look like another).
+
+    Attributes:
+        task_of: [B] int, the task of each row.
+    """
+
+    def __init__(self, specs: Sequence[EnvSpec], counts: Sequence[int], *, render: bool = False) -> None:
+        """Build all tasks, ``counts[k]`` environments of ``specs[k]``.
+
+        Raises:
+            UserError: A task cannot be built, or its spaces do not go together with the others'.
+        """
+        from understudy.envs.make import make
+
+        if not specs or len(specs) != len(counts):
+            raise UserError(f"multitask: {len(specs)} tasks and {len(counts)} numbers of environments")
+        self.spec = EnvSpec("multitask", {"tasks": [spec.to_json() for spec in specs]})
+        self.num_envs = sum(counts)
+        self._envs: list[VectorEnv] = []
+        try:
+            for k, (spec, count) in enumerate(zip(specs, counts, strict=True)):
+                self._envs.append(make(spec, count, render=render and k == 0))
+            self._decoders = [_decoder(env) for env in self._envs]
+            self.action_space = _action_space(self._envs)
+        except BaseException:
+            self.close()
+            raise
+        ends = np.cumsum(counts)
+        self._slices = [slice(end - count, end) for end, count in zip(ends.tolist(), counts, strict=True)]
+        self.task_of: Array = np.repeat(np.arange(len(specs)), counts)
+        size = max(_flat_size(env.observation_space) for env in self._envs)
+        self.observation_space: gym.Space[Any] = gym.spaces.Dict(
+            {
+                "observation": gym.spaces.Box(-np.inf, np.inf, (size,), np.float32),
+                "task": gym.spaces.Box(0, 1, (len(specs),), np.float32),
+            }
+        )
+        one_hot = np.eye(len(specs), dtype=np.float32)[self.task_of]
+        self._obs = {"observation": np.zeros((self.num_envs, size), np.float32), "task": one_hot}
+        self._final = {"observation": np.zeros((self.num_envs, size), np.float32), "task": one_hot.copy()}
+        self._reward = np.zeros(self.num_envs, np.float32)
+        self._terminated, self._truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+
+    def reset(self, seeds: Sequence[int]) -> Observation:
+        """Start new episodes everywhere, environment i with ``seeds[i]``."""
+        for env, rows in zip(self._envs, self._slices, strict=True):
+            _flatten(env.reset(seeds[rows]), env.observation_space, self._obs["observation"][rows])
+        return dict(self._obs)
+
+    def step(self, actions: Array, active: Array | None = None) -> Step:
+        """Step every task with its rows of the actions; see ``VectorEnv``."""
+        any_ended = False
+        for env, rows, decode in zip(self._envs, self._slices, self._decoders, strict=True):
+            step = env.step(decode(actions[rows]), None if active is None else active[rows])
+            _flatten(step.obs, env.observation_space, self._obs["observation"][rows])
+            self._reward[rows] = step.reward
+            self._terminated[rows], self._truncated[rows] = step.terminated, step.truncated
+            if step.final_obs is not None:
+                any_ended = True
+                _flatten(step.final_obs, env.observation_space, self._final["observation"][rows])
+        final = dict(self._final) if any_ended else None
+        return Step(dict(self._obs), self._reward, self._terminated, self._truncated, final)
+
+    def render(self) -> Array | None:
+        """Return a picture of environment 0, if it was made with ``render``."""
+        return self._envs[0].render()
+
+    def close(self) -> None:
+        """Close all tasks; may be called twice."""
+        while self._envs:
+            self._envs.pop().close()
+
+
+def task_specs(spec: EnvSpec) -> list[EnvSpec]:
+    """Return the tasks of the description ``EnvSpec("multitask", {"tasks": [...]})``; a task may be just an id.
+
+    Raises:
+        UserError: There are none, or one is no description.
+    """
+    tasks = spec.kwargs.get("tasks")
+    if not isinstance(tasks, list | tuple) or not tasks:
+        raise UserError("multitask: kwargs need 'tasks', a list of environments (ids, or mappings with 'id')")
+    found = []
+    for task in tasks:
+        if isinstance(task, Mapping) and "id" in task:
+            task = EnvSpec.from_json({"kwargs": {}, "wrappers": (), "backend": "auto", **task})
+        elif isinstance(task, str):
+            task = EnvSpec(task)
+        if not isinstance(task, EnvSpec):
+            raise UserError(f"multitask: a task must be an id or a mapping with 'id', not {task!r}")
+        found.append(task)
+    return found
+
+
+def from_spec(spec: EnvSpec, num_envs: int, *, render: bool = False) -> MultiTaskEnv:
+    """Build the description's tasks with equally many environments each.
+
+    Raises:
+        UserError: ``num_envs`` is not a multiple of the number of tasks.
+    """
+    specs = task_specs(spec)
+    if num_envs % len(specs):
+        nearest = max(round(num_envs / len(specs)), 1) * len(specs)
+        raise UserError(f"multitask: {num_envs} environments do not divide among {len(specs)} tasks; take {nearest}")
+    env = MultiTaskEnv(specs, [num_envs // len(specs)] * len(specs), render=render)
+    env.spec = spec
+    return env
+
+
+def _flat_size(space: gym.Space[Any]) -> int:
+    return sum(flat_size(part) for part in members(space).values())
+
+
+def _flatten(obs: Observation, space: gym.Space[Any], out: Array) -> None:
+    """Write observations [N, ...] into the first columns of ``out`` [N, D]."""
+    parts, at = obs if isinstance(obs, dict) else {"": obs}, 0
+    for key, part in sorted(members(space).items()):
+        values, size = parts[key], flat_size(part)
+        if isinstance(part, gym.spaces.Discrete):
+            values = np.eye(size, dtype=np.float32)[values - part.start]
+        elif isinstance(part, gym.spaces.MultiDiscrete):
+            ranges = np.split(np.eye(size, dtype=np.float32), np.cumsum(part.nvec.ravel())[:-1])
+            flat = values.reshape(len(values), -1)
+            values = np.concatenate([eye[flat[:, i]] for i, eye in enumerate(ranges)], axis=1)
+        out[:, at : at + size] = values.reshape(len(values), size)
+        at += size
+
+
+def _action_space(envs: Sequence[VectorEnv]) -> gym.Space[Any]:
+    spaces = [env.action_space for env in envs]
+    if all(isinstance(space, gym.spaces.Discrete) for space in spaces):
+        return gym.spaces.Discrete(max(flat_size(space) for space in spaces))
+    if all(isinstance(space, gym.spaces.Box) for space in spaces):
+        return gym.spaces.Box(-1, 1, (max(flat_size(space) for space in spaces),), np.float32)
+    named = ", ".join(f"{env.spec.id} {space}" for env, space in zip(envs, spaces, strict=True))
+    raise UserError(f"multitask: the actions must be all continuous or all discrete, not {named}")
+
+
+def _decoder(env: VectorEnv) -> Any:
+    """Return the function from shared actions [N, ...] to a task's own."""
+    space = env.action_space
+    if isinstance(space, gym.spaces.Discrete):
+        last, start = int(space.n) - 1, int(space.start)
+        return lambda actions: np.minimum(actions, last) + start
+    if not isinstance(space, gym.spaces.Box):
+        return lambda actions: actions
+    if not space.is_bounded():
+        raise UserError(f"multitask: {env.spec.id} has actions without bounds, which cannot be scaled")
+    size, low, high = flat_size(space), space.low.ravel(), space.high.ravel()
+    half, middle = (high - low) / 2, (high + low) / 2
+
+    def scale(actions: Array) -> Array:
+        own: Array = np.clip(actions[:, :size], -1, 1) * half + middle
+        return own.reshape(-1, *space.shape)
+
+    return scale

@@ -1,0 +1,97 @@
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from evaluation_helpers import new_policy
+from rich.console import Console
+
+from understudy.data import EnvSpec
+from understudy.errors import UserError
+from understudy.evaluation.evaluate import evaluate
+from understudy.evaluation.latency import kilobytes_of, latency
+from understudy.evaluation.tables import print_evaluation, write_table
+from understudy.policies.files import save_policy
+from understudy.policies.policy import About
+
+
+def test_evaluate_is_what_gymnasium_says():
+    policy = new_policy()
+    found = evaluate(policy, episodes=5, seed=3)
+    wanted = []
+    for seed in range(3, 8):
+        env = gym.make("CartPole-v1")
+        obs, _ = env.reset(seed=seed)
+        total, over = 0.0, False
+        while not over:
+            obs, reward, terminated, truncated, _ = env.step(policy.predict(obs, deterministic=True)[0])
+            total, over = total + reward, terminated or truncated
+        wanted.append(total)
+    assert found.returns.tolist() == wanted and found.seeds.tolist() == [3, 4, 5, 6, 7]
+    assert found.mean == np.mean(wanted) and found.std == pytest.approx(np.std(wanted, ddof=1))
+    assert (found.min, found.max, found.env_steps) == (min(wanted), max(wanted), sum(wanted))
+    assert found.mean_interval.low <= found.mean <= found.mean_interval.high
+    assert found.iqm_interval.low <= found.iqm <= found.iqm_interval.high
+    assert (found.env, found.name, found.episodes) == ("CartPole-v1", "runs/policy0", 5)
+
+
+def test_path_and_random(tmp_path):
+    path = save_policy(new_policy(), tmp_path / "run" / "best.safetensors")
+    found = evaluate(str(path), episodes=3)
+    assert found.name == "run/best"
+    assert found.returns.tolist() == evaluate(path, env="CartPole-v1", episodes=3, num_envs=1).returns.tolist()
+    random = evaluate("random", env="CartPole-v1", episodes=10)
+    assert 10 < random.mean < 60 and random.returns.tolist() == evaluate("random", "CartPole-v1", 10).returns.tolist()
+
+
+def test_printed_and_written(tmp_path):
+    found = evaluate(new_policy(), episodes=4)
+    console = Console(width=80, record=True, quiet=False, file=open(tmp_path / "out", "w"))  # noqa: SIM115
+    print_evaluation(found, console)
+    text = console.export_text()
+    assert "mean return" in text and "4 episodes, seeds 0 to 3" in text and "95 % interval" in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    data = json.loads(write_table(found, tmp_path / "e.json").read_text())
+    assert data["mean"] == found.mean and data["mean_interval"] == list(found.mean_interval)
+    with pytest.raises(UserError, match="cannot write a table"):
+        write_table(found, tmp_path / "e.xls")
+
+
+@pytest.mark.parametrize(
+    ("policy", "kwargs", "message"),
+    [
+        ("random", {}, "random policy plays in any environment"),
+        ("/no/such/policy.zip", {}, "no teacher at /no/such"),
+        (new_policy(), {"env": "Pendulum-v1"}, "acts in Discrete"),
+        (new_policy(), {"env": "Acrobot-v1"}, "acts in Discrete.2.*takes Discrete.3"),
+        (new_policy(), {"episodes": 0}, "at least 1 episode"),
+        (new_policy(), {"seed": -1}, "seeds are not negative"),
+    ],
+)
+def test_refusals(policy, kwargs, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(policy, **kwargs)
+
+
+def test_a_policy_without_an_environment():
+    policy = new_policy()
+    policy.about = About()
+    with pytest.raises(UserError, match="does not say which environment"):
+        evaluate(policy)
+    assert evaluate(policy, EnvSpec("CartPole-v1"), episodes=2).episodes == 2
+
+
+def test_missing_wrapper_is_named():
+    with pytest.raises(UserError, match="is a wrapper missing"):
+        evaluate(new_policy("MountainCar-v0"), env=EnvSpec("Acrobot-v1"))
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"lstm": 8}])
+def test_latency(kwargs):
+    policy = new_policy(**kwargs)
+    found = latency(policy, seconds=0.02)
+    assert 1 < found.predict_us < 20_000
+    assert (found.array_us is None) == bool(kwargs)
+    if not kwargs:
+        assert found.best_us == min(found.predict_us, found.array_us)
+        assert kilobytes_of(policy) == 4 * (4 * 16 + 16 + 16 * 2 + 2) / 1000

@@ -1,0 +1,78 @@
+"""Configuration: types from text, unknown keys, contradictions, presets, round trips."""
+
+import pytest
+import yaml
+
+from understudy.config import build, flags, merge, nest, plain, preset, presets
+from understudy.errors import UserError
+from understudy.settings import DistillSettings
+
+
+def test_text_becomes_the_type_of_the_field():
+    settings = build(DistillSettings, nest({"student.hidden": ["64", "32"], "stop.ratio": "9e-1", "seed": "3"}))
+    assert settings.student.hidden == (64, 32)
+    assert settings.stop.ratio == 0.9
+    assert settings.seed == 3
+
+
+def test_one_number_is_a_tuple_of_one():
+    assert build(DistillSettings, nest({"student.hidden": "32"})).student.hidden == (32,)
+
+
+def test_none_is_understood_where_it_is_allowed():
+    assert build(DistillSettings, nest({"distance.temperature": "none"})).distance.temperature is None
+    with pytest.raises(UserError, match="seed is 'none'"):
+        build(DistillSettings, {"seed": "none"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("studnt.hidden", 64, r"unknown key studnt; did you mean student\?"),
+        ("student.hiden", 64, r"unknown key student.hiden; did you mean student|hidden"),
+        ("learning.updates", "many", "learning.updates is 'many'; it must be of type int"),
+        ("learning.updates", "1.5", "learning.updates is '1.5'"),
+        ("execution.type", "snyc", r"execution.type is 'snyc'; it can be single, sync; did you mean sync"),
+        ("student.value", "perhaps", "true or false"),
+        ("stop.ratio", 7, "stop.ratio is 7"),
+        ("data.num_envs", 0, "data.num_envs must be at least 1"),
+        ("data.capacity", 10, "data.capacity 10 cannot hold one round"),
+        ("evaluation.episodes", 1, "evaluation.episodes at least 2"),
+    ],
+)
+def test_nonsense_is_refused_by_name(key, value, message):
+    with pytest.raises(UserError, match=message):
+        build(DistillSettings, nest({key: value})).check()
+
+
+def test_sequences_must_divide_rollouts():
+    with pytest.raises(UserError, match="data.steps 100 must be a multiple of learning.sequence 40"):
+        build(DistillSettings, nest({"student.lstm": 8, "data.steps": 100})).check()
+
+
+def test_resolved_configuration_reads_back():
+    settings = build(DistillSettings, nest({"student.hidden": [8], "distance.temperature": 0.5, "stop.alpha": 0.1}))
+    assert build(DistillSettings, yaml.safe_load(yaml.safe_dump(plain(settings)))) == settings
+
+
+def test_merge_goes_key_by_key():
+    assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 5}}) == {"a": {"b": 5, "c": 2}, "d": 3}
+
+
+def test_every_field_has_a_sentence():
+    missing = [name for name, _, field in flags(DistillSettings) if not field.metadata.get("help")]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_every_preset_resolves(name):
+    build(DistillSettings, preset(name)).check()
+
+
+def test_unknown_preset_suggests(tmp_path):
+    with pytest.raises(UserError, match="did you mean distill-discrete"):
+        preset("distil-discrete")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1")
+    with pytest.raises(UserError, match="cannot be read as YAML"):
+        preset(str(broken))

@@ -1,0 +1,56 @@
+"""The house stands as DESIGN.md draws it: imports go one way, and workers stay free of PyTorch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "understudy"
+# The order in which data flows; a module imports only from those before it (and from its own folder).
+ORDER = [
+    "__init__", "errors", "data", "config", "settings", "policies", "objectives", "teachers", "envs", "rollouts",
+    "learner", "student", "execution", "evaluation", "io", "train", "distillation", "terminal", "cli",
+]  # fmt: skip
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{a.name}" if node.module == "understudy" else node.module for a in node.names]
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        rooms |= {n.split(".")[1] for n in names if n.startswith("understudy.")}
+    return rooms - {"__version__"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_follow_the_order(path):
+    mine = ORDER.index(room(path))
+    late = {name for name in imported_rooms(path) if ORDER.index(name) > mine}
+    assert not late, f"{path.name} stands before {late}"
+
+
+def test_every_room_has_its_place():
+    assert {room(p) for p in FILES} <= set(ORDER)
+
+
+def test_workers_do_not_import_torch():
+    code = (
+        "import sys, understudy.execution.worker, understudy.execution.station, understudy.rollouts.buffers, "
+        "understudy.policies.arrays; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_help_is_quick_to_import():
+    code = "import sys, understudy.cli; understudy.cli._parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
