@@ -36,6 +36,8 @@ class Progress:
     ratio: float = float("nan")
     next_look: int = 1
     """Round of the next evaluation."""
+    ratios: dict[str, float] = field(default_factory=dict)
+    """The last ratio of every task; ``ratio`` is the least."""
     stopped: str = ""
     """Why the run ended; empty while it goes on."""
 
@@ -154,7 +156,10 @@ def _judge(run: Run, metrics: dict[str, Any]) -> Parity | None:
     ratio = run.judge.ratio(returns)
     run.progress.ratio = ratio
     metrics |= {"student_return": float(returns.mean()), "teacher_return": float(run.judge.teacher.mean())}
-    metrics |= {"random_return": float(run.judge.random.mean()), "ratio": ratio, "eval_episodes": len(returns)}
+    metrics |= {"random_return": float(run.judge.random.mean()), "ratio": ratio, "eval_episodes": returns.size}
+    run.progress.ratios = run.judge.ratios(returns)
+    if len(run.judge.tasks) > 1:
+        metrics |= {f"ratio/{task}": value for task, value in run.progress.ratios.items()}
     if parity is not None:
         metrics["parity_p"] = parity.p_value
     passed = parity is not None and parity.passed

@@ -211,11 +211,11 @@ def test_spaces_and_limits():
 
 def test_auto_keeps_to_what_a_library_can_do():
     if importlib.util.find_spec("envpool"):
-        assert env_backend("CartPole-v1") == "envpool"
-        assert env_backend("CartPole-v1", render=True) == "gymnasium"
-    assert env_backend(EnvSpec("CartPole-v1", {"sutton_barto_reward": True})) == "gymnasium"
-    assert env_backend(EnvSpec("CartPole-v1", wrappers=({"type": "time_feature"},))) == "gymnasium"
-    assert env_backend(EnvSpec("CartPole-v1", backend="gymnasium")) == "gymnasium"
+        assert env_backend("BipedalWalker-v3") == env_backend("BabyAI-GoToLocal-v0") == "envpool"
+        assert env_backend("BipedalWalker-v3", render=True) == "gymnasium"
+        assert env_backend(EnvSpec("BipedalWalker-v3", {"hardcore": True})) == "gymnasium"
+    assert env_backend(EnvSpec("BipedalWalker-v3", wrappers=({"type": "time_feature"},))) == "gymnasium"
+    assert env_backend(EnvSpec("BipedalWalker-v3", backend="gymnasium")) == "gymnasium"
     assert env_backend("Ant-v5") == env_backend("ALE/Pong-v5") == "gymnasium"
 
 

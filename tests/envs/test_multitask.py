@@ -16,7 +16,8 @@ def test_continuous_tasks_are_padded_and_scaled():
     env, alone = make(EnvSpec.from_json(spec.to_json()), 4), make(gymnasium("Pendulum-v1"), 2)
     assert env.task_of.tolist() == [0, 0, 1, 1]
     assert env.observation_space["observation"].shape == (11,) and env.action_space.shape == (3,)
-    obs, own = env.reset([0, 1, 2, 3]), alone.reset([0, 1])
+    obs = env.reset([0, 1, 2, 3])
+    alone.reset([0, 1])
     assert obs["task"].tolist() == [[1, 0], [1, 0], [0, 1], [0, 1]]
     for t in range(200):
         actions = np.full((4, 3), 2.0 if t == 0 else -0.5)  # 2 is clipped to the bound, which is 2 for Pendulum

@@ -1,5 +1,6 @@
 """Wrappers give what policies of Stable-Baselines3 were trained with."""
 
+import copy
 import importlib.util
 
 import gymnasium as gym
@@ -19,17 +20,18 @@ class Seen(gym.Env):
 
     def __init__(self, space):
         self.observation_space, self.action_space = space, gym.spaces.Discrete(2)
+        self.samples = copy.deepcopy(space)  # sb3-contrib writes into the space of a dict
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         if seed is not None:
-            self.observation_space.seed(seed)
+            self.samples.seed(seed)
         self.t = 0
-        return self.observation_space.sample(), {}
+        return self.samples.sample(), {}
 
     def step(self, action):
         self.t += 1
-        return self.observation_space.sample(), 0.0, self.t == 10, False, {}
+        return self.samples.sample(), 0.0, self.t == 10, False, {}
 
 
 SPACES = {

@@ -162,12 +162,12 @@ def test_sequential_spends_alpha_and_resumes():
 
 
 def test_sequential_looks_seldom_pass_wrongly():
-    # 20 looks at a growing sample at the boundary; a naive test would pass in about a quarter of the runs.
+    # 10 looks at a growing sample at the boundary; a naive test would pass in about a fifth of the runs.
     rng, wrong = np.random.default_rng(0), 0
     for _ in range(300):
         student, teacher, random = _normal(rng, 100)
         test = SequentialParity(RHO)
-        wrong += any(test.look(student[:n], teacher[:n], random).passed for n in range(5, 101, 5))
+        wrong += any(test.look(student[:n], teacher[:n], random).passed for n in range(10, 101, 10))
     assert wrong / 300 <= 0.05 + 2.5 * 0.0126
 
 

@@ -78,7 +78,7 @@ def fold_stack(wrappers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
 
 
 def emulator_kwargs(spec: EnvSpec) -> dict[str, Any]:
-    """Return the constructor arguments that the ``atari`` wrapper asks of the emulator."""
+    """Return what the ``atari`` wrapper asks of the emulator: it repeats actions itself, so the emulator must not."""
     for options in spec.wrappers:
         if options.get("type") == "atari":
             sticky = AtariOptions.read(options).sticky

@@ -13,7 +13,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec as GymSpec
 
 from understudy.data import EnvSpec
-from understudy.envs import wrappers
+from understudy.envs import atari, wrappers
 from understudy.envs.quiet import quiet
 from understudy.errors import UserError, missing_extra, suggest
 
@@ -21,7 +21,7 @@ from understudy.errors import UserError, missing_extra, suggest
 _REGISTERED_BY = (
     (re.compile(r".*Bullet\w*Env-v\d+$"), "pybullet_envs_gymnasium", "pybullet_envs_gymnasium", "pybullet"),
     (re.compile(r"^Panda\w+-v\d+$"), "panda_gym", "panda-gym", None),
-    (re.compile(r"^ALE/"), "ale_py", "ale-py", "atari"),
+    (re.compile(r"^ALE/|NoFrameskip-v[04]$"), "ale_py", "ale-py", "atari"),
     (re.compile(r"^(MiniGrid|BabyAI)-"), "minigrid", "minigrid", None),
     (re.compile(r"^understudy/"), "understudy.envs.probes", "understudy", None),
 )
@@ -91,7 +91,9 @@ def build(spec: EnvSpec, render: bool = False) -> gym.Env[Any, Any]:
     """
     entry = copy.copy(find(spec.id))
     entry.order_enforce, entry.disable_env_checker = False, True
-    kwargs = wrappers.constructor_kwargs(spec)
+    kwargs = dict(spec.kwargs)
+    if str(entry.entry_point).startswith("ale_py"):
+        kwargs = {**atari.emulator_kwargs(spec), **kwargs}
     if render:
         kwargs["render_mode"] = "rgb_array"
     _preload(entry)

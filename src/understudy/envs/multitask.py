@@ -131,6 +131,27 @@ def from_spec(spec: EnvSpec, num_envs: int, *, render: bool = False) -> MultiTas
     return env
 
 
+def task_names(spec: EnvSpec) -> tuple[str, ...]:
+    """Return the ids of a description's tasks, numbered where one comes twice; for one environment just its id."""
+    if spec.id != "multitask":
+        return (spec.id,)
+    ids = [task.id for task in task_specs(spec)]
+    return tuple(f"{name} #{ids[: i + 1].count(name)}" if ids.count(name) > 1 else name for i, name in enumerate(ids))
+
+
+def task_actions(spec: EnvSpec) -> tuple[int, ...]:
+    """Return how many actions (or action components) each task has; empty for one environment."""
+    from understudy.envs.make import spaces_of
+
+    return tuple(flat_size(spaces_of(task)[1]) for task in task_specs(spec)) if spec.id == "multitask" else ()
+
+
+def whole_tasks(spec: EnvSpec, num_envs: int) -> int:
+    """Return ``num_envs``, rounded up to a multiple of the number of tasks."""
+    count = len(task_names(spec))
+    return -(-num_envs // count) * count
+
+
 def _flat_size(space: gym.Space[Any]) -> int:
     return sum(flat_size(part) for part in members(space).values())
 

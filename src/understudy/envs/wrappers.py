@@ -205,13 +205,6 @@ def check(env_id: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
     return kind, arguments
 
 
-def constructor_kwargs(spec: EnvSpec) -> dict[str, Any]:
-    """Return the constructor's arguments; the ``atari`` wrapper repeats actions itself, so the emulator must not."""
-    from understudy.envs.atari import emulator_kwargs
-
-    return {**emulator_kwargs(spec), **spec.kwargs}
-
-
 def time_limit_of(env: Env) -> int | None:
     """Return the steps after which an environment is truncated, None if it never is."""
     return env.spec.max_episode_steps if env.spec is not None else None

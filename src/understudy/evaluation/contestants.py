@@ -12,6 +12,7 @@ import gymnasium as gym
 
 from understudy.data import EnvSpec
 from understudy.envs.make import env_backend, spaces_of
+from understudy.envs.multitask import task_actions
 from understudy.errors import UserError
 from understudy.rollouts.episodes import Acts, policy_name, random_policy
 from understudy.teachers.load import load
@@ -47,7 +48,7 @@ def resolve(source: Any, env: str | EnvSpec | None = None, name: str = "", seed:
             raise UserError("the random policy plays in any environment: say which (--env)")
         spec = _choose(None, env)
         assert spec is not None
-        return Contestant(name or RANDOM, random_policy(spaces_of(spec)[1], seed), spec)
+        return Contestant(name or RANDOM, random_policy(spaces_of(spec)[1], seed, task_actions(spec)), spec)
     policy = source if hasattr(source, "predict") else _load(source, env)
     called = name or _short_name(source, policy)
     spec = _choose(getattr(getattr(policy, "about", None), "env", None), env)

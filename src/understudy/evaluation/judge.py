@@ -3,6 +3,9 @@
 A look at a student costs ``screen`` episodes if it is clearly short, ``episodes`` if the test passes at once, and is
 extended up to ``max_episodes`` while the student looks good enough but the test is undecided. Stopping early for want
 of return never makes a wrong success likelier; every test that could succeed spends its part of alpha.
+
+Returns are [K, n]: K tasks (usually 1), n episodes of each, all on the same seeds. The student must be on par in every
+task; its ratio is that of its worst.
 """
 
 from __future__ import annotations
@@ -24,13 +27,22 @@ Evaluate = Callable[[Sequence[EvaluationJob]], list[Episodes]]
 
 
 class Judge:
-    """Keeps the returns of teacher and random policy, and tests one student after another on the same seeds."""
+    """Keeps the returns of teacher and random policy, and tests one student after another on the same seeds.
 
-    def __init__(self, evaluate: Evaluate, settings: EvaluationSettings, stop: StopSettings) -> None:
+    Attributes:
+        tasks: K names.
+        teacher: [K, n] returns.
+        random: [K, m] returns.
+    """
+
+    def __init__(
+        self, evaluate: Evaluate, settings: EvaluationSettings, stop: StopSettings, tasks: Sequence[str] = ("",)
+    ) -> None:
         self._evaluate, self._settings, self._ratio = evaluate, settings, stop.ratio
+        self.tasks = tuple(tasks)
         self.sequential = SequentialParity(stop.ratio, stop.alpha)
-        self.teacher = np.zeros(0)
-        self.random = np.zeros(0)
+        self.teacher = np.zeros((len(tasks), 0))
+        self.random = np.zeros((len(tasks), 0))
         self.seconds = 0.0
         self.env_steps = 0
 
@@ -42,7 +54,7 @@ class Judge:
         results = self._evaluate(jobs)
         self.seconds += time.perf_counter() - begin
         self.env_steps += int(sum(result.lengths.sum() for result in results))
-        return [result.returns for result in results]
+        return [np.stack([part.returns for part in result.by_task()]) for result in results]
 
     def prepare(self) -> None:
         """Measure the random policy and the first episodes of the teacher.
@@ -53,46 +65,57 @@ class Judge:
         count = self._settings.episodes
         seeds = self._seeds(0, count)
         self.random, self.teacher = self._run([EvaluationJob("random", seeds), EvaluationJob("teacher", seeds)])
-        if self.teacher.mean() <= self.random.mean():
-            raise UserError(
-                f"the teacher's return ({self.teacher.mean():.4g}) is not above the random policy's "
-                f"({self.random.mean():.4g}): does the environment fit the teacher? try  understudy evaluate TEACHER"
-            )
+        for name, teacher, random in zip(self.tasks, self.teacher.mean(axis=1), self.random.mean(axis=1), strict=True):
+            if teacher <= random:
+                where = f" in {name}" if len(self.tasks) > 1 else ""
+                raise UserError(
+                    f"the teacher's return{where} ({teacher:.4g}) is not above the random policy's ({random:.4g}): does "
+                    "the environment fit the teacher? try  understudy evaluate TEACHER"
+                )
+
+    def ratios(self, returns: Array) -> dict[str, float]:
+        """Return (S - R) / (T - R) of mean returns [K, n] by task, the teacher's on the same seeds."""
+        base = self.random.mean(axis=1)
+        teacher = self.teacher[:, : returns.shape[1]].mean(axis=1)
+        values = (returns.mean(axis=1) - base) / (teacher - base)
+        return dict(zip(self.tasks, values.tolist(), strict=True))
 
     def ratio(self, returns: Array) -> float:
-        """Return (S - R) / (T - R) of mean returns, the teacher's on the same seeds."""
-        base = self.random.mean()
-        return float((returns.mean() - base) / (self.teacher[: len(returns)].mean() - base))
+        """Return the ratio of the worst task."""
+        return min(self.ratios(returns).values())
 
     def look(self, student: Mapping[str, Array]) -> tuple[Parity | None, Array]:
-        """Judge a student; returns the last test (None if it was clearly short), and its returns."""
-        if not len(self.teacher):
+        """Judge a student; returns the last test of its worst task (None if clearly short), and its returns [K, n]."""
+        if not self.teacher.size:
             self.prepare()
-        returns, tested = np.zeros(0), None
+        returns, tested = self.teacher[:, :0], None
         wanted = min(self._settings.screen, self._settings.episodes)
         while True:
-            (new,) = self._run([EvaluationJob("student", self._seeds(len(returns), wanted), student)])
-            returns = np.concatenate((returns, new))
+            (new,) = self._run([EvaluationJob("student", self._seeds(returns.shape[1], wanted), student)])
+            returns = np.concatenate((returns, new), axis=1)
             if self.ratio(returns) < self._ratio:
                 return tested, returns
             if wanted >= self._settings.episodes:
-                tested = self.sequential.look(returns, self.teacher[: len(returns)], self.random)
+                tests = self.sequential.look_each(list(returns), list(self.teacher[:, :wanted]), list(self.random))
+                tested = max(tests, key=lambda test: test.p_value)
                 if tested.passed or not self._worth_extending(returns):
                     return tested, returns
             wanted = self._settings.episodes if wanted < self._settings.episodes else 2 * wanted
             wanted = min(wanted, max(self._settings.max_episodes, self._settings.episodes))
-            if wanted > len(self.teacher):
-                (more,) = self._run([EvaluationJob("teacher", self._seeds(len(self.teacher), wanted))])
-                self.teacher = np.concatenate((self.teacher, more))
+            if wanted > self.teacher.shape[1]:
+                (more,) = self._run([EvaluationJob("teacher", self._seeds(self.teacher.shape[1], wanted))])
+                self.teacher = np.concatenate((self.teacher, more), axis=1)
 
     def _worth_extending(self, returns: Array) -> bool:
         """Whether so many more episodes would probably decide as there may be; if not, learning is better spent."""
-        if len(returns) >= self._settings.max_episodes:
+        count = returns.shape[1]
+        if count >= self._settings.max_episodes:
             return False
-        needed = episodes_needed(
-            returns, self.teacher[: len(returns)], self.random, self._ratio, self.sequential.next_alpha
-        )
-        return needed is not None and needed <= self._settings.max_episodes
+        for student, teacher, random in zip(returns, self.teacher[:, :count], self.random, strict=True):
+            needed = episodes_needed(student, teacher, random, self._ratio, self.sequential.next_alpha)
+            if needed is None or needed > self._settings.max_episodes:
+                return False
+        return True
 
     def state(self) -> dict[str, Any]:
         """Return what ``restore`` needs, as JSON-able data."""
@@ -106,6 +129,6 @@ class Judge:
 
     def restore(self, data: Mapping[str, Any]) -> None:
         """Go on from ``state``."""
-        self.teacher, self.random = np.array(data["teacher"]), np.array(data["random"])
+        self.teacher, self.random = np.atleast_2d(data["teacher"]), np.atleast_2d(data["random"])
         self.sequential.restore(data["sequential"])
         self.seconds, self.env_steps = data["seconds"], data["env_steps"]

@@ -27,7 +27,7 @@ alpha 0.05, 70 at 0.01), and is for tasks in which a policy can fall, crash or g
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -289,9 +289,22 @@ class SequentialParity:
 
     def look(self, student: Array, teacher: Array, random: Array) -> Parity:
         """Test once; see ``parity_test``. A look that raises spends nothing."""
-        result = parity_test(student, teacher, random, self.ratio, self.next_alpha, self.paired, self.guard_falls)
+        return self.look_each([student], [teacher], [random])[0]
+
+    def look_each(
+        self, student: Sequence[Array], teacher: Sequence[Array], random: Sequence[Array]
+    ) -> list[Parity]:
+        """Test K tasks once, each at the whole level of this look; on par is who passes them all.
+
+        An intersection-union test (Berger 1982): if one task is short, all pass at most as often as that one does, so
+        nothing has to be divided among the tasks.
+        """
+        results = [
+            parity_test(s, t, r, self.ratio, self.next_alpha, self.paired, self.guard_falls)
+            for s, t, r in zip(student, teacher, random, strict=True)
+        ]
         self.looks += 1
-        return result
+        return results
 
     def state(self) -> dict[str, Any]:
         """Return what ``restore`` needs, as JSON-able data."""

@@ -97,7 +97,7 @@ def draw_sizes(axes: Any, comparison: Comparison) -> None:
 
 
 def label_points(axes: Any, comparison: Comparison) -> None:
-    """Write names at the points, each at the first place that covers no point, bar or name; the layout must be final."""
+    """Write names at the points, where they cover no point, bar or other name; the layout must be final."""
     scale = axes.figure.dpi / 72
     to_points = axes.transData.transform
     taken: list[tuple[float, float, float, float]] = []

@@ -19,12 +19,18 @@ Arrays = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Portable:
-    """A policy as it travels to another process: native (description and arrays), or where to load it from."""
+    """A policy as it travels to another process.
+
+    Either native (``spec`` and ``arrays``), or where to load it from (``source``), or several ``parts`` that act as one:
+    an ensemble (``kind`` is ``distributions`` or ``losses``) or one for each task (``tasks``).
+    """
 
     spec: PolicySpec | None = None
     arrays: Arrays | None = None
     source: str | None = None
     load_kwargs: Mapping[str, Any] | None = None
+    kind: str = ""
+    parts: tuple[Portable, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,11 @@ def actor_of(policy: Portable, seed: int = 0) -> Actor:
     """Build a policy that can act: in plain NumPy where its network allows, otherwise with PyTorch."""
     from understudy.policies import arrays
 
+    if policy.parts:
+        from understudy.teachers.acting import EnsembleActor, TasksActor
+
+        members = [actor_of(part, seed + i) for i, part in enumerate(policy.parts)]
+        return TasksActor(members) if policy.kind == "tasks" else EnsembleActor(members, policy.kind, seed)
     if policy.spec is not None:
         assert policy.arrays is not None
         if arrays.supports(policy.spec):

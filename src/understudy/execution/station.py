@@ -12,6 +12,7 @@ import numpy as np
 from understudy.data import Rollout
 from understudy.envs.base import VectorEnv
 from understudy.envs.make import make
+from understudy.envs.multitask import task_actions, whole_tasks
 from understudy.rollouts.episodes import Episodes, random_policy, run_episodes
 from understudy.execution.base import Arrays, EvaluationJob, Portable, Setup, actor_of, update_actor
 from understudy.rollouts.behaviour import Actor, Mixture
@@ -58,10 +59,11 @@ class Station:
     def evaluate(self, job: EvaluationJob, seeds: Sequence[int]) -> Episodes:
         """Run one episode per seed on environments that training never touches."""
         if self._eval_env is None:
-            self._eval_env = make(self._setup.env, self._eval_count)
+            self._eval_env = make(self._setup.env, whole_tasks(self._setup.env, self._eval_count))
         policy: Actor | None
         if job.who == "random":
-            policy = random_policy(self._eval_env.action_space, int(np.sum(seeds)) % 2**31)
+            seed = int(np.sum(seeds)) % 2**31
+            policy = random_policy(self._eval_env.action_space, seed, task_actions(self._setup.env))
         elif job.who == "teacher":
             policy = self._act_as_teacher()
         else:

@@ -18,6 +18,7 @@ from typing import Any
 
 from understudy.data import Rollout
 from understudy.envs.make import spaces_of
+from understudy.envs.multitask import whole_tasks
 from understudy.errors import UserError
 from understudy.rollouts.episodes import Episodes, merge_episodes
 from understudy.execution.base import Arrays, EvaluationJob, Setup
@@ -49,10 +50,12 @@ class SyncExecution:
     """
 
     def __init__(self, setup: Setup, num_workers: int, timeout: float = 600.0) -> None:
-        if not 1 <= num_workers <= len(setup.seeds):
+        unit = whole_tasks(setup.env, 1)  # every worker has environments of all tasks
+        if not 1 <= num_workers <= len(setup.seeds) // unit:
             raise UserError(f"{num_workers} workers cannot share {len(setup.seeds)} environments: lower --num-workers")
         self._timeout = timeout
-        self._columns = shares(len(setup.seeds), num_workers)
+        parts = shares(len(setup.seeds) // unit, num_workers)
+        self._columns = [range(part.start * unit, part.stop * unit) for part in parts]
         # A temporary file that has no name any more is shared memory that no crash can leave behind.
         with tempfile.TemporaryFile(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as file:
             self._processes, self._controls = zip(*(self._spawn(file.fileno()) for _ in self._columns), strict=True)

@@ -58,12 +58,14 @@ class Episodes:
         lengths: [N] int64, steps.
         seeds: [N] int64, of the environments' resets.
         seconds: Wall time of all of them together.
+        task: [N] int, the task of each; None where there is one task only. Every seed is played in every task.
     """
 
     returns: Array
     lengths: Array
     seeds: Array
     seconds: float
+    task: Array | None = None
 
     def __len__(self) -> int:
         return len(self.returns)
@@ -73,13 +75,21 @@ class Episodes:
         """Steps of all episodes."""
         return int(self.lengths.sum())
 
+    def by_task(self) -> list[Episodes]:
+        """Return the episodes of each task, in the order of the seeds; all of them where there is one task."""
+        if self.task is None:
+            return [self]
+        rows = [np.flatnonzero(self.task == k) for k in np.unique(self.task)]
+        return [Episodes(self.returns[r], self.lengths[r], self.seeds[r], self.seconds) for r in rows]
+
 
 def merge_episodes(parts: Sequence[Episodes]) -> Episodes:
     """Join episodes that ran side by side: the wall time is that of the slowest part."""
     if not parts:
         return Episodes(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64), 0.0)
     columns = (np.concatenate([getattr(p, name) for p in parts]) for name in ("returns", "lengths", "seeds"))
-    return Episodes(*columns, max(p.seconds for p in parts))
+    tasks = [p.task for p in parts if p.task is not None]
+    return Episodes(*columns, max(p.seconds for p in parts), np.concatenate(tasks) if tasks else None)
 
 
 def run_episodes(
@@ -90,7 +100,7 @@ def run_episodes(
     on_step: Callable[[Visit], None] | None = None,
     max_steps: int = MAX_STEPS,
 ) -> Episodes:
-    """Play one episode per seed.
+    """Play one episode per seed; where rows have tasks (``env.task_of``), one per seed and task, task after task.
 
     Args:
         policy: Who acts.
@@ -104,26 +114,36 @@ def run_episodes(
         UserError: The policy's action is NaN or infinite, or an episode does not end.
     """
     begin = time.perf_counter()
-    returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
-    for first in range(0, len(seeds), env.num_envs):
-        wave = [int(seed) for seed in seeds[first : first + env.num_envs]]
-        total, count = _run_wave(policy, env, wave, deterministic, on_step, max_steps)
-        returns[first : first + len(wave)], lengths[first : first + len(wave)] = total, count
-    return Episodes(returns, lengths, np.asarray(seeds, np.int64), time.perf_counter() - begin)
+    task_of = np.asarray(getattr(env, "task_of", np.zeros(env.num_envs, np.int64)))
+    sizes = np.bincount(task_of)
+    # Row i is the number[i]-th of its task; every task plays the same seeds.
+    number = np.array([np.count_nonzero(task_of[:i] == task) for i, task in enumerate(task_of)])
+    returns, lengths = np.zeros((len(sizes), len(seeds))), np.zeros((len(sizes), len(seeds)), np.int64)
+    for first in range(0, len(seeds), int(sizes.min())):
+        wave = np.asarray(seeds[first : first + int(sizes.min())], np.int64)
+        plays = number < len(wave)
+        total, count = _run_wave(policy, env, wave[number * plays], plays, deterministic, on_step, max_steps)
+        where = task_of[plays], first + number[plays]
+        returns[where], lengths[where] = total[plays], count[plays]
+    seconds = time.perf_counter() - begin
+    if not hasattr(env, "task_of"):
+        return Episodes(returns[0], lengths[0], np.asarray(seeds, np.int64), seconds)
+    tasks, again = np.repeat(np.arange(len(sizes)), len(seeds)), np.tile(np.asarray(seeds, np.int64), len(sizes))
+    return Episodes(returns.ravel(), lengths.ravel(), again, seconds, tasks)
 
 
 def _run_wave(
     policy: Acts,
     env: VectorEnv,
-    seeds: list[int],
+    seeds: Array,
+    plays: Array,
     deterministic: bool,
     on_step: Callable[[Visit], None] | None,
     max_steps: int,
 ) -> tuple[Array, Array]:
-    """Play up to B episodes side by side; return their returns and lengths, [len(seeds)] each."""
-    idle = env.num_envs - len(seeds)
-    obs = env.reset(seeds + seeds[:1] * idle)
-    active = np.arange(env.num_envs) < len(seeds)
+    """Play an episode in each row that ``plays`` [B], with its seed [B]; return their returns and lengths, [B] each."""
+    obs = env.reset(seeds.tolist())
+    active = plays
     start = np.ones(env.num_envs, bool)
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
     state: Any = None
@@ -139,9 +159,9 @@ def _run_wave(
             on_step(Visit(seen, action, reward, active, step))
         active = active & ~(terminated | truncated)
         if not active.any():
-            return returns[: len(seeds)], lengths[: len(seeds)]
+            return returns, lengths
         start = np.zeros(env.num_envs, bool)
-    seed = seeds[int(np.argmax(active))]
+    seed = int(seeds[int(np.argmax(active))])
     raise UserError(
         f"the episode of seed {seed} in {env.spec.id} did not end within {max_steps} steps: give the environment a "
         "time limit (max_episode_steps)"
@@ -165,7 +185,9 @@ def policy_name(policy: Any) -> str:
 class RandomPolicy:
     """Uniform random actions; standard normal ones where a bound is infinite, clipped to the other bound."""
 
-    def __init__(self, action_space: gym.Space[Any], seed: int) -> None:
+    def __init__(self, action_space: gym.Space[Any], seed: int, task_actions: Sequence[int] = ()) -> None:
+        """Take the action space, a seed, and for several tasks the number of actions that each has."""
+        self._choices = np.array(task_actions) if isinstance(action_space, gym.spaces.Discrete) else np.zeros(0)
         if not isinstance(action_space, _SPACES):
             raise UserError(f"an action space of type {type(action_space).__name__} is not supported")
         self.action_space = action_space
@@ -176,8 +198,11 @@ class RandomPolicy:
     ) -> tuple[Array, Any]:
         """Return one action for each entry of ``episode_start``, or a single action without it.
 
-        The observation is not looked at, so its batch size is not known from it.
+        The observation is not looked at (but for its task), so its batch size is not known from it.
         """
+        if len(self._choices):
+            choices = self._choices[np.asarray(observation["task"]).argmax(axis=-1)]
+            return (self._rng.random(choices.shape) * choices).astype(np.int64), state
         count = 1 if episode_start is None else len(episode_start)
         actions = self._draw(count)
         return (actions[0] if episode_start is None else actions), state
@@ -204,10 +229,10 @@ class RandomPolicy:
 _SPACES = (gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary, gym.spaces.Box)
 
 
-def random_policy(action_space: gym.Space[Any], seed: int) -> RandomPolicy:
-    """Return the policy that returns are measured from.
+def random_policy(action_space: gym.Space[Any], seed: int, task_actions: Sequence[int] = ()) -> RandomPolicy:
+    """Return the policy that returns are measured from; see ``envs.multitask.task_actions``.
 
     Raises:
         UserError: The action space is of a kind that policies cannot act in.
     """
-    return RandomPolicy(action_space, seed)
+    return RandomPolicy(action_space, seed, task_actions)

@@ -1,0 +1,84 @@
+"""EnvPool's environments are the same tasks as gymnasium's."""
+
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from understudy.data import EnvSpec
+from understudy.envs.make import make, max_episode_steps
+
+pytest.importorskip("envpool")
+
+
+def as_it_is(env, obs):
+    env.state = tuple(obs)
+    env.steps_beyond_terminated = None
+
+
+def pendulum(env, obs):
+    env.state = np.array([np.arctan2(obs[1], obs[0]), obs[2]])
+
+
+def acrobot(env, obs):
+    env.state = np.array([np.arctan2(obs[1], obs[0]), np.arctan2(obs[3], obs[2]), obs[4], obs[5]])
+
+
+def cheetah(env, obs):
+    env.set_state(np.concatenate([[0], obs[:8]]), obs[8:])
+
+
+STATES = {
+    "CartPole-v1": as_it_is,
+    "MountainCar-v0": as_it_is,
+    "MountainCarContinuous-v0": as_it_is,
+    "Pendulum-v1": pendulum,
+    "Acrobot-v1": acrobot,
+    "HalfCheetah-v4": cheetah,
+    "HalfCheetah-v5": cheetah,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("env_id", STATES)
+def test_transitions_are_gymnasiums(env_id):
+    fast, plain = make(EnvSpec(env_id, backend="envpool"), 1), gym.make(env_id).unwrapped
+    plain.reset(seed=0)
+    obs = fast.reset([4]).copy()
+    assert fast.observation_space == plain.observation_space and fast.action_space == plain.action_space
+    for _ in range(60):
+        action = plain.action_space.sample()
+        STATES[env_id](plain, obs[0].astype(float))
+        expected, reward, terminated, _, _ = plain.step(action)
+        step = fast.step(np.array([action]))
+        ended = step.terminated[0] or step.truncated[0]
+        np.testing.assert_allclose((step.final_obs if ended else step.obs)[0], expected, rtol=1e-5, atol=1e-5)
+        assert abs(step.reward[0] - reward) < 1e-5 and step.terminated[0] == terminated
+        obs = step.obs.copy()
+
+
+@pytest.mark.parametrize("env_id", [*STATES, "LunarLander-v3", "BipedalWalker-v3"])
+def test_episodes_start_alike_and_last_as_long(env_id):
+    starts = []
+    for backend in ("gymnasium", "envpool"):
+        spec = EnvSpec(env_id, backend=backend)
+        env = make(spec, 24)
+        starts.append((env.reset(range(24)).copy(), max_episode_steps(spec)))
+        env.close()
+    (a, limit), (b, same_limit) = starts
+    assert limit == same_limit and a.dtype == b.dtype
+    spread = np.sqrt(a.var(0) + b.var(0))
+    assert np.all(np.abs(a.mean(0) - b.mean(0)) <= 1.2 * spread + 1e-3)
+    assert np.all((a.std(0) <= 2.5 * b.std(0) + 1e-3) & (b.std(0) <= 2.5 * a.std(0) + 1e-3))
+
+
+def test_only_what_is_needed_is_imported():
+    code = (
+        "import sys; from understudy.envs.make import make; make('BipedalWalker-v3', 1); "
+        "assert 'envpool' in sys.modules and 'matplotlib' not in sys.modules and 'torch' not in sys.modules; "
+        "from understudy.data import EnvSpec; make(EnvSpec('FrozenLake-v1', backend='envpool'), 1).reset([0])"
+    )
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
