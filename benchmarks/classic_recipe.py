@@ -1,4 +1,4 @@
-"""The classic recipe of policy distillation, as its public repository runs it by default; the baseline of our benchmark.
+"""The classic recipe of policy distillation, as its public repository runs it by default: our benchmark's baseline.
 
 Rebuilt here from its published settings (see docs/benchmarks.md), on our loader, environments and parity test, so that
 both sides of the comparison are judged alike:
@@ -28,10 +28,9 @@ from understudy.data import EnvSpec
 from understudy.envs.make import make
 from understudy.evaluation.judge import Judge
 from understudy.execution.base import Setup
-from understudy.policies.policy import PolicyLike, named_arrays
+from understudy.policies.policy import Policy, PolicyLike, named_arrays
 from understudy.policies.spaces import space_to_json
 from understudy.policies.spec import PolicySpec
-from understudy.policies.policy import Policy
 
 SAMPLE_STEPS, BATCH, RECOLLECT, TEST_EVERY, UPDATES, LR = 10_000, 1_000, 2_500, 500, 10_000, 1e-3
 TEACHER_STD = 1e-6

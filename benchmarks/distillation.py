@@ -3,8 +3,8 @@
     python benchmarks/distillation.py ../shared/zoo/ppo/AntBulletEnv-v0_1 --seeds 5
 
 For every seed the classic recipe and ours run one after the other (alternating who goes first), both judged by the same
-parity test on the same evaluation episodes (ratio 0.95, one-sided, 95 %). ``working`` seconds are sampling and training;
-``all`` adds evaluation.
+parity test on the same evaluation episodes (ratio 0.95, one-sided, 95 %). ``working`` seconds are sampling and
+training; ``all`` adds evaluation.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from classic_recipe import Outcome, run, student_spec
 from rich.console import Console
 from rich.table import Table
 
+from classic_recipe import Outcome, run, student_spec
 from understudy.config import merge, nest
 from understudy.distillation import Job, distill, make_execution, portable, prepare
 from understudy.envs.make import make

@@ -101,7 +101,12 @@ def test_new_samples_reach_the_kernel():
     learner = make_learner(student(family, actions), teacher, distance, settings())
     data = dataset(teacher, samples=300)
     first = learner.update(data, 5, 0)["loss"]
-    data.extend({name: column[:300] * (50 if name == "params" else 1) for name, column in dataset(teacher, samples=300).columns.items()})
+    data.extend(
+        {
+            name: column[:300] * (50 if name == "params" else 1)
+            for name, column in dataset(teacher, samples=300).columns.items()
+        }
+    )
     assert data.size == 600
     learner.update(data, 1, 0)
     assert torch.equal(learner._x[300:600], learner._x[:300])

@@ -65,7 +65,9 @@ def _refuse(parser: argparse.ArgumentParser, command: str, unknown: list[str]) -
     (commands,) = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     known = [option for action in commands[command]._actions for option in action.option_strings]
     word = next((w for w in unknown if w.startswith("-")), unknown[0])
-    raise UserError(f"unknown argument {word}{suggest(word.split('=')[0], known)} (understudy {command} --help lists all)")
+    raise UserError(
+        f"unknown argument {word}{suggest(word.split('=')[0], known)} (understudy {command} --help lists all)"
+    )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,9 +90,13 @@ def _parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
 
     distill = command("distill", "Distil one or several teachers into a small student, until it is as good.")
-    distill.add_argument("teacher", nargs="*", help="zip, zoo folder, .safetensors, .pt, .onnx, module:function, hub id")
+    distill.add_argument(
+        "teacher", nargs="*", help="zip, zoo folder, .safetensors, .pt, .onnx, module:function, hub id"
+    )
     distill.add_argument("--env", nargs="*", help="environment id; by default the teacher's own; one per task teacher")
-    distill.add_argument("--ensemble", choices=("distributions", "losses"), help="several teachers of one task: average")
+    distill.add_argument(
+        "--ensemble", choices=("distributions", "losses"), help="several teachers of one task: average"
+    )
     distill.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
     distill.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
     distill.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
@@ -150,7 +156,9 @@ def _run(argv: Sequence[str] | None) -> None:
     arguments, unknown = parser.parse_known_args(words or ["--help"])
     if unknown:
         _refuse(parser, arguments.command, unknown)
-    dotted = {name: value for name, value in vars(arguments).items() if name in {n for n, _, _ in flags(DistillSettings)}}
+    dotted = {
+        name: value for name, value in vars(arguments).items() if name in {n for n, _, _ in flags(DistillSettings)}
+    }
     if arguments.command == "distill":
         return _distill(arguments, dotted)
     from understudy import terminal

@@ -1,4 +1,4 @@
-"""Typed, frozen configuration: defaults < preset or YAML file < command line. Nothing is changed behind the user's back.
+"""Typed, frozen configuration: defaults < preset or YAML file < command line. Nothing is changed in silence.
 
 ``build`` turns plain nested data into dataclasses and refuses what it does not know, ``plain`` turns them back, and
 ``flags`` lists every field as a dotted command-line flag.
@@ -46,7 +46,16 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
     if is_dataclass(kind) and isinstance(kind, type):
         return build(kind, value, path)
     if kind is bool:
-        words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+        words = {
+            "true": True,
+            "yes": True,
+            "on": True,
+            "1": True,
+            "false": False,
+            "no": False,
+            "off": False,
+            "0": False,
+        }
         if str(value).lower() in words:
             return words[str(value).lower()]
         raise UserError(f"{path} is {value!r}; it must be true or false")
@@ -123,7 +132,9 @@ def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
 def presets() -> dict[str, Path]:
     """Return the presets by name: those of the package, and YAML files of ``./presets``."""
     shipped = Path(__file__).parent / "presets"
-    found = {p.stem: p for folder in (shipped, Path("presets")) if folder.is_dir() for p in sorted(folder.glob("*.yaml"))}
+    found = {
+        p.stem: p for folder in (shipped, Path("presets")) if folder.is_dir() for p in sorted(folder.glob("*.yaml"))
+    }
     return found
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 from understudy.config import build, merge, nest, plain, preset
 from understudy.data import EnvSpec
 from understudy.envs.make import spaces_of
+from understudy.envs.multitask import task_names, whole_tasks
 from understudy.errors import UserError
 from understudy.evaluation.judge import Judge
 from understudy.execution.base import Execution, Portable, Setup
@@ -30,9 +32,12 @@ from understudy.policies.policy import About, Policy, PolicyLike, named_arrays
 from understudy.policies.policy import build as build_policy
 from understudy.policies.spec import PolicySpec
 from understudy.rollouts.dataset import Dataset
-from understudy.settings import DistillSettings, DistanceSettings
+from understudy.settings import DistanceSettings, DistillSettings
 from understudy.student import fit_normalizer, new_student, student_spec
+from understudy.teachers.combine import combine
+from understudy.teachers.ensemble import Ensemble
 from understudy.teachers.load import load
+from understudy.teachers.routing import TaskTeachers
 from understudy.train import Progress, Run, TeacherLabels, train
 
 Report = Callable[[dict[str, Any]], None]
@@ -53,6 +58,8 @@ class DistillResult:
     seconds: dict[str, float]
     """Wall seconds by part: collect, label, learn, evaluate, total."""
     folder: Path
+    ratios: dict[str, float] = field(default_factory=dict)
+    """The last evaluation by task; ``ratio`` is the least of them."""
 
 
 def resolve(settings: DistillSettings | Mapping[str, Any] | None, preset_name: str | None) -> DistillSettings:
@@ -99,8 +106,9 @@ def load_for(source: Any, env: str | EnvSpec | None = None) -> PolicyLike:
         except UserError:  # an id of old, which the loader may know a successor of
             spaces = {}
     policy = load(source, env=env, **spaces)
-    if env is not None and policy.about.env is None:
-        policy.about.env = env if isinstance(env, EnvSpec) else EnvSpec(env)
+    if env is not None and (policy is source or policy.about.env is None):
+        policy = copy.copy(policy)  # the caller's own object keeps its environment
+        policy.about = replace(policy.about, env=env if isinstance(env, EnvSpec) else EnvSpec(env))
     if policy.about.env is not None:
         check_fit(policy, policy.about.env)
     return policy
@@ -137,6 +145,11 @@ def portable(teacher: PolicyLike) -> Portable | None:
     """Return a teacher as it travels to workers; None for a Python object that cannot."""
     if isinstance(teacher, Policy):
         return Portable(teacher.spec, {n: a.copy() for n, a in named_arrays(teacher).items()})
+    if isinstance(teacher, (Ensemble, TaskTeachers)):
+        parts = [portable(member) for member in teacher.members]
+        kind = teacher.kind if isinstance(teacher, Ensemble) else "tasks"
+        found = tuple(part for part in parts if part is not None)
+        return Portable(kind=kind, parts=found) if len(found) == len(parts) else None
     recipe = getattr(teacher, "recipe", None)
     return Portable(source=recipe["source"], load_kwargs=recipe["kwargs"]) if recipe else None
 
@@ -171,14 +184,14 @@ class Session:
         self.student = new_student(self.student_spec, settings.seed, about)
         window = settings.learning.sequence if settings.student.lstm else 1
         self.dataset = Dataset(settings.data.capacity, window)
-        self.learner: Learner = make_learner(self.student, teacher.family, self.distance, settings, spec.id == "multitask")
+        self.learner: Learner = make_learner(
+            self.student, teacher.family, self.distance, settings, spec.id == "multitask"
+        )
         seeds = tuple(settings.seed * 1_000 + i for i in range(settings.data.num_envs))
         evaluation = settings.evaluation
-        self.setup = Setup(
-            spec, seeds, settings.data.steps, self.student_spec, portable(teacher), evaluation.num_envs
-        )
+        self.setup = Setup(spec, seeds, settings.data.steps, self.student_spec, portable(teacher), evaluation.num_envs)
         self.execution = make_execution(settings, self.setup, teacher)
-        self.judge = Judge(self.execution.evaluate, evaluation, settings.stop)
+        self.judge = Judge(self.execution.evaluate, evaluation, settings.stop, task_names(spec))
         self.progress = Progress()
         self.labels = TeacherLabels(teacher)
 
@@ -265,14 +278,12 @@ def prepare(
     if len(teachers) == 1:
         teacher = load_for(teachers[0], env[0] if env else None)
     else:
-        from understudy.teachers.combine import combine
-
         loaded = [load_for(t, e) for t, e in zip(teachers, pair_environments(teachers, env), strict=True)]
         teacher = combine(loaded, ensemble)
     spec = teacher.about.env
     if spec is None:
         raise UserError(f"the teacher {teacher.about.source} does not say its environment: pass --env ID")
-    resolved = resolve(settings, preset or default_preset(teacher))
+    resolved = for_tasks(resolve(settings, preset or default_preset(teacher)), spec)
     name = spec.id.replace("/", "-").replace(":", "-")
     folder = Path(run) if run is not None else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if (folder / "state.safetensors").exists() and not resume:
@@ -287,6 +298,22 @@ def prepare(
     return Job(teacher, spec, resolved, folder, resume, described)
 
 
+def for_tasks(settings: DistillSettings, spec: EnvSpec) -> DistillSettings:
+    """Return the settings with so many environments that every task has equally many, and every worker some of each.
+
+    Raises:
+        UserError: The dataset cannot hold that much.
+    """
+    tasks = len(task_names(spec))
+    if tasks == 1:
+        return settings
+    workers = settings.execution.num_workers if settings.execution.type == "sync" else 1
+    count = max(whole_tasks(spec, settings.data.num_envs), tasks * workers)
+    fitted = replace(settings, data=replace(settings.data, num_envs=count))
+    fitted.check()
+    return fitted
+
+
 def pair_environments(teachers: Sequence[Any], env: Sequence[str] | None) -> list[str | None]:
     """Return one environment per teacher: as given, or one for all, or each teacher's own.
 
@@ -296,7 +323,9 @@ def pair_environments(teachers: Sequence[Any], env: Sequence[str] | None) -> lis
     if not env or len(env) == 1:
         return [env[0] if env else None] * len(teachers)
     if len(env) != len(teachers):
-        raise UserError(f"{len(teachers)} teachers and {len(env)} environments: give one --env for all, or one for each")
+        raise UserError(
+            f"{len(teachers)} teachers and {len(env)} environments: give one --env for all, or one for each"
+        )
     return list(env)
 
 
@@ -373,6 +402,8 @@ def _result(session: Session, total: float) -> DistillResult:
     student = load(best if best.exists() else session.folder / "last.safetensors")
     assert isinstance(student, Policy)
     summary = {"stopped": progress.stopped, "ratio": progress.ratio, "env_steps": progress.env_steps}
+    if len(progress.ratios) > 1:
+        summary["ratios"] = progress.ratios
     summary |= {"updates": progress.updates, "seconds": seconds}
     write_atomic(session.folder / "summary.json", json.dumps(summary, indent=2).encode())
     return DistillResult(
@@ -384,6 +415,7 @@ def _result(session: Session, total: float) -> DistillResult:
         progress.updates,
         seconds,
         session.folder,
+        progress.ratios,
     )
 
 

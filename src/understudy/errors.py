@@ -1,7 +1,7 @@
 """Errors that a user can make and mend; the command line prints them as one line, without a traceback."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Iterable
 
 
 class UserError(Exception):

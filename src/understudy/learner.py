@@ -204,9 +204,11 @@ class AutogradLearner:
         arrays = {name: array.copy() for name, array in named_arrays(self._student).items()}
         if self._average.decay and self._average.count:
             names = [name for name, p in self._student.named_parameters() if p.requires_grad]
-            pieces = self._average.vector.split([p.numel() for p in self._parameters])
-            for name, piece in zip(names, pieces, strict=True):
-                arrays[name] = piece.view(arrays[name].shape).cpu().numpy()
+            begin = 0
+            for name in names:
+                end = begin + arrays[name].size
+                arrays[name] = self._average.vector[begin:end].view(arrays[name].shape).cpu().numpy()
+                begin = end
         return arrays
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:

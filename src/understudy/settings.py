@@ -95,8 +95,13 @@ class EvaluationSettings:
 class StopSettings:
     """When the run ends."""
 
-    ratio: float = doc("share of the teacher's return, measured from the random policy's up, that must be reached", 0.95)
+    ratio: float = doc(
+        "share of the teacher's return, measured from the random policy's up, that must be reached", 0.95
+    )
     alpha: float = doc("total probability of stopping on parity wrongly, over all tests of the run", 0.05)
+    guard_falls: bool = doc(
+        "count one fall more than was seen; for tasks where falls are rare (needs 70 episodes)", False
+    )
     env_steps: int = doc("environment steps at which the run ends in any case", 200_000)
     seconds: float = doc("wall seconds after which the run ends in any case, 0 for no limit", 0.0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from understudy.data import Array
 from understudy.errors import UserError
 from understudy.policies.policy import About, Policy, PolicyLike
-from understudy.policies.spaces import members, space_to_json
+from understudy.policies.spaces import space_to_json
 from understudy.policies.spec import Encoder, PolicySpec, default_encoders
 from understudy.settings import StudentSettings
 
@@ -21,7 +22,10 @@ later, and must not enter a hundred times too large."""
 
 
 def student_spec(
-    settings: StudentSettings, observations: gym.Space, actions: gym.Space, teacher: PolicyLike  # type: ignore[type-arg]
+    settings: StudentSettings,
+    observations: gym.Space[Any],
+    actions: gym.Space[Any],
+    teacher: PolicyLike,
 ) -> PolicySpec:
     """Describe the student's network.
 
@@ -74,9 +78,7 @@ def teacher_statistics(teacher: PolicyLike) -> dict[str, tuple[Array, Array]]:
     }
 
 
-def _normalized_keys(
-    settings: StudentSettings, encoders: tuple[Encoder, ...], teacher: PolicyLike
-) -> tuple[str, ...]:
+def _normalized_keys(settings: StudentSettings, encoders: tuple[Encoder, ...], teacher: PolicyLike) -> tuple[str, ...]:
     one_hot = {"task"} if tasks_of(teacher) else set()  # constant within a task: whitening would erase it
     flat = tuple(e.key for e in encoders if e.type == "flatten" and e.scale == 1.0 and e.key not in one_hot)
     if settings.normalize == "none":
@@ -85,7 +87,9 @@ def _normalized_keys(
         known = teacher_statistics(teacher)
         missing = [key for key in flat if key not in known]
         if missing:
-            raise UserError("student.normalize is teacher, but the teacher does not normalise its observations: use learned")
+            raise UserError(
+                "student.normalize is teacher, but the teacher does not normalise its observations: use learned"
+            )
     return flat
 
 
@@ -124,4 +128,4 @@ def new_student(spec: PolicySpec, seed: int, about: About) -> Policy:
     return student
 
 
-__all__ = ["fit_normalizer", "members", "new_student", "student_spec", "tasks_of"]
+__all__ = ["fit_normalizer", "new_student", "student_spec", "tasks_of"]

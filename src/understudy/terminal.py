@@ -78,7 +78,9 @@ def run_distill(
 
     job = prepare(teachers, env, settings, preset=preset, run=run, resume=resume, ensemble=ensemble)
     console.print(f"[bold]{escape(job.teacher.about.algorithm)}[/] {escape(job.teacher.about.source)}")
-    console.print(f"  in {job.env.id}, into {job.settings.student.hidden}; run folder {escape(str(job.folder))}", soft_wrap=True)
+    console.print(
+        f"  in {job.env.id}, into {job.settings.student.hidden}; run folder {escape(str(job.folder))}", soft_wrap=True
+    )
     with Live(job.settings.stop.env_steps, job.settings.stop.ratio) as live:
         result = distill(job, report=live)
     seconds = result.seconds

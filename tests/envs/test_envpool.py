@@ -3,11 +3,11 @@
 import subprocess
 import sys
 
-import gymnasium as gym
 import numpy as np
 import pytest
 
 from understudy.data import EnvSpec
+from understudy.envs.build import build
 from understudy.envs.make import make, max_episode_steps
 
 pytest.importorskip("envpool")
@@ -44,7 +44,7 @@ STATES = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("env_id", STATES)
 def test_transitions_are_gymnasiums(env_id):
-    fast, plain = make(EnvSpec(env_id, backend="envpool"), 1), gym.make(env_id).unwrapped
+    fast, plain = make(EnvSpec(env_id, backend="envpool"), 1), build(EnvSpec(env_id)).unwrapped
     plain.reset(seed=0)
     obs = fast.reset([4]).copy()
     assert fast.observation_space == plain.observation_space and fast.action_space == plain.action_space

@@ -13,7 +13,9 @@ from understudy.policies.spec import PolicySpec, default_encoders, space_to_json
 
 VECTOR = gym.spaces.Box(-np.inf, np.inf, (5,), np.float64)
 BOX = gym.spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32))
-DICT = gym.spaces.Dict({"a": gym.spaces.Box(-1, 1, (2, 2)), "b": gym.spaces.Discrete(3), "c": gym.spaces.MultiDiscrete([2, 4])})
+DICT = gym.spaces.Dict(
+    {"a": gym.spaces.Box(-1, 1, (2, 2)), "b": gym.spaces.Discrete(3), "c": gym.spaces.MultiDiscrete([2, 4])}
+)
 
 
 def spec(family, observations=VECTOR, actions=BOX, **options):
@@ -65,7 +67,13 @@ def test_numpy_equals_torch(name):
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     assert all(torch_policy.action_space.contains(a) for a in actual)
     np.testing.assert_allclose(
-        numpy_policy.params(obs), torch_policy(torch.as_tensor(obs) if not isinstance(obs, dict) else {k: torch.as_tensor(v) for k, v in obs.items()}).params.detach().numpy(), atol=1e-4
+        numpy_policy.params(obs),
+        torch_policy(
+            torch.as_tensor(obs) if not isinstance(obs, dict) else {k: torch.as_tensor(v) for k, v in obs.items()}
+        )
+        .params.detach()
+        .numpy(),
+        atol=1e-4,
     )
 
 

@@ -162,7 +162,20 @@ def compare(
                 agreement=alike,
             )
         )
-    return Comparison(contestants[0].env.id, rows, random, ratio, alpha, notes)
+    return Comparison(contestants[0].env.id, rows, random, ratio, alpha, notes + _task_notes(rows, random))
+
+
+def _task_notes(rows: Sequence[Row], random: Evaluation) -> list[str]:
+    """Say how everyone does in each of several tasks; the table has the ratio and the test of the worst."""
+    notes = ["Several tasks: ratio and test are those of the worst."] if random.tasks else []
+    for i, base in enumerate(random.tasks):
+        parts = []
+        for row in rows:
+            task = row.evaluation.tasks[i]
+            ratio = _ratio(task, rows[0].evaluation.tasks[i], base)
+            parts.append(f"{row.name} {task.mean:.4g}" + (f" (ratio {ratio:.3f})" if ratio is not None else ""))
+        notes.append(f"{base.env}: {', '.join(parts)}, random {base.mean:.4g}")
+    return notes
 
 
 def _play(contestant: Contestant, plan: _Plan, recorder: StateRecorder | None = None) -> Evaluation:
@@ -171,6 +184,10 @@ def _play(contestant: Contestant, plan: _Plan, recorder: StateRecorder | None = 
 
 
 def _ratio(student: Evaluation, reference: Evaluation, random: Evaluation) -> float | None:
+    if student.tasks:  # of the worst task
+        ratios = [_ratio(*task) for task in zip(student.tasks, reference.tasks, random.tasks, strict=True)]
+        known = [ratio for ratio in ratios if ratio is not None]
+        return min(known) if len(known) == len(ratios) else None
     if reference.mean <= random.mean:
         return None
     return (student.mean - random.mean) / (reference.mean - random.mean)
@@ -179,6 +196,10 @@ def _ratio(student: Evaluation, reference: Evaluation, random: Evaluation) -> fl
 def _parity(
     student: Evaluation, reference: Evaluation, random: Evaluation, plan: _Plan, notes: list[str]
 ) -> Parity | None:
+    if student.tasks:  # on par in every task (see SequentialParity.look_each): the test of the worst
+        parts = zip(student.tasks, reference.tasks, random.tasks, strict=True)
+        found = [test for task in parts if (test := _parity(*task, plan, notes)) is not None]
+        return max(found, key=lambda test: test.p_value) if len(found) == len(student.tasks) else None
     try:
         return parity_test(
             student.returns, reference.returns, random.returns, plan.ratio, plan.alpha, True, plan.guard_falls

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from understudy.data import Array, EnvSpec
 from understudy.envs.make import env_backend, make
+from understudy.envs.multitask import task_names, whole_tasks
 from understudy.errors import UserError
 from understudy.evaluation.contestants import Contestant, check_spaces, resolve
 from understudy.evaluation.statistics import Interval, bootstrap_interval, iqm, mean
@@ -37,6 +38,8 @@ class Evaluation:
         returns: [N] in the order of the seeds.
         lengths: [N] steps.
         seeds: [N].
+        tasks: What was found in each task, under its name, where the environment has several (every seed is played in
+            every task). The numbers above are then of all episodes together, whatever the scales of their returns.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Evaluation:
     returns: Array
     lengths: Array
     seeds: Array
+    tasks: tuple[Evaluation, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data: every attribute, arrays as lists."""
@@ -65,6 +69,7 @@ class Evaluation:
             plain[name] = list(plain[name])
         for name in ("returns", "lengths", "seeds"):
             plain[name] = plain[name].tolist()
+        plain["tasks"] = [task.to_json() for task in self.tasks]
         return plain
 
 
@@ -103,7 +108,12 @@ def summarize(
 def describe(episodes: Episodes, contestant: Contestant, deterministic: bool, drawn: bool = False) -> Evaluation:
     """Describe episodes of a contestant; ``drawn`` ones may have run in another library."""
     backend = env_backend(contestant.env, render=drawn)
-    return summarize(episodes, contestant.name, contestant.env.id, backend, deterministic)
+    found = summarize(episodes, contestant.name, contestant.env.id, backend, deterministic)
+    if episodes.task is None:
+        return found
+    parts = zip(episodes.by_task(), task_names(contestant.env), strict=True)
+    tasks = tuple(summarize(part, contestant.name, task, backend, deterministic) for part, task in parts)
+    return replace(found, tasks=tasks)
 
 
 def evaluate(
@@ -152,7 +162,8 @@ def play_out(
         raise UserError(f"an evaluation needs at least 1 episode and 1 environment, not {episodes} and {num_envs}")
     if seed < 0:
         raise UserError(f"seeds are not negative, but seed is {seed}")
-    vector = make(contestant.env, min(num_envs, episodes))
+    rows = min(num_envs, episodes * len(task_names(contestant.env)))
+    vector = make(contestant.env, whole_tasks(contestant.env, rows))
     try:
         check_spaces(contestant, vector.observation_space, vector.action_space)
         seeds = range(seed, seed + episodes)

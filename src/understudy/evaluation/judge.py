@@ -40,7 +40,7 @@ class Judge:
     ) -> None:
         self._evaluate, self._settings, self._ratio = evaluate, settings, stop.ratio
         self.tasks = tuple(tasks)
-        self.sequential = SequentialParity(stop.ratio, stop.alpha)
+        self.sequential = SequentialParity(stop.ratio, stop.alpha, guard_falls=stop.guard_falls)
         self.teacher = np.zeros((len(tasks), 0))
         self.random = np.zeros((len(tasks), 0))
         self.seconds = 0.0
@@ -69,8 +69,8 @@ class Judge:
             if teacher <= random:
                 where = f" in {name}" if len(self.tasks) > 1 else ""
                 raise UserError(
-                    f"the teacher's return{where} ({teacher:.4g}) is not above the random policy's ({random:.4g}): does "
-                    "the environment fit the teacher? try  understudy evaluate TEACHER"
+                    f"the teacher's return{where} ({teacher:.4g}) is not above the random policy's ({random:.4g}): "
+                    "does the environment fit the teacher? try  understudy evaluate TEACHER"
                 )
 
     def ratios(self, returns: Array) -> dict[str, float]:
@@ -85,7 +85,7 @@ class Judge:
         return min(self.ratios(returns).values())
 
     def look(self, student: Mapping[str, Array]) -> tuple[Parity | None, Array]:
-        """Judge a student; returns the last test of its worst task (None if clearly short), and its returns [K, n]."""
+        """Judge a student; returns the last test of its worst task, None if clearly short, and returns [K, n]."""
         if not self.teacher.size:
             self.prepare()
         returns, tested = self.teacher[:, :0], None

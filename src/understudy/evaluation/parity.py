@@ -291,9 +291,7 @@ class SequentialParity:
         """Test once; see ``parity_test``. A look that raises spends nothing."""
         return self.look_each([student], [teacher], [random])[0]
 
-    def look_each(
-        self, student: Sequence[Array], teacher: Sequence[Array], random: Sequence[Array]
-    ) -> list[Parity]:
+    def look_each(self, student: Sequence[Array], teacher: Sequence[Array], random: Sequence[Array]) -> list[Parity]:
         """Test K tasks once, each at the whole level of this look; on par is who passes them all.
 
         An intersection-union test (Berger 1982): if one task is short, all pass at most as often as that one does, so

@@ -161,6 +161,8 @@ def print_evaluation(found: Evaluation, console: Console | None = None) -> None:
     table.add_row("std", number(found.std), f"from {number(found.min)} to {number(found.max)}")
     shortest, longest = int(found.lengths.min()), int(found.lengths.max())
     table.add_row("steps", number(found.mean_length), f"from {shortest} to {longest}")
+    for task in found.tasks:
+        table.add_row(task.env, number(task.mean), f"95 % interval {interval(task.mean_interval)}")
     last = int(found.seeds[-1])
     console.print(f"{found.name} in {found.env} ({found.backend})", highlight=False, markup=False, style="bold")
     console.print(table, highlight=False)

@@ -21,8 +21,8 @@ Arrays = Mapping[str, Array]
 class Portable:
     """A policy as it travels to another process.
 
-    Either native (``spec`` and ``arrays``), or where to load it from (``source``), or several ``parts`` that act as one:
-    an ensemble (``kind`` is ``distributions`` or ``losses``) or one for each task (``tasks``).
+    Either native (``spec`` and ``arrays``), or where to load it from (``source``), or several ``parts`` that act as
+    one: an ensemble (``kind`` is ``distributions`` or ``losses``) or one for each task (``tasks``).
     """
 
     spec: PolicySpec | None = None

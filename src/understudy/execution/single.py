@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from understudy.data import Rollout
 from understudy.envs.make import spaces_of
-from understudy.rollouts.episodes import Episodes
 from understudy.execution.base import Arrays, EvaluationJob, Setup
 from understudy.execution.station import Station
 from understudy.rollouts.behaviour import Actor, Mixture
 from understudy.rollouts.buffers import new_rollout
 from understudy.rollouts.collect import Collected
+from understudy.rollouts.episodes import Episodes
 
 
 class SingleExecution:

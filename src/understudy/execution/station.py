@@ -13,16 +13,18 @@ from understudy.data import Rollout
 from understudy.envs.base import VectorEnv
 from understudy.envs.make import make
 from understudy.envs.multitask import task_actions, whole_tasks
-from understudy.rollouts.episodes import Episodes, random_policy, run_episodes
 from understudy.execution.base import Arrays, EvaluationJob, Portable, Setup, actor_of, update_actor
 from understudy.rollouts.behaviour import Actor, Mixture
 from understudy.rollouts.collect import Collected, Collector
+from understudy.rollouts.episodes import Episodes, random_policy, run_episodes
 
 
 class Station:
     """Environments ``columns`` of a setup and the policies that act in them; everything is built on first use."""
 
-    def __init__(self, setup: Setup, columns: range, out: Rollout, eval_envs: int, teacher: Actor | None = None) -> None:
+    def __init__(
+        self, setup: Setup, columns: range, out: Rollout, eval_envs: int, teacher: Actor | None = None
+    ) -> None:
         self._setup, self._columns, self._out, self._eval_count = setup, columns, out, eval_envs
         self._teacher = teacher
         self._student: Actor | None = None

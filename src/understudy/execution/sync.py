@@ -20,11 +20,11 @@ from understudy.data import Rollout
 from understudy.envs.make import spaces_of
 from understudy.envs.multitask import whole_tasks
 from understudy.errors import UserError
-from understudy.rollouts.episodes import Episodes, merge_episodes
 from understudy.execution.base import Arrays, EvaluationJob, Setup
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.buffers import rollout_layout, rollout_views
 from understudy.rollouts.collect import Collected
+from understudy.rollouts.episodes import Episodes, merge_episodes
 
 
 class WorkerError(UserError):

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import fields
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -28,10 +29,7 @@ def _serve(control: Connection, block_fd: int) -> None:
     os.close(block_fd)
     cut = slice(columns.start, columns.stop)
     mine = Rollout(
-        map_obs(lambda a: a[:, cut], whole.obs),
-        *(getattr(whole, name)[:, cut] for name in ("action", "reward", "terminated", "truncated")),
-        whole.episode_start[:, cut],
-        whole.teacher_acted[:, cut],
+        **{field.name: map_obs(lambda a: a[:, cut], getattr(whole, field.name)) for field in fields(Rollout)}
     )
     station = Station(setup, columns, mine, eval_envs)
     try:

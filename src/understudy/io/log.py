@@ -26,7 +26,7 @@ class RunLog:
             # Imported late: half a second that a failing start should not cost.
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-            self._file = open(folder / "log.jsonl", "a", buffering=1)
+            self._file = open(folder / "log.jsonl", "a", buffering=1)  # noqa: SIM115 (open as long as the run)
             self._events = EventFileWriter(str(folder / "tensorboard"))
         except OSError as error:
             self._give_up(error)

@@ -135,7 +135,7 @@ class ArrayPolicy:
             return params
         size = len(self._map.half)
         mean = (params[:, :size] - self._map.center) / self._map.half
-        return np.concatenate((mean, params[:, size:] - np.log(self._map.half)), axis=1) if params.shape[1] > size else mean
+        return np.concatenate((mean, params[:, size:] - np.log(self._map.half)[: params.shape[1] - size]), axis=1)
 
     def act(self, obs: Any, deterministic: bool = True) -> Array:
         """[N, ...] observations -> unit actions [N, A] before clipping, or indices, from trusted input."""

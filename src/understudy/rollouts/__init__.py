@@ -1,0 +1,1 @@
+"""Behaviour, collection, the dataset, evaluation episodes."""

@@ -17,8 +17,8 @@ class Dataset:
     Steps of one environment stand next to each other, so that windows of ``window`` samples are sequences for
     recurrent students; rollouts are as long as a whole number of windows.
 
-    Columns: ``obs:KEY`` [N, ...], ``episode_start`` [N], and what the teacher says: ``params`` [N, P], ``value`` [N] and
-    ``mask`` [N, A] where it has them.
+    Columns: ``obs:KEY`` [N, ...], ``episode_start`` [N], and what the teacher says: ``params`` [N, P], ``value`` [N]
+    and ``mask`` [N, A] where it has them.
     """
 
     def __init__(self, capacity: int, window: int = 1) -> None:

@@ -87,9 +87,12 @@ def merge_episodes(parts: Sequence[Episodes]) -> Episodes:
     """Join episodes that ran side by side: the wall time is that of the slowest part."""
     if not parts:
         return Episodes(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64), 0.0)
-    columns = (np.concatenate([getattr(p, name) for p in parts]) for name in ("returns", "lengths", "seeds"))
+    returns, lengths, seeds = (
+        np.concatenate([getattr(p, name) for p in parts]) for name in ("returns", "lengths", "seeds")
+    )
     tasks = [p.task for p in parts if p.task is not None]
-    return Episodes(*columns, max(p.seconds for p in parts), np.concatenate(tasks) if tasks else None)
+    seconds = max(p.seconds for p in parts)
+    return Episodes(returns, lengths, seeds, seconds, np.concatenate(tasks) if tasks else None)
 
 
 def run_episodes(

@@ -1,7 +1,7 @@
 """How several policies act as one: the half of ensembles and task teachers that works without PyTorch.
 
-Rollout workers build these from ``ArrayPolicy`` members; ``Ensemble`` and ``TaskTeachers`` act through them too, so that
-there is one implementation of who does what.
+Rollout workers build these from ``ArrayPolicy`` members; ``Ensemble`` and ``TaskTeachers`` act through them too, so
+that there is one implementation of who does what.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ def combine(teachers: Sequence[PolicyLike], ensemble: str | None = None) -> Poli
         if task in tasks[:i]:
             first = teachers[tasks.index(task)]
             raise UserError(
-                f"{_name(first)} and {_name(teachers[i])} both claim the task {_env(first).id} while others have another "
-                f"({listed}): give one teacher per task, or teachers of one task only"
+                f"{_name(first)} and {_name(teachers[i])} both claim the task {_env(first).id} while others have "
+                f"another ({listed}): give one teacher per task, or teachers of one task only"
             )
     return TaskTeachers(teachers)
 

@@ -16,7 +16,7 @@ from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.policies.files import load_policy
 from understudy.policies.policy import Policy, PolicyLike
-from understudy.teachers.opaque import Asked
+from understudy.teachers.opaque import Asked, OpaqueTeacher
 from understudy.teachers.successors import find_successors
 from understudy.teachers.zoo import find_agent, load_agent
 
@@ -71,6 +71,10 @@ def load(
         _check_finite(policy)
         policy.to(device)
         policy.about.env = _chosen_env(policy.about.env, env)
+    elif isinstance(policy, OpaqueTeacher) and isinstance(source, (str, os.PathLike)):
+        # What another process needs to load the same teacher again.
+        given = {"env": env, "observation_space": observation_space, "action_space": action_space, "output": output}
+        policy.recipe = {"source": os.path.abspath(source) if os.path.exists(source) else source, "kwargs": given}
     return policy
 
 

@@ -58,6 +58,8 @@ class OpaqueTeacher(ABC):
         self._map = ActionMap(self.action_space)
         self._output = asked.output or ""
         self._family: Family | None = None
+        self.recipe: dict[str, Any] | None = None
+        """``source`` and ``kwargs`` of the ``load`` that made it, where it can be loaded again by name."""
         if asked.output is not None:
             self._settle(asked.output)
 

@@ -1,0 +1,153 @@
+"""The command line as a user meets it: in an empty folder, in processes of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from understudy.cli import main
+from understudy.policies.files import load_policy
+
+COMMAND = [sys.executable, "-m", "understudy.cli"]
+QUICK = [
+    "--data.num_envs", "2", "--data.steps", "250", "--learning.updates", "400", "--evaluation.episodes", "10",
+    "--evaluation.final", "10",
+]  # fmt: skip
+BALANCE = """
+import numpy as np
+
+def balance(obs):
+    return (obs[:, 2] + 0.5 * obs[:, 3] + 0.1 * obs[:, 1] > 0).astype(np.int64)
+"""
+
+
+def understudy(*words, cwd, **options):
+    command = [*COMMAND, *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=150, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The whole path once: a teacher in a file, two workers, a 16x16 student, the table at the end."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "mine.py").write_text(BALANCE)
+    done = understudy(
+        "distill",
+        "mine:balance",
+        "--env",
+        "CartPole-v1",
+        "--student.hidden",
+        16,
+        16,
+        "--run",
+        "run",
+        *QUICK,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_distill_ends_with_a_verdict_and_a_table(run):
+    folder, out = run
+    assert "on par: at 95 % confidence the student reaches at least 95% of the teacher's return" in out
+    for word in ("teacher", "student", "95 % interval", "parameters", "kB", "µs", "agreement"):
+        assert word in out
+    names = {p.name for p in (folder / "run").iterdir()}
+    assert names >= {"best.safetensors", "last.safetensors", "state.safetensors", "config.yaml", "log.jsonl",
+                     "result.json", "result.png", "tensorboard"}  # fmt: skip
+    assert load_policy(folder / "run" / "best.safetensors").spec.hidden == (16, 16)
+    rows = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["ratio"] >= 0.95 and rows[-1]["env_steps"] == 500 * len(rows)
+
+
+def test_inspect_evaluate_compare_play(run):
+    folder, _ = run
+    done = understudy("inspect", "run", cwd=folder)
+    assert "CartPole-v1" in done.stdout and "MLP 16x16" in done.stdout
+    done = understudy("evaluate", "run", "--episodes", 5, "--json", "e.json", cwd=folder)
+    assert done.returncode == 0 and "95 % interval" in done.stdout
+    assert len(json.loads((folder / "e.json").read_text())["returns"]) == 5
+    done = understudy("compare", "run/best.safetensors", "run/last.safetensors", "--episodes", 5, cwd=folder)
+    assert done.returncode == 0 and "best" in done.stdout and "last" in done.stdout
+    done = understudy("play", "run", "--video", "film.gif", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "film.gif").stat().st_size > 1000
+
+
+def test_resume_after_a_kill(run):
+    folder, _ = run
+    command = [*COMMAND, "distill", "mine:balance", "--env", "CartPole-v1", "--run", "killed",
+               "--stop.ratio", "1.9", "--stop.env_steps", "100000", *QUICK]  # fmt: skip
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 60
+    while not (folder / "killed" / "data" / "00003.safetensors").exists():
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    done = understudy("distill", "--resume", "killed", "--stop.env_steps", 4000, "--evaluation.final", 0, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "budget ended (env_steps)" in done.stdout
+    rounds = [json.loads(line)["round"] for line in (folder / "killed" / "log.jsonl").read_text().splitlines()]
+    assert rounds[-1] == 8 and len(set(rounds)) == 8
+
+
+def test_ctrl_c_ends_cleanly_and_leaves_nobody(run):
+    folder, _ = run
+    command = [*COMMAND, "distill", "mine:balance", "--env", "CartPole-v1", "--run", "stopped",
+               "--stop.ratio", "1.9", *QUICK]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.time() + 60
+    while not (folder / "stopped" / "state.safetensors").exists():
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1].startswith("understudy: interrupted; go on with")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    load_policy(folder / "stopped" / "last.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["distill"], "needs a teacher"),
+        (["distill", "nothing.zip"], "no teacher at nothing.zip"),
+        (
+            ["distill", "nothing.zip", "--studnet.hidden", "64"],
+            r"unknown argument --studnet.hidden; did you mean --student.hidden",
+        ),
+        (["distil", "x"], "invalid choice: 'distil'"),
+        (["distill", "x.zip", "--preset", "distill-discreet"], "no teacher|did you mean distill-discrete"),
+        (["distill", "--resume", "nowhere"], "no run to resume at nowhere"),
+        (["evaluate", "nothing.onnx"], "no teacher at nothing.onnx"),
+        (["inspect", "x.txt"], "no teacher at x.txt"),
+    ],
+)
+def test_mistakes_end_in_one_line(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith("understudy: error: ") and error.count("\n") == 1
+    import re
+
+    assert re.search(message, error)
+
+
+def test_help_lists_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        main(["distill", "--help"])
+    out = capsys.readouterr().out
+    for flag in ("--student.hidden", "--stop.ratio", "--behaviour.beta", "--execution", "--distance.temperature"):
+        assert flag in out
