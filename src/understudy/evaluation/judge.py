@@ -63,15 +63,29 @@ class Judge:
             UserError: The teacher is not better than the random policy, so that a ratio has no meaning.
         """
         count = self._settings.episodes
-        seeds = self._seeds(0, count)
-        self.random, self.teacher = self._run([EvaluationJob("random", seeds), EvaluationJob("teacher", seeds)])
-        for name, teacher, random in zip(self.tasks, self.teacher.mean(axis=1), self.random.mean(axis=1), strict=True):
-            if teacher <= random:
-                where = f" in {name}" if len(self.tasks) > 1 else ""
-                raise UserError(
-                    f"the teacher's return{where} ({teacher:.4g}) is not above the random policy's ({random:.4g}): "
-                    "does the environment fit the teacher? try  understudy evaluate TEACHER"
-                )
+        # The random policy's return counts for 1 - ratio only: half the episodes are plenty.
+        jobs = [
+            EvaluationJob("random", self._seeds(0, max(count // 2, 3))),
+            EvaluationJob("teacher", self._seeds(0, count)),
+        ]
+        self.random, self.teacher = self._run(jobs)
+        while self._not_above_random() and self.teacher.shape[1] < self._settings.max_episodes:
+            self._extend_teacher(2 * self.teacher.shape[1])  # a teacher that scatters may be unlucky at first
+        for name in self._not_above_random():
+            which = self.tasks.index(name)
+            raise UserError(
+                f"the teacher's return{f' in {name}' if name else ''} ({self.teacher[which].mean():.4g}) is not above the "
+                f"random policy's ({self.random[which].mean():.4g}): does the environment fit the teacher? try "
+                "understudy evaluate TEACHER"
+            )
+
+    def _not_above_random(self) -> list[str]:
+        pairs = zip(self.tasks, self.teacher.mean(axis=1), self.random.mean(axis=1), strict=True)
+        return [name for name, teacher, random in pairs if teacher <= random]
+
+    def _extend_teacher(self, count: int) -> None:
+        (more,) = self._run([EvaluationJob("teacher", self._seeds(self.teacher.shape[1], count))])
+        self.teacher = np.concatenate((self.teacher, more), axis=1)
 
     def ratios(self, returns: Array) -> dict[str, float]:
         """Return (S - R) / (T - R) of mean returns [K, n] by task, the teacher's on the same seeds."""
@@ -103,8 +117,7 @@ class Judge:
             wanted = self._settings.episodes if wanted < self._settings.episodes else 2 * wanted
             wanted = min(wanted, max(self._settings.max_episodes, self._settings.episodes))
             if wanted > self.teacher.shape[1]:
-                (more,) = self._run([EvaluationJob("teacher", self._seeds(self.teacher.shape[1], wanted))])
-                self.teacher = np.concatenate((self.teacher, more), axis=1)
+                self._extend_teacher(wanted)
 
     def _worth_extending(self, returns: Array) -> bool:
         """Whether so many more episodes would probably decide as there may be; if not, learning is better spent."""
