@@ -30,8 +30,8 @@ def test_none_is_understood_where_it_is_allowed():
     [
         ("studnt.hidden", 64, r"unknown key studnt; did you mean student\?"),
         ("student.hiden", 64, r"unknown key student.hiden; did you mean student|hidden"),
-        ("learning.updates", "many", "learning.updates is 'many'; it must be of type int"),
-        ("learning.updates", "1.5", "learning.updates is '1.5'"),
+        ("seed", "many", "seed is 'many'; it must be of type int"),
+        ("data.steps", "1.5", "data.steps is '1.5'"),
         ("execution.type", "snyc", r"execution.type is 'snyc'; it can be single, sync; did you mean sync"),
         ("student.value", "perhaps", "true or false"),
         ("stop.ratio", 7, "stop.ratio is 7"),

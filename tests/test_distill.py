@@ -14,7 +14,8 @@ FAST = {
     "execution.type": "single",
     "data.num_envs": 2,
     "data.steps": 200,
-    "learning.updates": 300,
+    "data.first_steps": 0,
+    "learning.update_to_data": 0.75,
     "learning.batch_size": 128,
     "evaluation.episodes": 6,
     "evaluation.num_envs": 6,
@@ -89,7 +90,7 @@ def test_a_student_with_memory_learns_what_one_without_cannot(tmp_path):
         more = {
             "student.lstm": lstm, "student.hidden": [16], "learning.sequence": 8, "learning.burn_in": 0,
             "data.steps": 80, "data.num_envs": 8, "behaviour.noise": "0", "learning.lr": "1e-2", "stop.env_steps": 2560,
-            "student.normalize": "none", "learning.updates": 60,
+            "student.normalize": "none", "learning.update_to_data": 0.1,
         }  # fmt: skip
         result = distill(MemoryTeacher(), None, settings(**more), run=tmp_path / str(lstm))
         results[lstm] = understudy.evaluate(result.student, "understudy/Memory-v0", episodes=40).mean

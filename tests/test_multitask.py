@@ -36,7 +36,8 @@ FAST = {
     "student.hidden": [32],
     "data.num_envs": 3,
     "data.steps": 150,
-    "learning.updates": 200,
+    "data.first_steps": 0,
+    "learning.update_to_data": 0.5,
     "learning.batch_size": 64,
     "learning.average": 0.9,
     "behaviour.noise": "0.3",
@@ -199,7 +200,7 @@ def test_workers_share_seeds_and_tasks_out():
     execution = SyncExecution(Setup(spec, (0, 1, 2, 3), 5, student, portable(both), 3), 2)
     try:
         (found,) = execution.evaluate([EvaluationJob("teacher", (5, 6, 7))])
-        execution.begin_collect(Mixture(1.0), None)
+        execution.begin_collect(Mixture(1.0), None, 5)
         rollout, _ = execution.end_collect()
         task = rollout.obs["task"].argmax(axis=2)
     finally:

@@ -7,7 +7,7 @@ parameters. This module does not import PyTorch, so that rollout workers can use
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -92,6 +92,10 @@ class Rollout:
     def shape(self) -> tuple[int, int]:
         """(T, B)."""
         return self.reward.shape[0], self.reward.shape[1]
+
+    def first(self, steps: int) -> Rollout:
+        """Return the first ``steps`` steps, as views."""
+        return Rollout(**{f.name: map_obs(lambda a: a[:steps], getattr(self, f.name)) for f in fields(Rollout)})
 
 
 def map_obs(function: Any, obs: Any) -> Any:

@@ -189,7 +189,14 @@ class Session:
         )
         seeds = tuple(settings.seed * 1_000 + i for i in range(settings.data.num_envs))
         evaluation = settings.evaluation
-        self.setup = Setup(spec, seeds, settings.data.steps, self.student_spec, portable(teacher), evaluation.num_envs)
+        self.setup = Setup(
+            spec,
+            seeds,
+            max(settings.data.steps, settings.data.first_steps),
+            self.student_spec,
+            portable(teacher),
+            evaluation.num_envs,
+        )
         self.execution = make_execution(settings, self.setup, teacher)
         self.judge = Judge(self.execution.evaluate, evaluation, settings.stop, task_names(spec))
         self.progress = Progress()
@@ -223,16 +230,11 @@ class Session:
         if best:
             save_policy(student, self.folder / "best.safetensors", extra)
         save_policy(student, self.folder / "last.safetensors", extra)
-        count = self.settings.data.num_envs * self.settings.data.steps
-        fresh = {name: column[-count:] for name, column in self._last_round(count).items()}
+        fresh = {name: column[self.dataset.latest] for name, column in self.dataset.columns.items()}
         write_arrays(self.folder / "data" / f"{progress.round:05d}.safetensors", fresh, {"round": progress.round})
         arrays, data = self.learner.state()
         state = {"learner": data, "judge": self.judge.state(), "progress": asdict(progress)}
         write_arrays(self.folder / "state.safetensors", arrays, state)
-
-    def _last_round(self, count: int) -> dict[str, np.ndarray]:
-        end = (self.dataset.added - 1) % self.dataset.capacity + 1
-        return {name: column[end - count : end] for name, column in self.dataset.columns.items()}
 
     def restore(self) -> None:
         """Go on from the folder's state. Episodes begin anew; everything else is as it was."""

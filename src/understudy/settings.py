@@ -44,6 +44,7 @@ class DataSettings:
 
     num_envs: int = doc("environments stepped together, over all workers", 4)
     steps: int = doc("steps of every environment in one round (a re-collection interval)", 1000)
+    first_steps: int = doc("the same in the first round, which sets the student's input statistics; 0: as steps", 0)
     capacity: int = doc("samples kept; the oldest are overwritten", 200_000)
     aggregate: bool = doc("keep the samples of earlier rounds", True)
 
@@ -66,14 +67,14 @@ class DistanceSettings:
 class LearningSettings:
     """How the student is fitted."""
 
-    updates: int = doc("gradient steps per round", 1000)
+    update_to_data: float = doc("gradient steps per environment step gathered", 0.5)
     batch_size: int = doc("samples per gradient step", 512)
     lr: str = doc("schedule of Adam's learning rate on env steps", "3e-3")
     average: float = doc("decay of the running average of the weights that is evaluated and saved, 0 for none", 0.0)
     max_grad_norm: float = doc("gradients are scaled down to this norm, 0 for no limit", 0.0)
     sequence: int = doc("length of the sequences that recurrent students learn from", 40)
     burn_in: int = doc("first steps of a sequence that only warm the memory up", 8)
-    overlap: bool = doc("learn from earlier rounds while the next is gathered", False)
+    overlap: bool = doc("from the second round on, learn from earlier rounds while the next is gathered", False)
     kernel: bool = doc("use the hand-derived gradient where the student allows it (same result, faster)", True)
 
 
@@ -138,18 +139,19 @@ class DistillSettings:
         """
         if not 0 < self.stop.ratio <= 2:
             raise UserError(f"stop.ratio is {self.stop.ratio}; it is a share of the teacher's return, such as 0.95")
-        if self.student.lstm and self.data.steps % self.learning.sequence:
-            raise UserError(
-                f"data.steps {self.data.steps} must be a multiple of learning.sequence {self.learning.sequence}"
-            )
+        for steps in (self.data.steps, self.data.first_steps):
+            if self.student.lstm and steps % self.learning.sequence:
+                raise UserError(f"data.steps {steps} must be a multiple of learning.sequence {self.learning.sequence}")
         if self.student.lstm and self.learning.burn_in >= self.learning.sequence:
             raise UserError(
                 f"learning.burn_in {self.learning.burn_in} leaves nothing of learning.sequence {self.learning.sequence}"
             )
-        if self.data.capacity < self.data.num_envs * self.data.steps:
+        if self.data.capacity < self.data.num_envs * max(self.data.steps, self.data.first_steps):
             raise UserError(f"data.capacity {self.data.capacity} cannot hold one round (data.num_envs x data.steps)")
         for name in ("num_envs", "steps"):
             if getattr(self.data, name) < 1:
                 raise UserError(f"data.{name} must be at least 1")
+        if self.learning.update_to_data * self.data.num_envs * self.data.steps < 1:
+            raise UserError(f"learning.update_to_data {self.learning.update_to_data} gives no gradient step per round")
         if self.evaluation.screen < 1 or self.evaluation.episodes < 2:
             raise UserError("evaluation.screen must be at least 1 and evaluation.episodes at least 2")

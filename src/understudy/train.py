@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -121,14 +122,18 @@ def _round(run: Run) -> dict[str, Any]:
     settings, progress, dataset, clock = run.settings, run.progress, run.dataset, time.perf_counter
     now = progress.env_steps
     mixture = Mixture(run.beta.value(now), run.noise.value(now), settings.behaviour.noise_share)
-    begin = clock()
-    run.execution.begin_collect(mixture, run.learner.weights() if mixture.beta < 1 else None)
-    learned = clock()
+    steps = (settings.data.first_steps if progress.round == 0 else 0) or settings.data.steps
+    updates = int(settings.learning.update_to_data * steps * settings.data.num_envs)
+    learn = functools.partial(run.learner.update, dataset, updates, progress.env_steps)
     metrics: dict[str, Any] = {}
-    if settings.learning.overlap and dataset.size:
-        metrics = run.learner.update(dataset, settings.learning.updates, progress.env_steps)
-        progress.updates += settings.learning.updates
-        progress.seconds["learn"] += clock() - learned
+    begin = clock()
+    run.execution.begin_collect(mixture, run.learner.weights() if mixture.beta < 1 else None, steps)
+    overlap = settings.learning.overlap and dataset.size > 0
+    if overlap:
+        begin_learning = clock()
+        metrics = learn()
+        progress.seconds["learn"] += clock() - begin_learning
+        begin += clock() - begin_learning  # what remains is the wait for the workers
     rollout, info = run.execution.end_collect()
     gathered = clock()
     labels = run.labels.label(rollout)
@@ -141,10 +146,10 @@ def _round(run: Run) -> dict[str, Any]:
     progress.seconds["label"] += labelled - gathered
     if progress.round == 0:
         run.fit_normalizer(dict(dataset.filled()))
-    if not settings.learning.overlap:
-        metrics = run.learner.update(dataset, settings.learning.updates, progress.env_steps)
-        progress.updates += settings.learning.updates
+    if not overlap:
+        metrics = learn()
         progress.seconds["learn"] += clock() - labelled
+    progress.updates += updates
     progress.round += 1
     behaviour_return = float(np.mean(info.returns)) if info.returns else float("nan")
     return metrics | {"beta": mixture.beta, "behaviour_return": behaviour_return, "samples": dataset.size}

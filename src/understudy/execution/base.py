@@ -66,8 +66,8 @@ class Setup:
 class Execution(Protocol):
     """Begins and ends work; between the two calls the caller may learn."""
 
-    def begin_collect(self, mixture: Mixture, student: Arrays | None) -> None:
-        """Start to gather a rollout; the arrays are taken before this returns."""
+    def begin_collect(self, mixture: Mixture, student: Arrays | None, steps: int) -> None:
+        """Start to gather a rollout of ``steps`` steps; the arrays are taken before this returns."""
 
     def end_collect(self) -> tuple[Rollout, Collected]:
         """Wait for the rollout [T, B]; it is valid until the next ``begin_collect``."""

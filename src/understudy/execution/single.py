@@ -21,19 +21,19 @@ class SingleExecution:
         """Take a teacher object where there is one: nothing travels, so any policy can act here."""
         self._out = new_rollout(*spaces_of(setup.env), setup.steps, len(setup.seeds))
         self._station = Station(setup, range(len(setup.seeds)), self._out, setup.eval_envs, teacher)
-        self._pending: tuple[Mixture, Arrays | None] | None = None
+        self._pending: tuple[Mixture, Arrays | None, int] | None = None
 
-    def begin_collect(self, mixture: Mixture, student: Arrays | None) -> None:
+    def begin_collect(self, mixture: Mixture, student: Arrays | None, steps: int) -> None:
         """Remember what to do; the weights are copied, as a worker would have received them."""
         copy = None if student is None else {name: array.copy() for name, array in student.items()}
-        self._pending = mixture, copy
+        self._pending = mixture, copy, steps
 
     def end_collect(self) -> tuple[Rollout, Collected]:
         """Gather the rollout now."""
         assert self._pending is not None, "begin_collect first"
         info = self._station.collect(*self._pending)
-        self._pending = None
-        return self._out, info
+        steps, self._pending = self._pending[2], None
+        return self._out.first(steps), info
 
     def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Episodes]:
         """Run the jobs one after another."""

@@ -50,13 +50,13 @@ class Station:
             seeds = [self._setup.seeds[i] for i in self._columns]
             self._collector = Collector(make(self._setup.env, len(seeds)), seeds)
 
-    def collect(self, mixture: Mixture, arrays: Arrays | None) -> Collected:
-        """Fill this station's columns of the rollout."""
+    def collect(self, mixture: Mixture, arrays: Arrays | None, steps: int) -> Collected:
+        """Fill this station's columns of the first ``steps`` steps of the rollout."""
         self.prepare()
         assert self._collector is not None
         student = self._act_as_student(arrays) if mixture.beta < 1 else None
         teacher = self._act_as_teacher() if mixture.beta > 0 else None
-        return self._collector.collect(self._setup.steps, mixture, student, teacher, self._out)
+        return self._collector.collect(steps, mixture, student, teacher, self._out)
 
     def evaluate(self, job: EvaluationJob, seeds: Sequence[int]) -> Episodes:
         """Run one episode per seed on environments that training never touches."""

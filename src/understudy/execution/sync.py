@@ -100,17 +100,18 @@ class SyncExecution:
             raise WorkerError(f"worker {worker}: {answer[0]}", answer[1])
         return answer[0]
 
-    def begin_collect(self, mixture: Mixture, student: Arrays | None) -> None:
+    def begin_collect(self, mixture: Mixture, student: Arrays | None, steps: int) -> None:
         """Start all workers on a rollout."""
+        self._steps = steps
         for i in range(len(self._controls)):
-            self._send(i, ("collect", mixture, student))
+            self._send(i, ("collect", mixture, student, steps))
 
     def end_collect(self) -> tuple[Rollout, Collected]:
         """Wait for all workers."""
         infos: list[Collected] = [self._receive(i) for i in range(len(self._controls))]
         returns = [r for info in infos for r in info.returns]
         lengths = [n for info in infos for n in info.lengths]
-        return self._rollout, Collected(sum(info.env_steps for info in infos), returns, lengths)
+        return self._rollout.first(self._steps), Collected(sum(info.env_steps for info in infos), returns, lengths)
 
     def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Episodes]:
         """Run the jobs, each shared out over all workers."""

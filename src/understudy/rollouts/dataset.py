@@ -28,6 +28,8 @@ class Dataset:
         self.size = 0
         self.added = 0
         """Samples ever added."""
+        self.latest = slice(0, 0)
+        """Where the samples of the last ``append`` or ``extend`` stand."""
 
     def append(self, rollout: Rollout, labels: Mapping[str, Array]) -> slice:
         """Add a rollout [T, B] with the teacher's labels, [T, B, ...] each; returns where it stands.
@@ -58,7 +60,7 @@ class Dataset:
         for name, array in new.items():
             self.columns[name][where] = array
         self.added += count
-        self.size = max(self.size, where.stop)
+        self.size, self.latest = max(self.size, where.stop), where
         return where
 
     def clear(self) -> None:
