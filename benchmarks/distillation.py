@@ -24,10 +24,12 @@ from rich.table import Table
 
 from classic_recipe import Outcome, run, student_spec
 from understudy.config import merge, nest
-from understudy.distillation import Job, distill, make_execution, portable, prepare
+from understudy.distillation import distill
 from understudy.envs.make import make
 from understudy.evaluation.judge import Judge
 from understudy.execution.base import Setup
+from understudy.job import Job, prepare
+from understudy.session import make_execution, portable
 
 console = Console(highlight=False)
 

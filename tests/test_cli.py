@@ -14,7 +14,8 @@ from understudy.policies.files import load_policy
 
 COMMAND = [sys.executable, "-m", "understudy.cli"]
 QUICK = [
-    "--data.num_envs", "2", "--data.steps", "250", "--data.first_steps", "0", "--learning.update_to_data", "0.8", "--evaluation.episodes", "10",
+    "--data.num_envs", "2", "--data.steps", "250", "--data.first_steps", "0", "--learning.update_to_data", "0.8",
+    "--evaluation.episodes", "10",
     "--evaluation.final", "10",
 ]  # fmt: skip
 BALANCE = """

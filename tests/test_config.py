@@ -37,7 +37,7 @@ def test_none_is_understood_where_it_is_allowed():
         ("stop.ratio", 7, "stop.ratio is 7"),
         ("data.num_envs", 0, "data.num_envs must be at least 1"),
         ("data.capacity", 10, "data.capacity 10 cannot hold one round"),
-        ("evaluation.episodes", 1, "evaluation.episodes at least 2"),
+        ("evaluation.episodes", 1, "evaluation.screen and evaluation.episodes must be"),
     ],
 )
 def test_nonsense_is_refused_by_name(key, value, message):

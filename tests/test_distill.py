@@ -6,9 +6,10 @@ import yaml
 
 import understudy
 from understudy.config import nest
-from understudy.distillation import distill, prepare
+from understudy.distillation import distill
 from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays
+from understudy.job import prepare
 
 FAST = {
     "execution.type": "single",

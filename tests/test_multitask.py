@@ -11,7 +11,7 @@ import torch
 from understudy.cli import main
 from understudy.config import nest
 from understudy.data import EnvSpec
-from understudy.distillation import distill, portable, prepare
+from understudy.distillation import distill
 from understudy.envs.make import make, spaces_of
 from understudy.envs.multitask import task_names, whole_tasks
 from understudy.errors import UserError
@@ -21,12 +21,14 @@ from understudy.evaluation.judge import Judge
 from understudy.evaluation.parity import SequentialParity
 from understudy.execution.base import EvaluationJob, Setup
 from understudy.execution.sync import SyncExecution
+from understudy.job import prepare
 from understudy.policies.files import save_policy
 from understudy.policies.policy import About, Policy
 from understudy.policies.spaces import space_to_json
 from understudy.policies.spec import PolicySpec
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.episodes import Episodes, merge_episodes, random_policy, run_episodes
+from understudy.session import portable
 from understudy.settings import EvaluationSettings, StopSettings
 from understudy.student import fit_normalizer, new_student, student_spec
 from understudy.teachers.combine import combine
@@ -212,7 +214,7 @@ def test_workers_share_seeds_and_tasks_out():
 
 
 def prepare_settings():
-    from understudy.distillation import resolve
+    from understudy.job import resolve
 
     return resolve(settings(), None)
 

@@ -153,5 +153,5 @@ class DistillSettings:
                 raise UserError(f"data.{name} must be at least 1")
         if self.learning.update_to_data * self.data.num_envs * self.data.steps < 1:
             raise UserError(f"learning.update_to_data {self.learning.update_to_data} gives no gradient step per round")
-        if self.evaluation.screen < 1 or self.evaluation.episodes < 2:
-            raise UserError("evaluation.screen must be at least 1 and evaluation.episodes at least 2")
+        if self.evaluation.screen < 2 or self.evaluation.episodes < 2:
+            raise UserError("evaluation.screen and evaluation.episodes must be at least 2")

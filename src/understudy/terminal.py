@@ -74,7 +74,8 @@ def run_distill(
     ensemble: str | None,
 ) -> None:
     """Distil, then compare teacher and student on fresh episodes."""
-    from understudy.distillation import distill, prepare
+    from understudy.distillation import distill
+    from understudy.job import prepare
 
     job = prepare(teachers, env, settings, preset=preset, run=run, resume=resume, ensemble=ensemble)
     console.print(f"[bold]{escape(job.teacher.about.algorithm)}[/] {escape(job.teacher.about.source)}")
@@ -124,7 +125,7 @@ def run_inspect(arguments: argparse.Namespace) -> None:
 
 
 def _load(source: str, env: str | None) -> Any:
-    from understudy.distillation import load_for
+    from understudy.job import load_for
 
     return load_for(source, env)
 

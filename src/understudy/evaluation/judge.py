@@ -18,7 +18,7 @@ import numpy as np
 
 from understudy.data import Array
 from understudy.errors import UserError
-from understudy.evaluation.parity import Parity, SequentialParity, episodes_needed
+from understudy.evaluation.parity import Parity, SequentialParity, episodes_needed, moments
 from understudy.execution.base import EvaluationJob
 from understudy.rollouts.episodes import Episodes
 from understudy.settings import EvaluationSettings, StopSettings
@@ -74,8 +74,8 @@ class Judge:
         for name in self._not_above_random():
             which = self.tasks.index(name)
             raise UserError(
-                f"the teacher's return{f' in {name}' if name else ''} ({self.teacher[which].mean():.4g}) is not above the "
-                f"random policy's ({self.random[which].mean():.4g}): does the environment fit the teacher? try "
+                f"the teacher's return{f' in {name}' if name else ''} ({self.teacher[which].mean():.4g}) is not above "
+                f"the random policy's ({self.random[which].mean():.4g}): does the environment fit the teacher? try "
                 "understudy evaluate TEACHER"
             )
 
@@ -107,7 +107,7 @@ class Judge:
         while True:
             (new,) = self._run([EvaluationJob("student", self._seeds(returns.shape[1], wanted), student)])
             returns = np.concatenate((returns, new), axis=1)
-            if self.ratio(returns) < self._ratio:
+            if self._short(returns):
                 return tested, returns
             if wanted >= self._settings.episodes:
                 tests = self.sequential.look_each(list(returns), list(self.teacher[:, :wanted]), list(self.random))
@@ -118,6 +118,16 @@ class Judge:
             wanted = min(wanted, max(self._settings.max_episodes, self._settings.episodes))
             if wanted > self.teacher.shape[1]:
                 self._extend_teacher(wanted)
+
+    def _short(self, returns: Array) -> bool:
+        """Whether a task's return is below what is asked for; after the screen, by more than its standard error."""
+        count = returns.shape[1]
+        for student, teacher, random in zip(returns, self.teacher[:, :count], self.random, strict=True):
+            found = moments(student, teacher, random, paired=True)
+            slack = found.error(self._ratio)[0] if count < self._settings.episodes else 0.0
+            if found.margin(self._ratio) < -slack:
+                return True
+        return False
 
     def _worth_extending(self, returns: Array) -> bool:
         """Whether so many more episodes would probably decide as there may be; if not, learning is better spent."""

@@ -1,0 +1,172 @@
+"""Before a distillation starts: load the teachers, choose environment and settings, refuse what cannot work."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from understudy.config import build, merge, plain, preset
+from understudy.data import EnvSpec
+from understudy.envs.make import spaces_of
+from understudy.envs.multitask import task_names, whole_tasks
+from understudy.errors import UserError
+from understudy.policies.policy import Policy, PolicyLike
+from understudy.settings import DistillSettings
+from understudy.teachers.combine import combine
+from understudy.teachers.load import load
+
+
+def resolve(settings: DistillSettings | Mapping[str, Any] | None, preset_name: str | None) -> DistillSettings:
+    """Return the settings: defaults < preset < what the caller says.
+
+    Raises:
+        UserError: An unknown preset, key or value, or settings that contradict each other.
+    """
+    if isinstance(settings, DistillSettings):
+        resolved = settings
+    else:
+        base = preset(preset_name) if preset_name else {}
+        resolved = build(DistillSettings, merge(base, settings or {}))
+    resolved.check()
+    return resolved
+
+
+def default_preset(teacher: PolicyLike) -> str:
+    """Return the preset of the teacher's kind of action."""
+    return "distill-continuous" if teacher.family.continuous else "distill-discrete"
+
+
+def load_for(source: Any, env: str | EnvSpec | None = None) -> PolicyLike:
+    """Load a policy for an environment, with the spaces of that environment where the file does not say its own.
+
+    Raises:
+        UserError: No such policy, or an environment whose spaces do not fit it.
+    """
+    spaces: dict[str, Any] = {}
+    if env is not None:
+        asked = env if isinstance(env, EnvSpec) else EnvSpec(env)
+        try:
+            spaces = dict(zip(("observation_space", "action_space"), spaces_of(asked), strict=True))
+        except UserError:  # an id of old, which the loader may know a successor of
+            spaces = {}
+    policy = load(source, env=env, **spaces)
+    if env is not None and (policy is source or policy.about.env is None):
+        policy = copy.copy(policy)  # the caller's own object keeps its environment
+        policy.about = replace(policy.about, env=env if isinstance(env, EnvSpec) else EnvSpec(env))
+    if policy.about.env is not None:
+        check_fit(policy, policy.about.env)
+    return policy
+
+
+def check_fit(policy: PolicyLike, spec: EnvSpec) -> None:
+    """Refuse an environment whose spaces are not the policy's.
+
+    Raises:
+        UserError: With both spaces.
+    """
+    observation, action = spaces_of(spec)
+    mine = policy.action_space
+    same_kind = type(action) is type(mine)
+    if not same_kind or action.shape != mine.shape or getattr(action, "n", 0) != getattr(mine, "n", 0):
+        raise UserError(f"{policy.about.source or 'the policy'} acts in {mine}, but {spec.id} takes {action}")
+    expected, got = policy.observation_space, observation
+    pairs = [(expected, got)]
+    if hasattr(expected, "spaces"):
+        keys = [e.key for e in policy.spec.encoders] if isinstance(policy, Policy) else list(expected.spaces)
+        lacking = [key for key in keys if key not in getattr(got, "spaces", {})]
+        if lacking:
+            raise UserError(f"{policy.about.source or 'the policy'} sees {lacking[0]!r}, which {spec.id} does not show")
+        pairs = [(expected[key], got[key]) for key in keys]  # type: ignore[index]
+    for mine_obs, env_obs in pairs:
+        if sorted(mine_obs.shape or ()) != sorted(env_obs.shape or ()):
+            raise UserError(
+                f"{policy.about.source or 'the policy'} sees observations of shape {mine_obs.shape}, but {spec.id} "
+                f"gives {env_obs.shape}: choose the environment it was trained in (understudy inspect TEACHER)"
+            )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A distillation that is ready to start: everything is loaded, checked and resolved."""
+
+    teacher: PolicyLike
+    env: EnvSpec
+    settings: DistillSettings
+    folder: Path
+    resume: bool
+    described: dict[str, Any]
+    """What ``config.yaml`` will say."""
+
+
+def prepare(
+    teachers: Sequence[Any],
+    env: Sequence[str] | None,
+    settings: DistillSettings | Mapping[str, Any] | None = None,
+    *,
+    preset: str | None = None,
+    run: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    ensemble: str | None = None,
+) -> Job:
+    """Load the teachers, choose environment, preset and folder, and refuse what cannot work, before anything starts.
+
+    Raises:
+        UserError: Anything the user can mend.
+    """
+    if len(teachers) == 1:
+        teacher = load_for(teachers[0], env[0] if env else None)
+    else:
+        loaded = [load_for(t, e) for t, e in zip(teachers, pair_environments(teachers, env), strict=True)]
+        teacher = combine(loaded, ensemble)
+    spec = teacher.about.env
+    if spec is None:
+        raise UserError(f"the teacher {teacher.about.source} does not say its environment: pass --env ID")
+    resolved = for_tasks(resolve(settings, preset or default_preset(teacher)), spec)
+    name = spec.id.replace("/", "-").replace(":", "-")
+    folder = Path(run) if run is not None else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if (folder / "state.safetensors").exists() and not resume:
+        raise UserError(f"{folder} holds a run already: --resume {folder} goes on with it, --run FOLDER starts another")
+    described = {
+        "teachers": [str(t) for t in teachers],
+        "env": list(env) if env else None,
+        "ensemble": ensemble,
+        "environment": spec.to_json(),
+        "settings": plain(resolved),
+    }
+    return Job(teacher, spec, resolved, folder, resume, described)
+
+
+def for_tasks(settings: DistillSettings, spec: EnvSpec) -> DistillSettings:
+    """Return the settings with so many environments that every task has equally many, and every worker some of each.
+
+    Raises:
+        UserError: The dataset cannot hold that much.
+    """
+    tasks = len(task_names(spec))
+    if tasks == 1:
+        return settings
+    workers = settings.execution.num_workers if settings.execution.type == "sync" else 1
+    count = max(whole_tasks(spec, settings.data.num_envs), tasks * workers)
+    fitted = replace(settings, data=replace(settings.data, num_envs=count))
+    fitted.check()
+    return fitted
+
+
+def pair_environments(teachers: Sequence[Any], env: Sequence[str] | None) -> list[str | None]:
+    """Return one environment per teacher: as given, or one for all, or each teacher's own.
+
+    Raises:
+        UserError: Their numbers differ.
+    """
+    if not env or len(env) == 1:
+        return [env[0] if env else None] * len(teachers)
+    if len(env) != len(teachers):
+        raise UserError(
+            f"{len(teachers)} teachers and {len(env)} environments: give one --env for all, or one for each"
+        )
+    return list(env)

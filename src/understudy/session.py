@@ -1,0 +1,160 @@
+"""One distillation run and its folder: builds the parts, saves and restores them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from understudy.data import Array, EnvSpec
+from understudy.envs.make import spaces_of
+from understudy.envs.multitask import task_names
+from understudy.errors import UserError
+from understudy.evaluation.judge import Judge
+from understudy.execution.base import Execution, Portable, Setup
+from understudy.io.checkpoint import read_arrays, write_arrays
+from understudy.learner import Learner, make_learner
+from understudy.objectives.distances import Distance, default_distance
+from understudy.objectives.schedules import parse
+from understudy.policies.family import ActionMap
+from understudy.policies.files import save_policy
+from understudy.policies.policy import About, Policy, PolicyLike, named_arrays
+from understudy.policies.policy import build as build_policy
+from understudy.policies.spec import PolicySpec
+from understudy.rollouts.dataset import Dataset
+from understudy.settings import DistanceSettings, DistillSettings
+from understudy.student import fit_normalizer, new_student, student_spec
+from understudy.teachers.ensemble import Ensemble
+from understudy.teachers.routing import TaskTeachers
+from understudy.train import Progress, Run, TeacherLabels
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def distance_of(settings: DistanceSettings, teacher: PolicyLike, student: PolicySpec) -> Distance:
+    """Return the distance that the settings name, checked against both families."""
+    if settings.name == "auto":
+        return default_distance(teacher.family, student.distribution)
+    # A Box without bounds has no action to saturate at.
+    bounded = bool(np.isfinite(ActionMap(student.actions).unit_low).all()) if student.distribution.continuous else True
+    distance = Distance(**asdict(settings) | {"saturate": settings.saturate and bounded})
+    distance.check(teacher.family, student.distribution)
+    return distance
+
+
+def portable(teacher: PolicyLike) -> Portable | None:
+    """Return a teacher as it travels to workers; None for a Python object that cannot."""
+    if isinstance(teacher, Policy):
+        return Portable(teacher.spec, {n: a.copy() for n, a in named_arrays(teacher).items()})
+    if isinstance(teacher, (Ensemble, TaskTeachers)):
+        parts = [portable(member) for member in teacher.members]
+        kind = teacher.kind if isinstance(teacher, Ensemble) else "tasks"
+        found = tuple(part for part in parts if part is not None)
+        return Portable(kind=kind, parts=found) if len(found) == len(parts) else None
+    recipe = getattr(teacher, "recipe", None)
+    return Portable(source=recipe["source"], load_kwargs=recipe["kwargs"]) if recipe else None
+
+
+def make_execution(settings: DistillSettings, setup: Setup, teacher: PolicyLike) -> Execution:
+    """Start the execution that the settings name.
+
+    Raises:
+        UserError: The teacher is a Python object that cannot travel to workers.
+    """
+    if settings.execution.type == "single":
+        from understudy.execution.single import SingleExecution
+
+        return SingleExecution(setup, teacher if setup.teacher is None else None)
+    if setup.teacher is None:
+        raise UserError("this teacher is a Python object and cannot travel to workers: use --execution.type single")
+    from understudy.execution.sync import SyncExecution
+
+    return SyncExecution(setup, settings.execution.num_workers, settings.execution.worker_timeout)
+
+
+class Session:
+    """One run and its folder: builds the parts, saves and restores them."""
+
+    def __init__(
+        self, teacher: PolicyLike, spec: EnvSpec, settings: DistillSettings, folder: Path, resume: bool = False
+    ) -> None:
+        saved = read_arrays(folder / "state.safetensors") if resume else None
+        torch.set_num_threads(1)  # networks this small are slower with more, and workers need the other cores
+        self.teacher, self.env, self.settings, self.folder = teacher, spec, settings, folder
+        observations, actions = spaces_of(spec)
+        self.student_spec = student_spec(settings.student, observations, actions, teacher)
+        self.distance = distance_of(settings.distance, teacher, self.student_spec)
+        about = About(f"understudy of {teacher.about.algorithm}", "", spec, [f"distilled from {teacher.about.source}"])
+        self.student = new_student(self.student_spec, settings.seed, about)
+        window = settings.learning.sequence if settings.student.lstm else 1
+        self.dataset = Dataset(settings.data.capacity, window)
+        self.learner: Learner = make_learner(
+            self.student, teacher.family, self.distance, settings, spec.id == "multitask"
+        )
+        # A resumed run begins new episodes: with the seeds of its first start it would see those again.
+        past = saved[1]["progress"]["round"] if saved else 0
+        seeds = tuple(settings.seed * 1_000 + past * 1_000_003 + i for i in range(settings.data.num_envs))
+        evaluation = settings.evaluation
+        self.setup = Setup(
+            spec,
+            seeds,
+            max(settings.data.steps, settings.data.first_steps),
+            self.student_spec,
+            portable(teacher),
+            evaluation.num_envs,
+        )
+        self.execution = make_execution(settings, self.setup, teacher)
+        self.judge = Judge(self.execution.evaluate, evaluation, settings.stop, task_names(spec))
+        self.progress = Progress()
+        self.labels = TeacherLabels(teacher)
+        if saved is not None:
+            self._restore(*saved)
+
+    def run(self, report: Report) -> Run:
+        """Return the run for ``train``."""
+        return Run(
+            self.settings,
+            self.execution,
+            self.learner,
+            self.dataset,
+            self.labels,
+            self.judge,
+            parse(self.settings.behaviour.beta, "behaviour.beta"),
+            parse(self.settings.behaviour.noise, "behaviour.noise"),
+            self.progress,
+            lambda columns: fit_normalizer(self.student, self.settings.student, self.teacher, columns),
+            report,
+            self.save,
+        )
+
+    def policy(self) -> Policy:
+        """Return the student as it would be saved now."""
+        return build_policy(self.student_spec, self.learner.weights(), self.student.about)
+
+    def save(self, best: bool) -> None:
+        """Write the student, the samples of this round, and the state to go on from."""
+        student, progress = self.policy(), self.progress
+        extra = {"env_steps": progress.env_steps, "ratio": progress.ratio if np.isfinite(progress.ratio) else None}
+        if best:
+            save_policy(student, self.folder / "best.safetensors", extra)
+        save_policy(student, self.folder / "last.safetensors", extra)
+        fresh = {name: column[self.dataset.latest] for name, column in self.dataset.columns.items()}
+        write_arrays(self.folder / "data" / f"{progress.round:05d}.safetensors", fresh, {"round": progress.round})
+        arrays, data = self.learner.state()
+        state = {"learner": data, "judge": self.judge.state(), "progress": asdict(progress)}
+        write_arrays(self.folder / "state.safetensors", arrays, state)
+
+    def _restore(self, arrays: dict[str, Array], data: dict[str, Any]) -> None:
+        """Go on from the folder's state. Episodes begin anew; everything else is as it was."""
+        self.progress.__dict__.update(data["progress"])
+        self.progress.stopped = ""
+        first = 1 if self.settings.data.aggregate else self.progress.round
+        for number in range(first, self.progress.round + 1):
+            columns, _ = read_arrays(self.folder / "data" / f"{number:05d}.safetensors")
+            self.dataset.extend(columns)
+        self.learner.restore(arrays, data["learner"])
+        self.judge.restore(data["judge"])
