@@ -81,7 +81,7 @@ def test_gaussian_students_learn_distribution_and_value(tmp_path, distance, monk
         valued_teacher(), None,
         settings(**{
             "student.family": "gaussian", "student.value": True, "distance.name": distance, "stop.env_steps": 2000,
-            "stop.ratio": 1.99, "learning.lr": "3e-3",
+            "stop.ratio": 1.99, "learning.lr": "3e-3", "learning.update_to_data": 0.05,
         }),
         run=tmp_path, report=rounds.append,
     )  # fmt: skip
