@@ -86,7 +86,7 @@ class EvaluationSettings:
     backoff: float = doc("after round r the next evaluation is not before round r x backoff: long runs look less", 1.15)
     screen: int = doc("episodes after which a student that is clearly short goes back to learning", 4)
     episodes: int = doc("episodes of the first parity test", 10)
-    max_episodes: int = doc("episodes up to which an undecided parity test is extended", 80)
+    max_episodes: int = doc("episodes up to which an undecided parity test is extended", 320)
     final: int = doc("fresh episodes for the table at the end, 0 for none", 50)
     num_envs: int = doc("environments that run evaluation episodes together", 10)
     seed: int = doc("first seed of the evaluation episodes", 1_000_000)

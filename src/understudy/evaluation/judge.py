@@ -43,6 +43,8 @@ class Judge:
         self.sequential = SequentialParity(stop.ratio, stop.alpha, guard_falls=stop.guard_falls)
         self.teacher = np.zeros((len(tasks), 0))
         self.random = np.zeros((len(tasks), 0))
+        self.episodes = settings.episodes
+        """Episodes of the first test of a look: as many as the last undecided look came to."""
         self.seconds = 0.0
         self.env_steps = 0
 
@@ -103,28 +105,35 @@ class Judge:
         if not self.teacher.size:
             self.prepare()
         returns, tested = self.teacher[:, :0], None
-        wanted = min(self._settings.screen, self._settings.episodes)
+        wanted = min(self._settings.screen, self.episodes)
         while True:
             (new,) = self._run([EvaluationJob("student", self._seeds(returns.shape[1], wanted), student)])
             returns = np.concatenate((returns, new), axis=1)
             if self._short(returns):
                 return tested, returns
-            if wanted >= self._settings.episodes:
+            if wanted >= self.episodes:
                 tests = self.sequential.look_each(list(returns), list(self.teacher[:, :wanted]), list(self.random))
                 tested = max(tests, key=lambda test: test.p_value)
                 if tested.passed or not self._worth_extending(returns):
+                    # Good enough, but too few episodes to say so: testing a later student on as few would only spend
+                    # more of alpha.
+                    self.episodes = wanted if tested.passed else min(2 * wanted, self._most)
                     return tested, returns
-            wanted = self._settings.episodes if wanted < self._settings.episodes else 2 * wanted
-            wanted = min(wanted, max(self._settings.max_episodes, self._settings.episodes))
+            wanted = self.episodes if wanted < self.episodes else 2 * wanted
+            wanted = min(wanted, self._most)
             if wanted > self.teacher.shape[1]:
                 self._extend_teacher(wanted)
+
+    @property
+    def _most(self) -> int:
+        return max(self._settings.max_episodes, self._settings.episodes)
 
     def _short(self, returns: Array) -> bool:
         """Whether a task's return is below what is asked for; after the screen, by more than its standard error."""
         count = returns.shape[1]
         for student, teacher, random in zip(returns, self.teacher[:, :count], self.random, strict=True):
             found = moments(student, teacher, random, paired=True)
-            slack = found.error(self._ratio)[0] if count < self._settings.episodes else 0.0
+            slack = found.error(self._ratio)[0] if count < self.episodes else 0.0
             if found.margin(self._ratio) < -slack:
                 return True
         return False
@@ -146,6 +155,7 @@ class Judge:
             "teacher": self.teacher.tolist(),
             "random": self.random.tolist(),
             "sequential": self.sequential.state(),
+            "episodes": self.episodes,
             "seconds": self.seconds,
             "env_steps": self.env_steps,
         }
@@ -154,4 +164,4 @@ class Judge:
         """Go on from ``state``."""
         self.teacher, self.random = np.atleast_2d(data["teacher"]), np.atleast_2d(data["random"])
         self.sequential.restore(data["sequential"])
-        self.seconds, self.env_steps = data["seconds"], data["env_steps"]
+        self.seconds, self.env_steps, self.episodes = data["seconds"], data["env_steps"], data["episodes"]

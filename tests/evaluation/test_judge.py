@@ -1,0 +1,84 @@
+"""The judge: evaluation is spent where it decides, and its promise about wrong verdicts holds."""
+
+import numpy as np
+import pytest
+
+from understudy.errors import UserError
+from understudy.evaluation.judge import Judge
+from understudy.rollouts.episodes import Episodes
+from understudy.settings import EvaluationSettings, StopSettings
+
+
+class World:
+    """Returns drawn from normal distributions; the student's arrays carry its mean."""
+
+    def __init__(self, teacher=100.0, random=0.0, scatter=5.0, seed=0):
+        self.means = {"teacher": teacher, "random": random}
+        self.scatter, self.rng, self.played = scatter, np.random.default_rng(seed), {}
+
+    def evaluate(self, jobs):
+        found = []
+        for job in jobs:
+            mean = self.means.get(job.who, job.arrays["mean"] if job.arrays else 0.0)
+            returns = self.rng.normal(mean, self.scatter, len(job.seeds))
+            self.played[job.who] = self.played.get(job.who, 0) + len(job.seeds)
+            lengths = np.ones(len(job.seeds), np.int64)
+            found.append(Episodes(returns, lengths, np.array(job.seeds), 0.0))
+        return found
+
+
+def judge(world, **options):
+    settings = EvaluationSettings(screen=4, episodes=10, **{"max_episodes": 160, **options})
+    return Judge(world.evaluate, settings, StopSettings(ratio=0.95))
+
+
+def test_a_clear_success_takes_one_test():
+    world = World()
+    parity, returns = judge(world).look({"mean": 100.0})
+    assert parity.passed and returns.shape == (1, 10)
+    assert world.played == {"random": 5, "teacher": 10, "student": 10}
+
+
+def test_a_clear_failure_costs_the_screen_and_no_alpha():
+    world = World()
+    tested = judge(world)
+    parity, returns = tested.look({"mean": 50.0})
+    assert parity is None and returns.shape == (1, 4)
+    assert tested.sequential.looks == 0 and tested.ratio(returns) == pytest.approx(0.5, abs=0.1)
+
+
+def test_an_undecided_student_gets_more_episodes_and_its_successors_too():
+    world = World(scatter=25.0, seed=1)
+    tested = judge(world)
+    parity, returns = tested.look({"mean": 101.0})
+    while not (parity and parity.passed):
+        parity, returns = tested.look({"mean": 101.0})
+    assert returns.shape[1] > 10 and tested.episodes > 10
+    assert world.played["teacher"] == tested.teacher.shape[1] >= returns.shape[1]
+
+
+def test_wrong_verdicts_are_as_rare_as_promised():
+    """A student exactly at the boundary is looked at five times in 80 runs; alpha is 5 %."""
+    wrong = 0
+    for seed in range(80):
+        tested = judge(World(scatter=20.0, seed=seed), max_episodes=40)
+        wrong += any(p is not None and p.passed for p, _ in (tested.look({"mean": 95.0}) for _ in range(5)))
+    assert wrong / 80 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 80)
+
+
+def test_a_scattering_teacher_gets_a_second_chance_before_it_is_refused():
+    unlucky = World(teacher=3.0, scatter=20.0, seed=4)
+    tested = judge(unlucky)
+    tested.prepare()
+    assert tested.teacher.mean() > tested.random.mean()
+    with pytest.raises(UserError, match="is not above the random policy's"):
+        judge(World(teacher=-50.0)).prepare()
+
+
+def test_state_goes_on():
+    first = judge(World())
+    first.look({"mean": 97.0})
+    again = judge(World())
+    again.restore(first.state())
+    np.testing.assert_array_equal(again.teacher, first.teacher)
+    assert again.state() == first.state()
