@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def classic(job: Job, seed: int, tensors: bool, seconds: float) -> Outcome:
     setup = Setup(job.env, (0, 1), 1, spec, portable(job.teacher), evaluation.num_envs)
     execution = make_execution(job.settings, setup, job.teacher)
     try:
-        judge = Judge(execution.evaluate, evaluation, job.settings.stop)
+        first = replace(job.settings, seed=seed).judge_seed
+        judge = Judge(execution.evaluate, evaluation, job.settings.stop, seed=first)
         return run(job.teacher, job.env, judge, seed, job.settings.student.hidden, tensors, seconds)
     finally:
         execution.close()

@@ -46,7 +46,7 @@ def one(agent: Path, out: Path, settings: dict[str, Any], seconds: float, final:
             "updates": result.updates,
             "ratio": round(result.ratio, 3),
         }
-        seed = job.settings.evaluation.seed + 500_000
+        seed = job.settings.final_seed
         found = compare([result.teacher, result.student], job.env, final, seed=seed, names=["teacher", "student"])
         row["table"] = found.to_json()
     except UserError as error:

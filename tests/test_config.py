@@ -46,8 +46,8 @@ def test_nonsense_is_refused_by_name(key, value, message):
 
 
 def test_sequences_must_divide_rollouts():
-    with pytest.raises(UserError, match="data.steps 100 must be a multiple of learning.sequence 40"):
-        build(DistillSettings, nest({"student.lstm": 8, "data.steps": 100})).check()
+    with pytest.raises(UserError, match="data.steps 120 must be a multiple of learning.sequence 50"):
+        build(DistillSettings, nest({"student.lstm": 8, "data.steps": 120})).check()
 
 
 def test_resolved_configuration_reads_back():

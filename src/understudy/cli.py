@@ -6,6 +6,7 @@ Nothing heavy is imported before a command is chosen, and mistakes of the user e
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import types
 import warnings
@@ -133,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _distill(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
+    from understudy.data import EnvSpec
     from understudy.terminal import run_distill
 
     teachers, env, run, name = arguments.teacher, arguments.env, arguments.run, arguments.preset
@@ -143,7 +145,8 @@ def _distill(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
         if not path.exists():
             raise UserError(f"no run to resume at {arguments.resume}: there is no {path}")
         saved = yaml.safe_load(path.read_text())
-        teachers, env, ensemble = saved["teachers"], saved["env"], saved["ensemble"]
+        teachers, ensemble = saved["teachers"], saved["ensemble"]
+        env = saved["env"] and [e if isinstance(e, str) else EnvSpec.from_json(e) for e in saved["env"]]
         settings, run = merge(saved["settings"], settings), arguments.resume
     if not teachers:
         raise UserError("understudy distill needs a teacher: a zip, a zoo folder, a .safetensors, ... (--help)")
@@ -168,6 +171,9 @@ def _run(argv: Sequence[str] | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 2 on a mistake of the user, 130 on Ctrl-C, 1 on what is our fault."""
+    # Before NumPy is loaded: networks this small are several times slower with more threads.
+    for library in ("OMP", "MKL", "OPENBLAS"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", module="gymnasium")
     try:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from understudy.config import merge, nest
+from understudy.data import EnvSpec
 from understudy.io.log import RunLog
 from understudy.job import Job, prepare
 from understudy.policies.files import write_atomic
@@ -44,7 +45,7 @@ class DistillResult:
 
 def distill(
     teacher: Any,
-    env: str | Sequence[str] | None = None,
+    env: str | EnvSpec | Sequence[str | EnvSpec] | None = None,
     settings: DistillSettings | Mapping[str, Any] | None = None,
     *,
     preset: str | None = None,
@@ -75,7 +76,7 @@ def distill(
     if not isinstance(settings, DistillSettings):
         settings = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
-    ids = [env] if isinstance(env, str) else env
+    ids = [env] if isinstance(env, (str, EnvSpec)) else env
     job = prepare(teachers, ids, settings, preset=preset, run=run, resume=resume, ensemble=ensemble)
     return _run_job(job, report)
 
@@ -110,7 +111,7 @@ def _result(session: Session, total: float) -> DistillResult:
     progress = session.progress
     seconds = {**progress.seconds, "evaluate": session.judge.seconds, "total": total}
     best = session.folder / "best.safetensors"
-    student = load(best if best.exists() else session.folder / "last.safetensors")
+    student = load(best if best.exists() else session.folder / "last.safetensors", env=session.env)
     assert isinstance(student, Policy)
     summary = {"stopped": progress.stopped, "ratio": progress.ratio, "env_steps": progress.env_steps}
     if len(progress.ratios) > 1:

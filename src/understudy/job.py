@@ -15,6 +15,7 @@ from understudy.data import EnvSpec
 from understudy.envs.make import spaces_of
 from understudy.envs.multitask import task_names, whole_tasks
 from understudy.errors import UserError
+from understudy.objectives.schedules import parse
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.settings import DistillSettings
 from understudy.teachers.combine import combine
@@ -33,6 +34,8 @@ def resolve(settings: DistillSettings | Mapping[str, Any] | None, preset_name: s
         base = preset(preset_name) if preset_name else {}
         resolved = build(DistillSettings, merge(base, settings or {}))
     resolved.check()
+    for name, text in resolved.schedules.items():
+        parse(text, name)
     return resolved
 
 
@@ -105,7 +108,7 @@ class Job:
 
 def prepare(
     teachers: Sequence[Any],
-    env: Sequence[str] | None,
+    env: Sequence[str | EnvSpec] | None,
     settings: DistillSettings | Mapping[str, Any] | None = None,
     *,
     preset: str | None = None,
@@ -132,8 +135,8 @@ def prepare(
     if (folder / "state.safetensors").exists() and not resume:
         raise UserError(f"{folder} holds a run already: --resume {folder} goes on with it, --run FOLDER starts another")
     described = {
-        "teachers": [str(t) for t in teachers],
-        "env": list(env) if env else None,
+        "teachers": [os.fspath(t) if isinstance(t, (str, os.PathLike)) else _name(t) for t in teachers],
+        "env": [e.to_json() if isinstance(e, EnvSpec) else e for e in env] if env else None,
         "ensemble": ensemble,
         "environment": spec.to_json(),
         "settings": plain(resolved),
@@ -157,7 +160,13 @@ def for_tasks(settings: DistillSettings, spec: EnvSpec) -> DistillSettings:
     return fitted
 
 
-def pair_environments(teachers: Sequence[Any], env: Sequence[str] | None) -> list[str | None]:
+def _name(teacher: Any) -> str:
+    """Call a Python object by what it says of itself; such a run is resumed from Python, with the object at hand."""
+    about = getattr(teacher, "about", None)
+    return (about.source or about.algorithm) if about else getattr(teacher, "__name__", type(teacher).__name__)
+
+
+def pair_environments(teachers: Sequence[Any], env: Sequence[str | EnvSpec] | None) -> list[str | EnvSpec | None]:
     """Return one environment per teacher: as given, or one for all, or each teacher's own.
 
     Raises:

@@ -37,11 +37,12 @@ Report = Callable[[dict[str, Any]], None]
 
 def distance_of(settings: DistanceSettings, teacher: PolicyLike, student: PolicySpec) -> Distance:
     """Return the distance that the settings name, checked against both families."""
-    if settings.name == "auto":
-        return default_distance(teacher.family, student.distribution)
+    name = settings.name
+    if name == "auto":
+        name = default_distance(teacher.family, student.distribution).name
     # A Box without bounds has no action to saturate at.
     bounded = bool(np.isfinite(ActionMap(student.actions).unit_low).all()) if student.distribution.continuous else True
-    distance = Distance(**asdict(settings) | {"saturate": settings.saturate and bounded})
+    distance = Distance(**asdict(settings) | {"name": name, "saturate": settings.saturate and bounded})
     distance.check(teacher.family, student.distribution)
     return distance
 
@@ -108,7 +109,7 @@ class Session:
             evaluation.num_envs,
         )
         self.execution = make_execution(settings, self.setup, teacher)
-        self.judge = Judge(self.execution.evaluate, evaluation, settings.stop, task_names(spec))
+        self.judge = Judge(self.execution.evaluate, evaluation, settings.stop, task_names(spec), settings.judge_seed)
         self.progress = Progress()
         self.labels = TeacherLabels(teacher)
         if saved is not None:
@@ -150,6 +151,9 @@ class Session:
 
     def _restore(self, arrays: dict[str, Array], data: dict[str, Any]) -> None:
         """Go on from the folder's state. Episodes begin anew; everything else is as it was."""
+        mine = {name: tuple(tensor.shape) for name, tensor in self.student.state_dict().items()}
+        if mine != {name: arrays[name].shape for name in mine if name in arrays}:
+            raise UserError(f"the run in {self.folder} has another student: resume it without changing student.*")
         self.progress.__dict__.update(data["progress"])
         self.progress.stopped = ""
         first = 1 if self.settings.data.aggregate else self.progress.round

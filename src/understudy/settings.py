@@ -72,8 +72,8 @@ class LearningSettings:
     lr: str = doc("schedule of Adam's learning rate on env steps", "3e-3")
     average: float = doc("decay of the running average of the weights that is evaluated and saved, 0 for none", 0.0)
     max_grad_norm: float = doc("gradients are scaled down to this norm, 0 for no limit", 0.0)
-    sequence: int = doc("length of the sequences that recurrent students learn from", 40)
-    burn_in: int = doc("first steps of a sequence that only warm the memory up", 8)
+    sequence: int = doc("length of the sequences that recurrent students learn from", 50)
+    burn_in: int = doc("first steps of a sequence that only warm the memory up", 10)
     overlap: bool = doc("from the second round on, learn from earlier rounds while the next is gathered", False)
     kernel: bool = doc("use the hand-derived gradient where the student allows it (same result, faster)", True)
 
@@ -130,6 +130,22 @@ class DistillSettings:
     execution: ExecutionSettings = doc("", factory=ExecutionSettings)
     seed: int = doc("every random number of the run comes from it", 0)
     device: str = doc("cpu or cuda", "cpu")
+
+    @property
+    def schedules(self) -> dict[str, str]:
+        """The settings that are schedules, by name."""
+        behaviour, learning = self.behaviour, self.learning
+        return {"behaviour.beta": behaviour.beta, "behaviour.noise": behaviour.noise, "learning.lr": learning.lr}
+
+    @property
+    def judge_seed(self) -> int:
+        """First seed of the evaluation episodes: runs with different seeds are judged on different episodes."""
+        return self.evaluation.seed + self.seed % 2_000 * 1_000_000
+
+    @property
+    def final_seed(self) -> int:
+        """First seed of the final comparison: episodes that no decision was taken on."""
+        return self.judge_seed + 500_000
 
     def check(self) -> None:
         """Refuse settings that contradict each other.

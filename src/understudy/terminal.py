@@ -78,10 +78,9 @@ def run_distill(
     from understudy.job import prepare
 
     job = prepare(teachers, env, settings, preset=preset, run=run, resume=resume, ensemble=ensemble)
+    network = "x".join(map(str, job.settings.student.hidden)) or "a linear student"
     console.print(f"[bold]{escape(job.teacher.about.algorithm)}[/] {escape(job.teacher.about.source)}")
-    console.print(
-        f"  in {job.env.id}, into {job.settings.student.hidden}; run folder {escape(str(job.folder))}", soft_wrap=True
-    )
+    console.print(f"  in {job.env.id}, into {network}; run folder {escape(str(job.folder))}", soft_wrap=True)
     with Live(job.settings.stop.env_steps, job.settings.stop.ratio) as live:
         result = distill(job, report=live)
     seconds = result.seconds
@@ -99,7 +98,7 @@ def _compare_at_end(result: Any, job: Any) -> None:
     from understudy.evaluation.tables import print_comparison
 
     evaluation = job.settings.evaluation
-    seed = evaluation.seed + 500_000  # episodes that no decision was taken on
+    seed = job.settings.final_seed
     found = compare(
         [result.teacher, result.student], job.env, evaluation.final, seed=seed, num_envs=evaluation.num_envs,
         names=["teacher", "student"], ratio=job.settings.stop.ratio,
@@ -150,7 +149,7 @@ def run_compare(arguments: argparse.Namespace) -> None:
     from understudy.evaluation.picture import draw
     from understudy.evaluation.tables import print_comparison
 
-    policies = [_load(source, arguments.env) for source in arguments.policy]
+    policies = [source if source == "random" else _load(source, arguments.env) for source in arguments.policy]
     names = [Path(source).stem if "/" in source or "." in source else source for source in arguments.policy]
     found = compare(
         policies, policies[0].about.env, arguments.episodes, seed=arguments.seed, num_envs=arguments.num_envs,

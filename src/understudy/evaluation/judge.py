@@ -36,8 +36,14 @@ class Judge:
     """
 
     def __init__(
-        self, evaluate: Evaluate, settings: EvaluationSettings, stop: StopSettings, tasks: Sequence[str] = ("",)
+        self,
+        evaluate: Evaluate,
+        settings: EvaluationSettings,
+        stop: StopSettings,
+        tasks: Sequence[str] = ("",),
+        seed: int = 0,
     ) -> None:
+        self._seed = seed
         self._evaluate, self._settings, self._ratio = evaluate, settings, stop.ratio
         self.tasks = tuple(tasks)
         self.sequential = SequentialParity(stop.ratio, stop.alpha, guard_falls=stop.guard_falls)
@@ -49,7 +55,7 @@ class Judge:
         self.env_steps = 0
 
     def _seeds(self, first: int, last: int) -> tuple[int, ...]:
-        return tuple(range(self._settings.seed + first, self._settings.seed + last))
+        return tuple(range(self._seed + first, self._seed + last))
 
     def _run(self, jobs: list[EvaluationJob]) -> list[Array]:
         begin = time.perf_counter()

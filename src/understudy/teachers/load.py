@@ -67,6 +67,8 @@ def load(
         policy = _load_object(source, asked, "")
     else:
         raise UserError(f"a teacher cannot be a {type(source).__name__}; give {_FORMATS}")
+    if env is None and policy.about.env is not None and isinstance(source, (str, os.PathLike)):
+        _refuse_imports(policy.about.env, os.fspath(source))
     if isinstance(policy, Policy):
         _check_finite(policy)
         policy.to(device)
@@ -76,6 +78,16 @@ def load(
         given = {"env": env, "observation_space": observation_space, "action_space": action_space, "output": output}
         policy.recipe = {"source": os.path.abspath(source) if os.path.exists(source) else source, "kwargs": given}
     return policy
+
+
+def _refuse_imports(spec: EnvSpec, source: str) -> None:
+    """Refuse an environment id that would import a module because a file says so."""
+    named = [spec.id, *(str(task.get("id", "")) for task in spec.kwargs.get("tasks", ()) if isinstance(task, dict))]
+    for env_id in named:
+        if ":" in env_id:
+            raise UserError(
+                f"{source} names the environment {env_id!r}, which imports a module: --env {env_id} allows it"
+            )
 
 
 def _check_finite(policy: Policy) -> None:

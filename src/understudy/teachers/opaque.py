@@ -127,7 +127,7 @@ class OpaqueTeacher(ABC):
         if params.shape[1] != self._family.param_size:
             raise UserError(
                 f"the teacher {self.name} answered {raw.shape[1]} numbers per observation; {self._output} for "
-                f"{self.action_space} needs {self._needed()}: say what they are with output= (--teacher-output)"
+                f"{self.action_space} needs {self._needed()}: say what they are with output= from Python"
             )
         return params.astype(np.float32, copy=False)
 
