@@ -84,6 +84,7 @@ class EvaluationSettings:
 
     every: int = doc("least rounds between evaluations", 1)
     backoff: float = doc("after round r the next evaluation is not before round r x backoff: long runs look less", 1.15)
+    pause: float = doc("after a failed evaluation, gather this share of the env steps it took before the next", 0.125)
     screen: int = doc("episodes after which a student that is clearly short goes back to learning", 4)
     episodes: int = doc("episodes of the first parity test", 10)
     max_episodes: int = doc("episodes up to which an undecided parity test is extended", 320)

@@ -104,9 +104,11 @@ def train(run: Run) -> None:
         metrics = _round(run)
         parity = None
         if progress.round >= progress.next_look and progress.updates:
+            spent = run.judge.env_steps
             parity = _judge(run, metrics)
             evaluation, now = settings.evaluation, progress.round
-            progress.next_look = max(now + evaluation.every, math.ceil(now * evaluation.backoff))
+            pause = evaluation.pause * (run.judge.env_steps - spent) / (settings.data.steps * settings.data.num_envs)
+            progress.next_look = max(now + evaluation.every, math.ceil(now * evaluation.backoff), now + int(pause))
         if parity is not None and parity.passed:
             progress.stopped = "parity"
         elif progress.env_steps >= settings.stop.env_steps:
