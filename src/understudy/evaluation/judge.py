@@ -113,6 +113,8 @@ class Judge:
         returns, tested = self.teacher[:, :0], None
         wanted = min(self._settings.screen, self.episodes)
         while True:
+            if wanted > self.teacher.shape[1]:
+                self._extend_teacher(wanted)
             (new,) = self._run([EvaluationJob("student", self._seeds(returns.shape[1], wanted), student)])
             returns = np.concatenate((returns, new), axis=1)
             if self._short(returns):
@@ -129,8 +131,6 @@ class Judge:
                     return tested, returns
             wanted = self.episodes if wanted < self.episodes else 2 * wanted
             wanted = min(wanted, self._most)
-            if wanted > self.teacher.shape[1]:
-                self._extend_teacher(wanted)
 
     @property
     def _most(self) -> int:
