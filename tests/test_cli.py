@@ -103,7 +103,14 @@ def test_ctrl_c_ends_cleanly_and_leaves_nobody(run):
     command = [*COMMAND, "distill", "mine:balance", "--env", "CartPole-v1", "--run", "stopped",
                "--stop.ratio", "1.9", *QUICK]  # fmt: skip
     process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell that runs its tests in the background has them ignore Ctrl-C; a user's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.time() + 60
     while not (folder / "stopped" / "state.safetensors").exists():
