@@ -71,14 +71,14 @@ class Judge:
             UserError: The teacher is not better than the random policy, so that a ratio has no meaning.
         """
         count = self._settings.episodes
-        # The random policy's return counts for 1 - ratio only: half the episodes are plenty.
+        # The random policy's return counts for 1 - ratio only: half the episodes are enough to begin with.
         jobs = [
             EvaluationJob("random", self._seeds(0, max(count // 2, 3))),
             EvaluationJob("teacher", self._seeds(0, count)),
         ]
         self.random, self.teacher = self._run(jobs)
         while self._not_above_random() and self.teacher.shape[1] < self._settings.max_episodes:
-            self._extend_teacher(2 * self.teacher.shape[1])  # a teacher that scatters may be unlucky at first
+            self._extend(2 * self.teacher.shape[1])  # a teacher that scatters may be unlucky at first
         for name in self._not_above_random():
             which = self.tasks.index(name)
             raise UserError(
@@ -91,9 +91,15 @@ class Judge:
         pairs = zip(self.tasks, self.teacher.mean(axis=1), self.random.mean(axis=1), strict=True)
         return [name for name, teacher, random in pairs if teacher <= random]
 
-    def _extend_teacher(self, count: int) -> None:
-        (more,) = self._run([EvaluationJob("teacher", self._seeds(self.teacher.shape[1], count))])
-        self.teacher = np.concatenate((self.teacher, more), axis=1)
+    def _extend(self, count: int) -> None:
+        """Let teacher and random policy play up to ``count`` episodes: no one's scatter is to be what leaves it open."""
+        jobs = [EvaluationJob("teacher", self._seeds(self.teacher.shape[1], count))]
+        if self.random.shape[1] < count:
+            jobs.append(EvaluationJob("random", self._seeds(self.random.shape[1], count)))
+        more = self._run(jobs)
+        self.teacher = np.concatenate((self.teacher, more[0]), axis=1)
+        if len(more) > 1:
+            self.random = np.concatenate((self.random, more[1]), axis=1)
 
     def ratios(self, returns: Array) -> dict[str, float]:
         """Return (S - R) / (T - R) of mean returns [K, n] by task, the teacher's on the same seeds."""
@@ -114,7 +120,7 @@ class Judge:
         wanted = min(self._settings.screen, self.episodes)
         while True:
             if wanted > self.teacher.shape[1]:
-                self._extend_teacher(wanted)
+                self._extend(wanted)
             (new,) = self._run([EvaluationJob("student", self._seeds(returns.shape[1], wanted), student)])
             returns = np.concatenate((returns, new), axis=1)
             if self._short(returns):
