@@ -92,7 +92,7 @@ class Judge:
         return [name for name, teacher, random in pairs if teacher <= random]
 
     def _extend(self, count: int) -> None:
-        """Let teacher and random policy play up to ``count`` episodes: no one's scatter is to be what leaves it open."""
+        """Let teacher and random policy play up to ``count`` episodes, so that neither is what leaves it open."""
         jobs = [EvaluationJob("teacher", self._seeds(self.teacher.shape[1], count))]
         if self.random.shape[1] < count:
             jobs.append(EvaluationJob("random", self._seeds(self.random.shape[1], count)))
