@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import yaml
+from tests.teachers_for_tests import MemoryTeacher, PrivilegedTeacher, swing_up
 
 import understudy
 from understudy.config import nest
@@ -26,15 +27,6 @@ FAST = {
 
 def settings(**more):
     return nest({**FAST, **more})
-
-
-def swing_up(obs):
-    """Energy control of the pendulum: a teacher written by hand."""
-    cos, sin, speed = np.asarray(obs, dtype=np.float64).T
-    angle = np.arctan2(sin, cos)
-    energy = 0.5 * speed**2 / 3 + 5 * (cos - 1)
-    near = np.abs(angle) < 0.5
-    return np.clip(np.where(near, -12 * angle - 3 * speed, -2 * np.sign(speed * energy + 1e-9)), -2, 2)[:, None]
 
 
 def test_a_python_function_is_distilled_to_parity(tmp_path):
@@ -84,8 +76,6 @@ def test_resume_goes_on_where_the_run_stopped(tmp_path):
 
 def test_a_student_with_memory_learns_what_one_without_cannot(tmp_path):
     """Memory-v0 shows the cue in the first step only; a recurrent teacher knows it in the last."""
-    from tests.teachers_for_tests import MemoryTeacher
-
     results = {}
     for lstm in (0, 16):
         more = {
@@ -101,8 +91,6 @@ def test_a_student_with_memory_learns_what_one_without_cannot(tmp_path):
 
 
 def test_a_teacher_may_see_more_than_its_student(tmp_path):
-    from tests.teachers_for_tests import PrivilegedTeacher
-
     job = prepare(
         [PrivilegedTeacher()], None, settings(**{"student.keys": ["observation"], "stop.env_steps": 400}), run=tmp_path
     )
