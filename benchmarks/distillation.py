@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("teacher")
     parser.add_argument("--env")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--preset")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of ours and of the test")
     parser.add_argument("--tensors", action="store_true", help="the classic recipe with tensors instead of pairs")
@@ -95,7 +96,7 @@ def main() -> None:
     env = [arguments.env] if arguments.env else None
     job = prepare([arguments.teacher], env, settings, preset=arguments.preset, run=Path(tempfile.mkdtemp()) / "unused")
     rows: list[dict[str, Any]] = []
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         sides = {
             "classic": lambda s=seed: classic(job, s, arguments.tensors, arguments.classic_seconds),
             "ours": lambda s=seed: ours(arguments.teacher, arguments.env, settings, arguments.preset, s),
