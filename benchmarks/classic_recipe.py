@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from understudy.data import EnvSpec
 from understudy.envs.make import make
 from understudy.evaluation.judge import Judge
-from understudy.execution.base import Setup
 from understudy.policies.policy import Policy, PolicyLike, named_arrays
 from understudy.policies.spaces import space_to_json
 from understudy.policies.spec import PolicySpec
@@ -128,6 +127,3 @@ def run(
         outcome.history.append((outcome.updates, outcome.ratio))
     env.close()
     return outcome
-
-
-__all__ = ["Outcome", "Setup", "run", "student_spec"]
