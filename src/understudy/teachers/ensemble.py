@@ -20,16 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from understudy.data import Array, Observation, Target, map_obs
+from understudy.data import Observation, Target, map_obs
 from understudy.errors import UserError
 from understudy.policies.family import Family
 from understudy.policies.policy import About, PolicyLike, TensorState
 from understudy.teachers.acting import EnsembleActor, convert
+from understudy.teachers.members import Members
 
 KINDS = ("distributions", "losses")
 
 
-class Ensemble:
+class Ensemble(Members):
     """A ``PolicyLike`` of several teachers with the same spaces.
 
     Args:
@@ -41,11 +42,13 @@ class Ensemble:
         UserError: A teacher has a memory, or the kind is unknown.
     """
 
+    _actor: EnsembleActor
+
     def __init__(self, members: Sequence[PolicyLike], kind: str = "distributions", seed: int = 0) -> None:
         if kind not in KINDS:
             raise UserError(f"ensemble {kind!r} is unknown; there are {', '.join(KINDS)}")
-        refuse_memory(members)
-        self.members, self.kind = tuple(members), kind
+        super().__init__(members)
+        self.kind = kind
         self._actor = EnsembleActor(members, kind, seed)
         self._rng = np.random.default_rng((seed, 3))
         self.observation_space, self.action_space = members[0].observation_space, members[0].action_space
@@ -56,21 +59,6 @@ class Ensemble:
     def family(self) -> Family:
         """The distribution family of ``label``."""
         return self._actor.family
-
-    @property
-    def parameters_count(self) -> int:
-        """How many numbers it takes to act: those of all members."""
-        return sum(member.parameters_count for member in self.members)
-
-    def initial_state(self, batch: int) -> TensorState:
-        """Return None: no member has a memory."""
-        return None
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[Array, Any]:
-        """Act; see ``Policy.predict`` and ``EnsembleActor``."""
-        return self._actor.predict(observation, state, episode_start, deterministic)
 
     def label(self, obs: Observation, state: TensorState = None, episode_start: Any = None) -> tuple[Target, None]:
         """Return parameters in unit actions for [N, ...] observations, and the value where every member has one."""
@@ -97,17 +85,3 @@ class Ensemble:
                 where, said = torch.from_numpy(rows), target.value
                 value = None if said is None else value.index_copy(0, where, said.cpu())
         return Target(torch.from_numpy(params), value)
-
-
-def refuse_memory(members: Sequence[PolicyLike]) -> None:
-    """Refuse recurrent teachers.
-
-    Raises:
-        UserError: Naming the first one.
-    """
-    for member in members:
-        if member.initial_state(1) is not None:
-            raise UserError(
-                f"the teacher {member.about.source or member.about.algorithm} has a memory (LSTM), and only teachers "
-                "without one can be combined: distil it alone first, into a student without --student.lstm"
-            )

@@ -9,17 +9,17 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from understudy.data import Array, EnvSpec, Observation, Target
+from understudy.data import EnvSpec, Observation, Target
 from understudy.errors import UserError
 from understudy.policies.family import Family
 from understudy.policies.policy import About, PolicyLike, TensorState
 from understudy.policies.spaces import flat_size
 from understudy.policies.spec import ABSENT
 from understudy.teachers.acting import TasksActor, deterministic_action, log_probs
-from understudy.teachers.ensemble import refuse_memory
+from understudy.teachers.members import Members
 
 
-class TaskTeachers:
+class TaskTeachers(Members):
     """A ``PolicyLike`` over the spaces of the ``multitask`` environment.
 
     A teacher sees its own task's observation, without padding. Its answer is brought to one family for all tasks: the
@@ -34,9 +34,10 @@ class TaskTeachers:
         UserError: A teacher does not say its environment or has a memory, or the spaces do not go together.
     """
 
+    _actor: TasksActor
+
     def __init__(self, members: Sequence[PolicyLike]) -> None:
-        refuse_memory(members)
-        self.members = tuple(members)
+        super().__init__(members)
         self._actor = TasksActor(members)
         self.observation_space: gym.Space[Any] = self._actor.observation_space
         self.action_space = self._actor.action_space
@@ -59,21 +60,6 @@ class TaskTeachers:
     def task_actions(self) -> tuple[int, ...]:
         """How many actions, or action components, each task has."""
         return tuple(flat_size(member.action_space) for member in self.members)
-
-    @property
-    def parameters_count(self) -> int:
-        """How many numbers it takes to act: those of all members."""
-        return sum(member.parameters_count for member in self.members)
-
-    def initial_state(self, batch: int) -> TensorState:
-        """Return None: no member has a memory."""
-        return None
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[Array, Any]:
-        """Act in the ``multitask`` environment; see ``Policy.predict``."""
-        return self._actor.predict(observation, state, episode_start, deterministic)
 
     def label(self, obs: Observation, state: TensorState = None, episode_start: Any = None) -> tuple[Target, None]:
         """Return parameters and mask, [N, A] each, for [N, ...] observations."""
