@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "understudy"
 # The order in which data flows; a module imports only from those before it (and from its own folder).
 ORDER = [
     "__init__", "errors", "data", "config", "settings", "policies", "objectives", "teachers", "envs", "rollouts",
-    "learner", "student", "execution", "evaluation", "io", "train", "job", "session", "distillation",
+    "learner", "student", "execution", "evaluation", "io", "loop", "learning", "job", "session", "distillation",
     "terminal", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -43,6 +43,11 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_convert(item, arguments[0], path) for item in items)
+    if origin is dict:
+        mapping = yaml.safe_load(value) if isinstance(value, str) else value
+        if not isinstance(mapping, Mapping):
+            raise UserError(f"{path} is {value!r}; it must be a mapping such as {{key: value}}")
+        return dict(mapping)
     if is_dataclass(kind) and isinstance(kind, type):
         return build(kind, value, path)
     if kind is bool:
@@ -92,8 +97,10 @@ def plain(config: Any) -> Any:
     """Return nested dicts and lists that YAML and JSON can hold, and ``build`` reads."""
     if is_dataclass(config):
         return {f.name: plain(getattr(config, f.name)) for f in fields(config)}
-    if isinstance(config, tuple):
+    if isinstance(config, (tuple, list)):
         return [plain(item) for item in config]
+    if isinstance(config, Mapping):
+        return {key: plain(value) for key, value in config.items()}
     return config
 
 

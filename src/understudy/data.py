@@ -67,6 +67,43 @@ class Target(NamedTuple):
 
 
 @dataclass
+class Trace:
+    """What reinforcement learning needs to know of the student that acted.
+
+    Attributes:
+        choice: [T, B, A] the student's action in unit actions, before it was clipped to the bounds; or [T, B] or
+            [T, B, parts] indices.
+        log_prob: [T, B] float32, of the choice under the policy that made it (mu of V-trace, the centre of PPO).
+        value: [T, B] float32, the student's value of the observation it acted on.
+        bootstrap: [T, B] float32, the value of the final observation where an episode was truncated, elsewhere 0.
+        last_obs: [B, ...] what was seen after the last step.
+        last_value: [B] float32, its value.
+        last_start: [B] bool, ``last_obs`` is the first of an episode.
+        state: [B, S] float32, the student's memory before the first step: h and c of every layer; S = 0 without.
+    """
+
+    choice: Array
+    log_prob: Array
+    value: Array
+    bootstrap: Array
+    last_obs: Observation
+    last_value: Array
+    last_start: Array
+    state: Array
+
+    def cut(self, steps: slice, envs: slice) -> Trace:
+        """Return some steps of some environments, as views."""
+        timed = ("choice", "log_prob", "value", "bootstrap")
+        values = {f.name: getattr(self, f.name) for f in fields(Trace)}
+        return Trace(
+            **{
+                name: map_obs(lambda a: a[steps, envs], value) if name in timed else map_obs(lambda a: a[envs], value)
+                for name, value in values.items()
+            }
+        )
+
+
+@dataclass
 class Rollout:
     """Experience of B environments over T steps; every array is preallocated and written in place.
 
@@ -78,6 +115,7 @@ class Rollout:
         truncated: [T, B] bool, time ran out; bootstraps from the final observation.
         episode_start: [T, B] bool, ``obs[t]`` is the first of an episode; a recurrent state is reset before it.
         teacher_acted: [T, B] bool.
+        trace: What the student knew while it acted; None where nothing learns from the student's own actions.
     """
 
     obs: Observation
@@ -87,6 +125,7 @@ class Rollout:
     truncated: Array
     episode_start: Array
     teacher_acted: Array
+    trace: Trace | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -95,7 +134,25 @@ class Rollout:
 
     def first(self, steps: int) -> Rollout:
         """Return the first ``steps`` steps, as views."""
-        return Rollout(**{f.name: map_obs(lambda a: a[:steps], getattr(self, f.name)) for f in fields(Rollout)})
+        return self._cut(slice(steps), slice(None))
+
+    def columns(self, envs: slice) -> Rollout:
+        """Return some of the environments, as views."""
+        return self._cut(slice(None), envs)
+
+    def _cut(self, steps: slice, envs: slice) -> Rollout:
+        timed = {f.name: getattr(self, f.name) for f in fields(Rollout) if f.name != "trace"}
+        cut = {name: map_obs(lambda a: a[steps, envs], array) for name, array in timed.items()}
+        return Rollout(**cut, trace=None if self.trace is None else self.trace.cut(steps, envs))
+
+    def copy_from(self, other: Rollout) -> None:
+        """Overwrite every array by another rollout's of the same shape."""
+        pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(Rollout) if f.name != "trace"]
+        if self.trace is not None and other.trace is not None:
+            pairs += [(getattr(self.trace, f.name), getattr(other.trace, f.name)) for f in fields(Trace)]
+        for mine, theirs in pairs:
+            for key, array in mine.items() if isinstance(mine, dict) else [("", mine)]:
+                array[...] = theirs[key] if isinstance(theirs, dict) else theirs
 
 
 def map_obs(function: Any, obs: Any) -> Any:

@@ -21,7 +21,7 @@ from understudy.policies.policy import Policy, PolicyLike
 from understudy.session import Report, Session
 from understudy.settings import DistillSettings
 from understudy.teachers.load import load
-from understudy.train import train
+from understudy.loop import train
 
 
 @dataclass

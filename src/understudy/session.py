@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from understudy.evaluation.judge import Judge
 from understudy.execution.base import Execution, Portable, Setup
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.learner import Learner, make_learner
+from understudy.learning.from_dataset import DistillProgress, FromDataset, ParityExaminer, TeacherLabels
 from understudy.objectives.distances import Distance, default_distance
 from understudy.objectives.schedules import parse
 from understudy.policies.family import ActionMap
@@ -30,7 +31,7 @@ from understudy.settings import DistanceSettings, DistillSettings
 from understudy.student import fit_normalizer, new_student, student_spec
 from understudy.teachers.ensemble import Ensemble
 from understudy.teachers.routing import TaskTeachers
-from understudy.train import Progress, Run, TeacherLabels
+from understudy.loop import Run
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -74,7 +75,8 @@ def make_execution(settings: DistillSettings, setup: Setup, teacher: PolicyLike)
         raise UserError("this teacher is a Python object and cannot travel to workers: use --execution.type single")
     from understudy.execution.sync import SyncExecution
 
-    return SyncExecution(setup, settings.execution.num_workers, settings.execution.worker_timeout)
+    workers = settings.execution
+    return SyncExecution(setup, workers.num_workers, workers.worker_timeout, workers.restarts)
 
 
 class Session:
@@ -110,37 +112,37 @@ class Session:
         )
         self.execution = make_execution(settings, self.setup, teacher)
         self.judge = Judge(self.execution.evaluate, evaluation, settings.stop, task_names(spec), settings.judge_seed)
-        self.progress = Progress()
+        self.progress = DistillProgress()
         self.labels = TeacherLabels(teacher)
         if saved is not None:
             self._restore(*saved)
 
     def run(self, report: Report) -> Run:
         """Return the run for ``train``."""
-        return Run(
-            self.settings,
-            self.execution,
-            self.learner,
+        settings, learner, progress = self.settings, self.learner, self.progress
+        learning = FromDataset(
+            settings,
+            learner,
             self.dataset,
             self.labels,
-            self.judge,
-            parse(self.settings.behaviour.beta, "behaviour.beta"),
-            parse(self.settings.behaviour.noise, "behaviour.noise"),
-            self.progress,
-            lambda columns: fit_normalizer(self.student, self.settings.student, self.teacher, columns),
-            report,
-            self.save,
+            parse(settings.behaviour.beta, "behaviour.beta"),
+            parse(settings.behaviour.noise, "behaviour.noise"),
+            progress,
+            lambda columns: fit_normalizer(self.student, settings.student, self.teacher, columns),
         )
+        examiner = ParityExaminer(settings, learner, self.judge, progress)
+        stop = settings.stop
+        return Run(self.execution, learning, examiner, progress, stop.env_steps, stop.seconds, report, self.save)
 
     def policy(self) -> Policy:
         """Return the student as it would be saved now."""
         return build_policy(self.student_spec, self.learner.weights(), self.student.about)
 
-    def save(self, best: bool) -> None:
+    def save(self, metrics: Mapping[str, Any]) -> None:
         """Write the student, the samples of this round, and the state to go on from."""
         student, progress = self.policy(), self.progress
         extra = {"env_steps": progress.env_steps, "ratio": progress.ratio if np.isfinite(progress.ratio) else None}
-        if best:
+        if metrics.get("best"):
             save_policy(student, self.folder / "best.safetensors", extra)
         save_policy(student, self.folder / "last.safetensors", extra)
         fresh = {name: column[self.dataset.latest] for name, column in self.dataset.columns.items()}

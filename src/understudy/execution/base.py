@@ -40,6 +40,15 @@ class EvaluationJob:
     who: str
     seeds: tuple[int, ...]
     arrays: Arrays | None = None
+    deterministic: bool = True
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What went wrong in the workers so far: replaced ones, and unfinished episodes that were lost with them."""
+
+    restarts: int = 0
+    lost_episodes: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,8 @@ class Setup:
         student: The student's description; its arrays come with every command.
         teacher: The teacher, where it can travel; None where it cannot act in a worker.
         eval_envs: How many environments run evaluation episodes together, over all workers.
+        traced: Whether rollouts have a trace, for learning from the student's own actions.
+        attempt: How many workers failed in this one's place before.
     """
 
     env: EnvSpec
@@ -61,19 +72,28 @@ class Setup:
     student: PolicySpec
     teacher: Portable | None
     eval_envs: int = 8
+    traced: bool = False
+    attempt: int = 0
 
 
 class Execution(Protocol):
     """Begins and ends work; between the two calls the caller may learn."""
 
-    def begin_collect(self, mixture: Mixture, student: Arrays | None, steps: int) -> None:
-        """Start to gather a rollout of ``steps`` steps; the arrays are taken before this returns."""
+    def begin_collect(self, mixture: Mixture, student: Arrays | None, steps: int, restart: int | None = None) -> None:
+        """Start to gather a rollout of ``steps`` steps; the arrays are taken before this returns.
+
+        With ``restart``, every environment begins a new episode first, with the seeds of that number.
+        """
 
     def end_collect(self) -> tuple[Rollout, Collected]:
         """Wait for the rollout [T, B]; it is valid until the next ``begin_collect``."""
 
     def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Episodes]:
         """Run evaluation episodes on environments of their own."""
+
+    @property
+    def faults(self) -> Faults:
+        """What went wrong in workers so far."""
 
     def close(self) -> None:
         """End every process and free every environment; may be called twice."""

@@ -6,11 +6,12 @@ The single execution has one station in the learner's process; every worker proc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from understudy.data import Rollout
-from understudy.envs.base import VectorEnv
+from understudy.data import Array, Rollout
+from understudy.envs.base import Step, VectorEnv
 from understudy.envs.make import make
 from understudy.envs.multitask import task_actions, whole_tasks
 from understudy.execution.base import Arrays, EvaluationJob, Portable, Setup, actor_of, update_actor
@@ -23,13 +24,28 @@ class Station:
     """Environments ``columns`` of a setup and the policies that act in them; everything is built on first use."""
 
     def __init__(
-        self, setup: Setup, columns: range, out: Rollout, eval_envs: int, teacher: Actor | None = None
+        self,
+        setup: Setup,
+        columns: range,
+        eval_envs: int,
+        teacher: Actor | None = None,
+        beat: Array | None = None,
     ) -> None:
-        self._setup, self._columns, self._out, self._eval_count = setup, columns, out, eval_envs
+        """Remember what to build.
+
+        Args:
+            setup: The run.
+            columns: Which of its environments.
+            eval_envs: How many run evaluation episodes together.
+            teacher: The teacher, where it need not be built.
+            beat: [1 or more] int64 whose first entry counts steps, for those who watch.
+        """
+        self._setup, self._columns, self._eval_count = setup, columns, eval_envs
         self._teacher = teacher
         self._student: Actor | None = None
         self._collector: Collector | None = None
         self._eval_env: VectorEnv | None = None
+        self._beat = np.zeros(1, np.int64) if beat is None else beat
 
     def _act_as_student(self, arrays: Arrays | None) -> Actor:
         if self._student is None:
@@ -44,24 +60,35 @@ class Station:
             self._teacher = actor_of(self._setup.teacher)
         return self._teacher
 
+    def _make(self, count: int) -> VectorEnv:
+        return Watched(make(self._setup.env, count), self._beat)
+
+    def _seeds(self, restart: int) -> list[int]:
+        """Return the seeds of a restart; a worker that replaces another must not live the same episodes again."""
+        shift = restart * 1_000_003 + self._setup.attempt * 500_009
+        return [self._setup.seeds[i] + shift for i in self._columns]
+
     def prepare(self) -> None:
         """Build the training environments, so that the first rollout does not pay for them."""
-        if self._collector is None:
-            seeds = [self._setup.seeds[i] for i in self._columns]
-            self._collector = Collector(make(self._setup.env, len(seeds)), seeds)
+        if self._collector is None and len(self._columns):
+            self._collector = Collector(self._make(len(self._columns)), self._seeds(0))
 
-    def collect(self, mixture: Mixture, arrays: Arrays | None, steps: int) -> Collected:
-        """Fill this station's columns of the first ``steps`` steps of the rollout."""
+    def collect(
+        self, mixture: Mixture, arrays: Arrays | None, steps: int, out: Rollout, restart: int | None = None
+    ) -> Collected:
+        """Fill the first ``steps`` steps of ``out``; with ``restart`` from new episodes, whose seeds it numbers."""
         self.prepare()
         assert self._collector is not None
+        if restart is not None:
+            self._collector.restart(self._seeds(restart))
         student = self._act_as_student(arrays) if mixture.beta < 1 else None
         teacher = self._act_as_teacher() if mixture.beta > 0 else None
-        return self._collector.collect(steps, mixture, student, teacher, self._out)
+        return self._collector.collect(steps, mixture, student, teacher, out)
 
     def evaluate(self, job: EvaluationJob, seeds: Sequence[int]) -> Episodes:
         """Run one episode per seed on environments that training never touches."""
         if self._eval_env is None:
-            self._eval_env = make(self._setup.env, whole_tasks(self._setup.env, self._eval_count))
+            self._eval_env = self._make(whole_tasks(self._setup.env, self._eval_count))
         policy: Actor | None
         if job.who == "random":
             seed = int(np.sum(seeds)) % 2**31
@@ -69,9 +96,9 @@ class Station:
         elif job.who == "teacher":
             policy = self._act_as_teacher()
         else:
-            policy = actor_of(Portable(self._setup.student, job.arrays))
+            policy = actor_of(Portable(self._setup.student, job.arrays), int(np.sum(seeds)) % 2**31)
         assert policy is not None
-        return run_episodes(policy, self._eval_env, seeds)
+        return run_episodes(policy, self._eval_env, seeds, job.deterministic)
 
     def close(self) -> None:
         """Close the environments."""
@@ -79,3 +106,18 @@ class Station:
             if env is not None:
                 env.close()
         self._collector = self._eval_env = None
+
+
+class Watched:
+    """A vector environment that counts its steps where others can see them: who hangs does not count on."""
+
+    def __init__(self, env: VectorEnv, beat: Array) -> None:
+        self._env, self._beat, self._step = env, beat, env.step
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def step(self, actions: Array, active: Array | None = None) -> Step:
+        """Step the environment."""
+        self._beat[0] += 1
+        return self._step(actions, active)

@@ -1,61 +1,87 @@
 """The body of a worker process: ``python -m understudy.execution.worker CONTROL_FD BLOCK_FD``.
 
 Started as a fresh program rather than through ``multiprocessing``: nothing of the parent's main module is imported
-again, no threads are copied by a fork, and PyTorch is not loaded unless a network needs it. Commands come through a
-pipe, experience goes through shared memory. The pipe ends with the parent, so a worker never outlives it.
+again, no threads are copied by a fork, and PyTorch is not loaded unless a network needs it. Orders come through a
+pipe, weights and experience go through shared memory. The pipe ends with the parent, and on Linux the kernel ends a
+worker whose parent is gone, so that even one that hangs in its environment never outlives it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import signal
 import sys
 import traceback
-from dataclasses import fields
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from understudy.errors import UserError
 
+if TYPE_CHECKING:
+    from understudy.execution.pool import Place
 
-def _serve(control: Connection, block_fd: int) -> None:
-    from understudy.data import Rollout, map_obs
+_PR_SET_PDEATHSIG = 1
+
+
+def _serve(control: Connection, place: Place, block: mmap.mmap) -> None:
+    from understudy.execution.board import Board
     from understudy.execution.station import Station
-    from understudy.rollouts.buffers import rollout_views
+    from understudy.rollouts.buffers import rollout_views, views
 
-    setup, columns, layout, eval_envs, size = control.recv()
-    whole = rollout_views(layout, mmap.mmap(block_fd, size))
-    os.close(block_fd)
-    cut = slice(columns.start, columns.stop)
-    mine = Rollout(
-        **{field.name: map_obs(lambda a: a[:, cut], getattr(whole, field.name)) for field in fields(Rollout)}
+    board = Board(place.board, block)
+    own = len(place.columns)
+    cut = slice(place.columns.start, place.columns.stop)
+    rollouts = [rollout_views(layout, block) for layout in place.rollouts]
+    rollouts = [r if r.shape[1] == own else r.columns(cut) for r in rollouts]
+    station = Station(
+        place.setup, place.columns, place.eval_envs, beat=views(place.beats, block)["beats"][place.number]
     )
-    station = Station(setup, columns, mine, eval_envs)
     try:
         station.prepare()
         while True:
             command, *arguments = control.recv()
-            answer: Any = station.collect(*arguments) if command == "collect" else station.evaluate(*arguments)
+            answer: Any
+            if command == "collect":
+                mixture, steps, restart, slot = arguments
+                version, weights = board.read() if mixture.beta < 1 else (0, None)
+                answer = station.collect(mixture, weights, steps, rollouts[slot], restart)
+                answer.version = version
+            else:
+                answer = station.evaluate(*arguments)
             control.send(("done", answer))
     finally:
         station.close()
 
 
-def main() -> None:
-    """Serve until the parent closes the pipe."""
+def run(serve: Callable[[Connection, Place, mmap.mmap], None]) -> None:
+    """Serve until the parent closes the pipe; what goes wrong travels to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     control_fd, block_fd = (int(a) for a in sys.argv[1:3])
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     control = Connection(control_fd)
     try:
-        _serve(control, block_fd)
+        place = control.recv()
+        block = mmap.mmap(block_fd, place.size)
+        os.close(block_fd)
+        serve(control, place, block)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except UserError as error:
-        control.send(("error", str(error), ""))
+        _last_words(control, ("mistake", str(error)))
     except BaseException as error:  # noqa: BLE001 (whatever an environment raises travels to the parent)
-        control.send(("error", f"{type(error).__name__}: {error}", traceback.format_exc()))
+        _last_words(control, ("error", f"{type(error).__name__}: {error}", traceback.format_exc()))
+
+
+def _last_words(control: Connection, words: tuple[str, ...]) -> None:
+    try:
+        control.send(words)
+    except (BrokenPipeError, ConnectionResetError):
+        return
 
 
 if __name__ == "__main__":
-    main()
+    run(_serve)

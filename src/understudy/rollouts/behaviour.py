@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 
-from understudy.data import Array, Observation
+from understudy.data import Array, Observation, Trace
 from understudy.errors import UserError
-from understudy.policies.family import ActionMap
+from understudy.policies.family import ActionMap, Family
 
 
 class Actor(Protocol):
@@ -27,6 +27,20 @@ class Actor(Protocol):
         """Act on a batch."""
 
 
+class Explorer(Actor, Protocol):
+    """An actor that learns from its own actions: it samples them from given noise and knows their probability."""
+
+    @property
+    def family(self) -> Family:
+        """Of its distribution, in unit actions."""
+
+    def act(self, obs: Any, state: Any, episode_start: Array, noise: Array) -> tuple[Array, Array, Array, Any]:
+        """Return choices (unit actions before clipping, or indices), log-probabilities [B], values [B], the state."""
+
+    def value_of(self, obs: Any, state: Any, episode_start: Array) -> Array:
+        """Return values [B]."""
+
+
 @dataclass(frozen=True)
 class Mixture:
     """The behaviour of one rollout.
@@ -36,11 +50,13 @@ class Mixture:
         noise: Standard deviation of Gaussian noise added to the action, in unit actions; for discrete actions the
             probability of a uniformly random one.
         noise_share: Share of the steps on which noise is added.
+        sample: The student samples from its distribution, instead of its mode, and the rollout gets a trace.
     """
 
     beta: float = 1.0
     noise: float = 0.0
     noise_share: float = 1.0
+    sample: bool = False
 
 
 @dataclass
@@ -50,6 +66,8 @@ class Draws:
     teacher_acts: Array
     noisy: Array
     noise: Array
+    sample: Array
+    """[T, B, K] standard normal (continuous) or Gumbel noise for the student's sample; K = 0 where it does not."""
 
 
 class Behaviour:
@@ -86,7 +104,8 @@ class Behaviour:
         self._names = {name: actor for name, actor in actors.items() if actor is not None}
         self._states = {name: self._states.get(name) for name in self._names}
         self._mixture = mixture
-        rows = [self._draw(rng, steps, mixture) for rng in self._rngs]
+        family = student.family if mixture.sample and student is not None else None  # type: ignore[attr-defined]
+        rows = [(*self._draw(rng, steps, mixture), _sample_noise(rng, steps, family)) for rng in self._rngs]
         self._draws = Draws(*(np.stack(column, axis=1) for column in zip(*rows, strict=True)))
 
     def _draw(self, rng: np.random.Generator, steps: int, mixture: Mixture) -> tuple[Array, Array, Array]:
@@ -104,13 +123,25 @@ class Behaviour:
         noise = rng.integers(0, highs, (steps, *(self._space.shape or ()))) + self._map.start
         return teacher_acts, noisy, noise
 
-    def act(self, step: int, obs: Observation, episode_start: Array) -> tuple[Array, Array]:
-        """Return actions [B, ...] in environment units, and [B] bool whether the teacher acted."""
+    def act(self, step: int, obs: Observation, episode_start: Array, trace: Trace | None = None) -> tuple[Array, Array]:
+        """Return actions [B, ...] in environment units, and [B] bool whether the teacher acted.
+
+        Where the student samples, its choice, log-probability and value are written into step ``step`` of the trace.
+        """
         assert self._draws is not None
         actions: dict[str, Array] = {}
         for name, actor in self._names.items():
             # Every policy sees every step: one with memory must remember what happened while another acted.
-            actions[name], self._states[name] = actor.predict(obs, self._states[name], episode_start, True)
+            if name == "student" and self._mixture.sample:
+                assert trace is not None, "a student that samples needs a trace"
+                explorer: Explorer = actor  # type: ignore[assignment]
+                choice, log_prob, value, state = explorer.act(
+                    obs, self._states[name], episode_start, self._draws.sample[step]
+                )
+                trace.choice[step], trace.log_prob[step], trace.value[step] = choice, log_prob, value
+                actions[name], self._states[name] = self._map.to_env(choice), state
+            else:
+                actions[name], self._states[name] = actor.predict(obs, self._states[name], episode_start, True)
         teacher_acts = self._draws.teacher_acts[step]
         if len(actions) == 2:
             pick = teacher_acts.reshape(-1, *(1,) * (actions["student"].ndim - 1))
@@ -121,6 +152,18 @@ class Behaviour:
             action = self._disturb(action, step)
         return action, teacher_acts
 
+    def student_state(self) -> Any:
+        """Return the student's memory now: (h, c), [layers, B, width] each; None before its first step or without."""
+        return self._states.get("student")
+
+    def value_of(self, obs: Observation, episode_start: Array, rows: Array | None = None) -> Array:
+        """Return the student's values [n] of observations of all environments, or of some."""
+        explorer: Explorer = self._names["student"]  # type: ignore[assignment]
+        state = self.student_state()
+        if state is not None and rows is not None:
+            state = tuple(part[:, rows] for part in state)
+        return explorer.value_of(obs, state, episode_start)
+
     def _disturb(self, action: Array, step: int) -> Array:
         assert self._draws is not None
         noisy = self._draws.noisy[step].reshape(-1, *(1,) * (action.ndim - 1))
@@ -129,3 +172,22 @@ class Behaviour:
         else:
             disturbed = self._draws.noise[step]
         return np.where(noisy, disturbed, action).astype(action.dtype, copy=False)
+
+
+def _sample_noise(rng: np.random.Generator, steps: int, family: Family | None) -> Array:
+    """Return [T, K] float32: standard normal for continuous families, Gumbel for discrete ones."""
+    if family is None:
+        return np.zeros((steps, 0), np.float32)
+    if family.continuous:
+        return rng.standard_normal((steps, family.sizes[0]), dtype=np.float32)
+    return rng.gumbel(size=(steps, family.param_size)).astype(np.float32)
+
+
+def pack_state(state: Any, out: Array) -> None:
+    """(h, c), [layers, B, width] each -> [B, 2 * layers * width]; zeros for None."""
+    if state is None:
+        out[...] = 0
+        return
+    layers, batch, width = np.shape(state[0])
+    for i, part in enumerate(state):
+        out[:, i * layers * width : (i + 1) * layers * width] = np.swapaxes(part, 0, 1).reshape(batch, -1)

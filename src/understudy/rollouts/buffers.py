@@ -2,46 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from understudy.data import Array, Rollout
+from understudy.data import Array, Observation, Rollout, Trace
 from understudy.policies.spaces import members
+from understudy.policies.spec import PolicySpec
 
 Layout = dict[str, tuple[tuple[int, ...], np.dtype[Any], int]]
 """Name -> (shape, dtype, byte offset); observation keys are named ``obs:KEY``."""
 
 
-def rollout_layout(observation: gym.Space[Any], action: gym.Space[Any], steps: int, envs: int) -> tuple[Layout, int]:
-    """Return where each array of a [T, B] rollout stands in one block, and the block's size in bytes."""
-    shapes: dict[str, tuple[tuple[int, ...], Any]] = {}
-    for key, space in members(observation).items():
-        shapes[f"obs:{key}"] = (tuple(space.shape or ()), space.dtype)
-    shapes["action"] = (tuple(action.shape or ()), action.dtype)
-    shapes["reward"] = ((), np.float32)
-    for flag in ("terminated", "truncated", "episode_start", "teacher_acted"):
-        shapes[flag] = ((), np.bool_)
+def pack(shapes: Mapping[str, tuple[tuple[int, ...], Any]], offset: int = 0) -> tuple[Layout, int]:
+    """Place arrays one after another, each on a cache line of its own; returns the layout and where it ends."""
     layout: Layout = {}
-    offset = 0
     for name, (shape, dtype) in shapes.items():
-        full, kind = (steps, envs, *shape), np.dtype(dtype)
-        layout[name] = (full, kind, offset)
-        offset += -(-int(np.prod(full)) * kind.itemsize // 64) * 64
+        kind = np.dtype(dtype)
+        layout[name] = (shape, kind, offset)
+        offset += -(-int(np.prod(shape)) * kind.itemsize // 64) * 64
     return layout, offset
 
 
+def views(layout: Layout, block: Any) -> dict[str, Array]:
+    """Return the arrays of a layout as views into ``block`` (anything with the buffer protocol)."""
+    return {n: np.ndarray(shape, dtype, buffer=block, offset=offset) for n, (shape, dtype, offset) in layout.items()}
+
+
+def rollout_layout(
+    observation: gym.Space[Any],
+    action: gym.Space[Any],
+    steps: int,
+    envs: int,
+    traced: PolicySpec | None = None,
+    offset: int = 0,
+) -> tuple[Layout, int]:
+    """Return where each array of a [T, B] rollout stands in one block, and where they end.
+
+    Args:
+        observation: Of one environment.
+        action: Of one environment.
+        steps: T.
+        envs: B.
+        traced: The student whose trace is kept; None for a rollout without.
+        offset: Where the first array stands.
+    """
+    seen = {key: (tuple(space.shape or ()), space.dtype) for key, space in members(observation).items()}
+    timed: dict[str, tuple[tuple[int, ...], Any]] = {f"obs:{key}": pair for key, pair in seen.items()}
+    timed["action"] = (tuple(action.shape or ()), action.dtype)
+    timed["reward"] = ((), np.float32)
+    for flag in ("terminated", "truncated", "episode_start", "teacher_acted"):
+        timed[flag] = ((), np.bool_)
+    once: dict[str, tuple[tuple[int, ...], Any]] = {}
+    if traced is not None:
+        family = traced.distribution
+        scalar = isinstance(action, gym.spaces.Discrete)
+        width = () if scalar else (family.sizes[0],) if family.continuous else (len(family.sizes),)
+        timed["trace:choice"] = (width, np.float32 if family.continuous else np.int64)
+        timed |= {f"trace:{name}": ((), np.float32) for name in ("log_prob", "value", "bootstrap")}
+        once = {f"trace:last_obs:{key}": pair for key, pair in seen.items()}
+        once |= {"trace:last_value": ((), np.float32), "trace:last_start": ((), np.bool_)}
+        once["trace:state"] = ((2 * traced.lstm_layers * traced.lstm,), np.float32)
+    shapes = {name: ((steps, envs, *shape), dtype) for name, (shape, dtype) in timed.items()}
+    shapes |= {name: ((envs, *shape), dtype) for name, (shape, dtype) in once.items()}
+    return pack(shapes, offset)
+
+
 def rollout_views(layout: Layout, block: Any) -> Rollout:
-    """Return a rollout whose arrays are views into ``block`` (anything with the buffer protocol)."""
-    views = {
-        name: np.ndarray(shape, dtype, buffer=block, offset=offset) for name, (shape, dtype, offset) in layout.items()
-    }
-    obs: dict[str, Array] = {name[4:]: views.pop(name) for name in list(views) if name.startswith("obs:")}
-    return Rollout(obs[""] if list(obs) == [""] else obs, **views)
+    """Return a rollout whose arrays are views into ``block``; without a trace if the layout has none."""
+    arrays: dict[str, Any] = views(layout, block)
+    trace = {name[6:]: arrays.pop(name) for name in list(arrays) if name.startswith("trace:")}
+    obs = _observation(arrays, "obs:")
+    if not trace:
+        return Rollout(obs, **arrays)
+    return Rollout(obs, **arrays, trace=Trace(last_obs=_observation(trace, "last_obs:"), **trace))
 
 
-def new_rollout(observation: gym.Space[Any], action: gym.Space[Any], steps: int, envs: int) -> Rollout:
+def _observation(arrays: dict[str, Any], prefix: str) -> Observation:
+    """Take the arrays of an observation out of a dict."""
+    obs: dict[str, Array] = {name[len(prefix) :]: arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
+    return obs[""] if list(obs) == [""] else obs
+
+
+def new_rollout(
+    observation: gym.Space[Any], action: gym.Space[Any], steps: int, envs: int, traced: PolicySpec | None = None
+) -> Rollout:
     """Allocate a [T, B] rollout on the heap."""
-    layout, size = rollout_layout(observation, action, steps, envs)
+    layout, size = rollout_layout(observation, action, steps, envs, traced)
     return rollout_views(layout, np.zeros(size, dtype=np.uint8))

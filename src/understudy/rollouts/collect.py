@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from understudy.data import Rollout
+from understudy.data import Array, Observation, Rollout, Trace, map_obs
 from understudy.envs.base import VectorEnv
-from understudy.rollouts.behaviour import Actor, Behaviour, Mixture
+from understudy.rollouts.behaviour import Actor, Behaviour, Mixture, pack_state
 
 
 @dataclass
@@ -20,6 +22,28 @@ class Collected:
     returns: list[float] = field(default_factory=list)
     """Returns of the episodes that ended in it, whoever acted."""
     lengths: list[int] = field(default_factory=list)
+    env_seconds: float = 0.0
+    """Wall seconds inside the environments; of the slowest worker where there are several."""
+    act_seconds: float = 0.0
+    """Wall seconds spent on choosing actions; of the same worker."""
+    version: int = 0
+    """Of the student's weights, where an execution counts them."""
+    lag: float = 0.0
+    """How many updates the weights that acted were behind those that learn from it."""
+
+
+def merge_collected(parts: Sequence[Collected]) -> Collected:
+    """Join what was gathered side by side; the seconds are those of the slowest."""
+    slowest = max(parts, key=lambda part: part.env_seconds + part.act_seconds)
+    return Collected(
+        sum(part.env_steps for part in parts),
+        [r for part in parts for r in part.returns],
+        [n for part in parts for n in part.lengths],
+        slowest.env_seconds,
+        slowest.act_seconds,
+        min(part.version for part in parts),
+        float(np.mean([part.lag for part in parts])),
+    )
 
 
 class Collector:
@@ -27,12 +51,11 @@ class Collector:
 
     def __init__(self, env: VectorEnv, seeds: Sequence[int]) -> None:
         self.env = env
-        self.behaviour = Behaviour(env.action_space, seeds)
-        self._seeds = list(seeds)
-        self.restart(self._seeds)
+        self.restart(seeds)
 
     def restart(self, seeds: Sequence[int]) -> None:
-        """Begin new episodes everywhere, environment i with ``seeds[i]``."""
+        """Begin new episodes everywhere, environment i with ``seeds[i]``, which its random actions follow as well."""
+        self.behaviour = Behaviour(self.env.action_space, seeds)
         self._obs = self.env.reset(seeds)
         self._start = np.ones(self.env.num_envs, dtype=bool)
         self._return = np.zeros(self.env.num_envs)
@@ -41,13 +64,16 @@ class Collector:
     def collect(
         self, steps: int, mixture: Mixture, student: Actor | None, teacher: Actor | None, out: Rollout
     ) -> Collected:
-        """Act for ``steps`` steps and write them into ``out`` ([T >= steps, B])."""
+        """Act for ``steps`` steps and write them into ``out`` ([T >= steps, B]), with its trace where it has one."""
         info = Collected(steps * self.env.num_envs)
-        behaviour, env = self.behaviour, self.env
+        behaviour, env, clock = self.behaviour, self.env, time.perf_counter
         behaviour.begin(mixture, student, teacher, steps)
+        trace = out.trace
+        if trace is not None:
+            pack_state(behaviour.student_state(), trace.state)
         obs_out = out.obs
         for t in range(steps):
-            obs = self._obs
+            obs, begin = self._obs, clock()
             if isinstance(obs_out, dict):
                 assert isinstance(obs, dict)
                 for key, array in obs_out.items():
@@ -55,17 +81,41 @@ class Collector:
             else:
                 obs_out[t] = obs
             out.episode_start[t] = self._start
-            action, teacher_acted = behaviour.act(t, obs, self._start)
+            action, teacher_acted = behaviour.act(t, obs, self._start, trace)
+            acted = clock()
             step = env.step(action)
+            stepped = clock()
+            info.act_seconds += acted - begin
+            info.env_seconds += stepped - acted
             out.action[t], out.reward[t], out.teacher_acted[t] = action, step.reward, teacher_acted
             out.terminated[t], out.truncated[t] = step.terminated, step.truncated
             self._obs = step.obs
             self._start = step.terminated | step.truncated
             self._return += step.reward
             self._length += 1
+            if trace is not None:
+                trace.bootstrap[t] = 0
             if self._start.any():
+                if trace is not None and step.truncated.any():
+                    assert step.final_obs is not None
+                    self._bootstrap(trace.bootstrap[t], step.final_obs, np.flatnonzero(step.truncated))
                 ended = np.flatnonzero(self._start)
                 info.returns += self._return[ended].tolist()
                 info.lengths += self._length[ended].tolist()
                 self._return[ended], self._length[ended] = 0, 0
+        if trace is not None:
+            self._finish(trace)
         return info
+
+    def _bootstrap(self, out: Array, final_obs: Observation, rows: Array) -> None:
+        """Write the values of the final observations in these rows."""
+        obs = map_obs(lambda a: a[rows], final_obs)
+        out[rows] = self.behaviour.value_of(obs, np.zeros(len(rows), bool), rows)
+
+    def _finish(self, trace: Trace) -> None:
+        """Note what comes after the last step."""
+        seen: Any = trace.last_obs
+        for key, array in seen.items() if isinstance(seen, dict) else [("", seen)]:
+            array[...] = self._obs[key] if isinstance(self._obs, dict) else self._obs
+        trace.last_start[...] = self._start
+        trace.last_value[...] = self.behaviour.value_of(self._obs, self._start)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from understudy.config import doc
 from understudy.errors import UserError
+from understudy.settings.execution import ExecutionSettings
 
 
 @dataclass(frozen=True)
@@ -106,15 +107,6 @@ class StopSettings:
     )
     env_steps: int = doc("environment steps at which the run ends in any case", 200_000)
     seconds: float = doc("wall seconds after which the run ends in any case, 0 for no limit", 0.0)
-
-
-@dataclass(frozen=True)
-class ExecutionSettings:
-    """Who runs where."""
-
-    type: Literal["single", "sync"] = doc("single: everything in one process; sync: worker processes", "sync")
-    num_workers: int = doc("worker processes", 2)
-    worker_timeout: float = doc("seconds of silence after which a worker counts as hung", 600.0)
 
 
 @dataclass(frozen=True)

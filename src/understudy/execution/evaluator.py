@@ -1,0 +1,59 @@
+"""A process that runs evaluation episodes beside training, on environments of its own; the learner never waits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from understudy.data import Array
+from understudy.execution.base import EvaluationJob, Setup
+from understudy.execution.pool import Pool
+from understudy.rollouts.episodes import Episodes
+
+
+class Evaluator:
+    """One job at a time; it is replaced as workers are."""
+
+    def __init__(self, setup: Setup, timeout: float, restarts: int) -> None:
+        plain = replace(setup, seeds=(), traced=False)
+        self._pool = Pool(plain, [range(0)], timeout=timeout, restarts=restarts, slots=0, name="evaluator")
+        self.seconds = 0.0
+        """Wall seconds of all jobs so far."""
+        self.env_steps = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is running."""
+        return self._pool.pending(0) > 0
+
+    def begin(self, weights: Mapping[str, Array], seeds: tuple[int, ...], deterministic: bool) -> None:
+        """Start a job; the weights are taken before this returns."""
+        assert not self.busy, "one job at a time"
+        copies = {name: np.array(array) for name, array in weights.items()}
+        self._pool.order(0, ("evaluate", EvaluationJob("student", seeds, copies, deterministic), seeds))
+
+    def result(self, wait: bool = False) -> Episodes | None:
+        """Return the episodes of the job if it is done; with ``wait``, once it is done.
+
+        Raises:
+            WorkerError: The evaluator failed more often than there are restarts.
+        """
+        if not self.busy:
+            return None
+        for _, episodes in self._pool.answers([0], block=wait):
+            found: Episodes = episodes
+            self.seconds += found.seconds
+            self.env_steps += found.env_steps
+            return found
+        return None
+
+    @property
+    def restarts_used(self) -> int:
+        """How often the process was replaced."""
+        return self._pool.restarts_used
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.close()

@@ -1,0 +1,193 @@
+"""The settings of training from scratch; every field is a flag of ``understudy train`` and a key of a preset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from understudy.config import doc
+from understudy.data import EnvSpec
+from understudy.errors import UserError
+
+
+@dataclass(frozen=True)
+class EnvSettings:
+    """The environment."""
+
+    id: str = doc("environment id", "")
+    kwargs: dict[str, Any] = doc("arguments of its constructor, as YAML", factory=dict)
+    wrappers: tuple[dict[str, Any], ...] = doc("wrappers from the inside out, each as YAML {type: NAME, ...}", ())
+    backend: str = doc("library that steps it: auto, gymnasium, envpool or ale", "auto")
+
+    def spec(self) -> EnvSpec:
+        """Return the description that environments are built from."""
+        return EnvSpec(self.id, self.kwargs, self.wrappers, self.backend)
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """The policy's network."""
+
+    hidden: tuple[int, ...] = doc("widths of the hidden layers", (64, 64))
+    value_hidden: tuple[int, ...] | None = doc("of the value function, on the same features; none: as hidden", None)
+    activation: str = doc("tanh, relu, elu, silu, leaky_relu, gelu, sigmoid or identity", "tanh")
+    encoder: str = doc("of pictures: auto, nature_cnn, impala_small, impala_resnet, a3c_cnn or grid_cnn", "auto")
+    text: str = doc("encoder of text: text_bag or text_lstm", "text_bag")
+    features: int = doc("width of the encoders' last layer", 512)
+    lstm: int = doc("width of an LSTM before the hidden layers, 0 for none", 0)
+    family: str = doc("distribution; auto: gaussian for Box, (multi_)categorical for discrete actions", "auto")
+    log_std: float = doc("initial log standard deviation of a Gaussian", 0.0)
+    keys: tuple[str, ...] = doc("observation keys that are seen; empty: all", ())
+    normalize: bool = doc("normalise vector observations by running statistics", False)
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How much is gathered between updates."""
+
+    num_envs: int = doc("environments stepped together, over all workers", 8)
+    steps: int = doc("steps of every environment in one rollout", 128)
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """The reinforcement-learning term."""
+
+    estimator: Literal["gae", "vtrace"] = doc(
+        "advantages: gae, or vtrace as IMPALA takes it; stale rollouts are corrected by V-trace in both", "gae"
+    )
+    gamma: float = doc("discount", 0.99)
+    lam: float = doc("lambda of GAE and V-trace: 1 for n-step returns", 0.95)
+    rho_clip: float = doc("V-trace's bound of the importance ratio in the advantage", 1.0)
+    c_clip: float = doc("V-trace's bound of the ratio in the trace", 1.0)
+    clip: float = doc("PPO's clip range of the ratio, 0 for the plain policy gradient", 0.0)
+    value_clip: float = doc("clip range of the value's change, 0 for none", 0.0)
+    value_weight: float = doc("weight of the value term; 0: no value function, the reward alone (REINFORCE)", 0.5)
+    entropy_weight: str = doc("schedule of the entropy bonus on env steps", "0")
+    normalize_advantage: bool = doc("bring the advantages of every minibatch to mean 0 and deviation 1", False)
+    target_kl: float = doc("end the epochs where KL(old, new) is above 1.5 times this, 0 for no limit", 0.0)
+    normalize_reward: bool = doc("divide rewards by the running deviation of the discounted return", False)
+    reward_clip: float = doc("bound of the (normalised) reward that is learnt from, 0 for none", 0.0)
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """How a rollout becomes gradient steps."""
+
+    epochs: int = doc("passes over every rollout", 1)
+    minibatch: int = doc("samples per gradient step, 0 for the whole rollout", 0)
+    optimizer: Literal["adam", "rmsprop"] = doc("adam or rmsprop", "adam")
+    lr: str = doc("schedule of the learning rate on env steps", "3e-4")
+    eps: float = doc("of the optimiser", 1e-5)
+    decay: float = doc("of RMSprop's running square", 0.99)
+    max_grad_norm: float = doc("gradients are scaled down to this norm, 0 for no limit", 0.5)
+    kernel: bool = doc("use the hand-derived gradient where the network allows it (same result, faster)", True)
+    precision: Literal["float32", "bf16"] = doc("of the arithmetic in forward and backward passes", "float32")
+
+
+@dataclass(frozen=True)
+class TrainEvaluation:
+    """Evaluation beside training, in a process and on environments of its own."""
+
+    every: int = doc("env steps between evaluations, 0 for one at the end", 20_000)
+    episodes: int = doc("episodes of each", 10)
+    final: int = doc("episodes of the last one, after training", 50)
+    num_envs: int = doc("environments that run them together", 5)
+    deterministic: bool = doc("the mode of the policy acts, instead of samples", True)
+    seed: int = doc("first seed of the evaluation episodes", 1_000_000)
+
+
+@dataclass(frozen=True)
+class TrainStop:
+    """When the run ends."""
+
+    env_steps: int = doc("environment steps, over all workers", 100_000)
+    seconds: float = doc("wall seconds, 0 for no limit", 0.0)
+    score: float | None = doc("mean return of an evaluation at which to end; none: never", None)
+
+
+@dataclass(frozen=True)
+class TrainExecution:
+    """Who runs where."""
+
+    type: Literal["single", "sync", "async", "ray"] = doc(
+        "single: one process; sync: workers, the learner waits for all; async: nobody waits; ray: sync on a cluster",
+        "single",
+    )
+    num_workers: int = doc("worker processes (or Ray actors)", 2)
+    shared_gradients: bool = doc("async: workers compute the gradients and apply them to shared weights (A3C)", False)
+    max_lag: int = doc("async: updates that a rollout's weights may be behind", 1)
+    ray_address: str = doc("of a Ray cluster; empty: Ray on this machine", "")
+    worker_timeout: float = doc("seconds without an environment step after which a worker counts as hung", 60.0)
+    restarts: int = doc("workers that may fail and be replaced before the run ends with an error", 10)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """A training run."""
+
+    env: EnvSettings = doc("", factory=EnvSettings)
+    policy: NetworkSettings = doc("", factory=NetworkSettings)
+    rollout: RolloutSettings = doc("", factory=RolloutSettings)
+    objective: ObjectiveSettings = doc("", factory=ObjectiveSettings)
+    update: UpdateSettings = doc("", factory=UpdateSettings)
+    evaluation: TrainEvaluation = doc("", factory=TrainEvaluation)
+    stop: TrainStop = doc("", factory=TrainStop)
+    execution: TrainExecution = doc("", factory=TrainExecution)
+    checkpoint_every: int = doc("env steps between checkpoints; every one begins new episodes, so resume is exact", 0)
+    seed: int = doc("every random number of the run comes from it", 0)
+    device: str = doc("cpu or cuda", "cpu")
+
+    @property
+    def schedules(self) -> dict[str, str]:
+        """The settings that are schedules, by name."""
+        return {"objective.entropy_weight": self.objective.entropy_weight, "update.lr": self.update.lr}
+
+    @property
+    def samples(self) -> int:
+        """Samples of one rollout over all workers."""
+        return self.rollout.num_envs * self.rollout.steps
+
+    @property
+    def minibatch(self) -> int:
+        """Samples per gradient step."""
+        return self.update.minibatch or self.samples
+
+    @property
+    def evaluation_seed(self) -> int:
+        """First seed of the evaluation episodes: runs with different seeds are judged on different episodes."""
+        return self.evaluation.seed + self.seed % 2_000 * 1_000_000
+
+    def check(self) -> None:
+        """Refuse settings that contradict each other.
+
+        Raises:
+            UserError: Naming the fields.
+        """
+        if not self.env.id:
+            raise UserError("no environment: pass --env ID, or a preset that names one (understudy presets)")
+        rollout, execution = self.rollout, self.execution
+        if rollout.num_envs < 1 or rollout.steps < 1 or self.update.epochs < 1:
+            raise UserError("rollout.num_envs, rollout.steps and update.epochs must be at least 1")
+        if self.samples % self.minibatch:
+            raise UserError(
+                f"update.minibatch {self.minibatch} does not divide the {self.samples} samples of a rollout "
+                f"(rollout.num_envs {rollout.num_envs} x rollout.steps {rollout.steps})"
+            )
+        if self.policy.lstm and self.minibatch % rollout.steps:
+            raise UserError(
+                f"with policy.lstm a minibatch holds whole sequences: update.minibatch {self.minibatch} must be a "
+                f"multiple of rollout.steps {rollout.steps}"
+            )
+        if execution.type != "single" and rollout.num_envs % execution.num_workers:
+            raise UserError(
+                f"rollout.num_envs {rollout.num_envs} does not divide among execution.num_workers "
+                f"{execution.num_workers}"
+            )
+        if execution.shared_gradients and execution.type != "async":
+            raise UserError("execution.shared_gradients (A3C) needs --execution async")
+        if execution.max_lag < 0 or execution.restarts < 0:
+            raise UserError("execution.max_lag and execution.restarts must be 0 or more")
+        for name, value in (("gamma", self.objective.gamma), ("lam", self.objective.lam)):
+            if not 0 <= value <= 1:
+                raise UserError(f"objective.{name} is {value}; it lies between 0 and 1")
