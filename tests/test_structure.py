@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "understudy"
 ORDER = [
     "__init__", "errors", "data", "config", "settings", "policies", "objectives", "teachers", "envs", "rollouts",
     "learner", "student", "execution", "evaluation", "io", "loop", "learning", "job", "session", "distillation",
-    "terminal", "cli",
+    "training_session", "training", "terminal", "terminal_training", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -12,13 +12,14 @@ __version__ = "0.1.0"
 _HOME = {
     "load": "understudy.teachers.load",
     "distill": "understudy.distillation",
+    "train": "understudy.training",
     "evaluate": "understudy.evaluation.evaluate",
     "compare": "understudy.evaluation.compare",
     "Policy": "understudy.policies.policy",
     "EnvSpec": "understudy.data",
     "UserError": "understudy.errors",
 }
-__all__ = ["EnvSpec", "Policy", "UserError", "__version__", "compare", "distill", "evaluate", "load"]
+__all__ = ["EnvSpec", "Policy", "UserError", "__version__", "compare", "distill", "evaluate", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

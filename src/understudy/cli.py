@@ -1,4 +1,4 @@
-"""The command line: ``understudy distill | inspect | evaluate | compare | play | demo``.
+"""The command line: ``understudy distill | train | inspect | evaluate | compare | play | demo``.
 
 Nothing heavy is imported before a command is chosen, and mistakes of the user end in one line.
 """
@@ -20,10 +20,21 @@ import yaml
 from understudy import __version__
 from understudy.config import flags, merge, nest
 from understudy.errors import UserError, suggest
-from understudy.settings import DistillSettings
+from understudy.settings import DistillSettings, TrainSettings
 
 # Short forms of flags that are typed often.
-_SHORT = {"execution.type": "--execution", "execution.num_workers": "--num-workers", "stop.env_steps": "--env-steps"}
+_SHORT = {
+    "env.id": "--env",
+    "execution.type": "--execution",
+    "execution.num_workers": "--num-workers",
+    "execution.worker_timeout": "--worker-timeout",
+    "execution.ray_address": "--ray-address",
+    "evaluation.every": "--evaluate-every",
+    "rollout.num_envs": "--num-envs",
+    "stop.env_steps": "--env-steps",
+}
+_SETTINGS: dict[str, Any] = {"distill": DistillSettings, "train": TrainSettings}
+"""Of the commands that have them."""
 
 
 def _add_settings(parser: argparse.ArgumentParser, cls: Any) -> None:
@@ -103,6 +114,13 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     _add_settings(distill, DistillSettings)
 
+    train = command("train", "Train a policy by reinforcement learning, with any number of workers.")
+    train.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
+    train.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
+    train.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, from its last checkpoint")
+    train.add_argument("--profile", action="store_true", help="print where the time went, and the limit it adds up to")
+    _add_settings(train, TrainSettings)
+
     inspect = command("inspect", "Print what a teacher is: algorithm, spaces, network, normaliser, environments.")
     inspect.add_argument("teacher")
     inspect.add_argument("--env", help="environment id, for formats that do not say their spaces")
@@ -141,10 +159,7 @@ def _distill(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
     settings: dict[str, Any] = nest(dotted)
     ensemble = arguments.ensemble
     if arguments.resume:
-        path = Path(arguments.resume) / "config.yaml"
-        if not path.exists():
-            raise UserError(f"no run to resume at {arguments.resume}: there is no {path}")
-        saved = yaml.safe_load(path.read_text())
+        saved = _saved(arguments.resume)
         teachers, ensemble = saved["teachers"], saved["ensemble"]
         env = saved["env"] and [e if isinstance(e, str) else EnvSpec.from_json(e) for e in saved["env"]]
         settings, run = merge(saved["settings"], settings), arguments.resume
@@ -153,17 +168,37 @@ def _distill(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
     run_distill(teachers, env, settings, name, run, bool(arguments.resume), ensemble)
 
 
+def _train(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
+    from understudy.terminal_training import run_train
+
+    settings, run = nest(dotted), arguments.run
+    if arguments.resume:
+        settings, run = merge(_saved(arguments.resume)["settings"], settings), arguments.resume
+    run_train(settings, arguments.preset, run, bool(arguments.resume), arguments.profile)
+
+
+def _saved(run: str) -> dict[str, Any]:
+    """Return what a run's folder says of it."""
+    path = Path(run) / "config.yaml"
+    if not path.exists():
+        raise UserError(f"no run to resume at {run}: there is no {path}")
+    saved: dict[str, Any] = yaml.safe_load(path.read_text())
+    return saved
+
+
 def _run(argv: Sequence[str] | None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     arguments, unknown = parser.parse_known_args(words or ["--help"])
     if unknown:
         _refuse(parser, arguments.command, unknown)
-    dotted = {
-        name: value for name, value in vars(arguments).items() if name in {n for n, _, _ in flags(DistillSettings)}
-    }
+    known = flags(_SETTINGS[arguments.command]) if arguments.command in _SETTINGS else ()
+    settings = {name for name, _, _ in known}
+    dotted = {name: value for name, value in vars(arguments).items() if name in settings}
     if arguments.command == "distill":
         return _distill(arguments, dotted)
+    if arguments.command == "train":
+        return _train(arguments, dotted)
     from understudy import terminal
 
     getattr(terminal, f"run_{arguments.command}")(arguments)
@@ -183,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"{details}understudy: error: {error}\n")
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.stderr.write("understudy: interrupted; go on with  understudy distill --resume RUN\n")
+        sys.stderr.write("understudy: interrupted; go on with  understudy COMMAND --resume RUN\n")
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)

@@ -16,12 +16,12 @@ from understudy.config import merge, nest
 from understudy.data import EnvSpec
 from understudy.io.log import RunLog
 from understudy.job import Job, prepare
+from understudy.loop import train
 from understudy.policies.files import write_atomic
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.session import Report, Session
 from understudy.settings import DistillSettings
 from understudy.teachers.load import load
-from understudy.loop import train
 
 
 @dataclass

@@ -22,8 +22,9 @@ class Progress:
     round: int = 0
     env_steps: int = 0
     updates: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: {"collect": 0.0, "learn": 0.0})
-    """Wall seconds by part; ``collect`` is the learner's wait for the rollout."""
+    seconds: dict[str, float] = field(default_factory=lambda: {"start": 0.0, "collect": 0.0, "learn": 0.0})
+    """Wall seconds by part; ``collect`` is the learner's wait for the rollout, ``start`` what the first one cost more:
+    starting processes, building environments."""
     stopped: str = ""
     """Why the run ended; empty while it goes on."""
 
@@ -79,8 +80,9 @@ def train(run: Run) -> None:
     """Go on until the examiner is content or the budget ends; ``progress.stopped`` says which."""
     progress = run.progress
     deadline = run.seconds and time.perf_counter() + run.seconds
+    first = True
     while not progress.stopped:
-        metrics = _round(run)
+        metrics, first = _round(run, first), False
         progress.stopped = run.examiner.look(metrics)
         if not progress.stopped and progress.env_steps >= run.env_steps:
             progress.stopped = "env_steps"
@@ -90,7 +92,7 @@ def train(run: Run) -> None:
         run.save(metrics)
 
 
-def _round(run: Run) -> Metrics:
+def _round(run: Run, first: bool) -> Metrics:
     """Gather one rollout and learn."""
     progress, clock = run.progress, time.perf_counter
     run.execution.begin_collect(*run.learning.order())
@@ -102,6 +104,9 @@ def _round(run: Run) -> Metrics:
     progress.env_steps += info.env_steps
     metrics |= run.learning.learn(rollout, info)
     progress.round += 1
-    progress.seconds["collect"] += gathered - waiting
+    working = info.env_seconds + info.act_seconds
+    start = max(gathered - waiting - working, 0.0) if first else 0.0
+    progress.seconds["start"] += start
+    progress.seconds["collect"] += gathered - waiting - start
     progress.seconds["learn"] += waiting - begin + clock() - gathered
     return metrics

@@ -19,6 +19,7 @@ from understudy.execution.base import Execution, Portable, Setup
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.learner import Learner, make_learner
 from understudy.learning.from_dataset import DistillProgress, FromDataset, ParityExaminer, TeacherLabels
+from understudy.loop import Run
 from understudy.objectives.distances import Distance, default_distance
 from understudy.objectives.schedules import parse
 from understudy.policies.family import ActionMap
@@ -31,7 +32,6 @@ from understudy.settings import DistanceSettings, DistillSettings
 from understudy.student import fit_normalizer, new_student, student_spec
 from understudy.teachers.ensemble import Ensemble
 from understudy.teachers.routing import TaskTeachers
-from understudy.loop import Run
 
 Report = Callable[[dict[str, Any]], None]
 

@@ -30,6 +30,8 @@ CASES = [
     (wrapped(type="frame_stack", n=0), r"needs n >= 1"),
     (wrapped(type="pad_observation", size=2), r"CartPole-v1: .* at most 2 numbers"),
     (wrapped(type="time_limit", max_steps=0), r"max_steps >= 1"),
+    (wrapped(type="mission", length=0), r"needs length >= 1"),
+    (wrapped(type="mission", length=9), r"CartPole-v1: .* needs a text under the observation key 'mission'"),
     (wrapped(type="atari"), r"is for Atari games"),
     (wrapped(type="atari", screensize=3), r"no argument 'screensize'; did you mean screen_size"),
     (EnvSpec("understudy/Privileged-v0", wrappers=({"type": "pad_observation", "size": 9},)), r"needs a vector"),

@@ -28,9 +28,10 @@ def check_space(env_id: str, space: gym.Space[Any]) -> None:
             nested = True
         if nested:
             where = f" (key {key!r})" if key else ""
+            mission = key == "mission" and part.dtype is not None and part.dtype.kind == "U"
+            wrapper = '{"type": "mission", "length": 64}' if mission else '{"type": "flatten_observation"}'
             raise UserError(
-                f"{env_id}: policies cannot see observations of the space {part}{where}; "
-                'try the wrapper {"type": "flatten_observation"}'
+                f"{env_id}: policies cannot see observations of the space {part}{where}; try the wrapper {wrapper}"
             )
 
 

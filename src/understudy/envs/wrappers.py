@@ -144,6 +144,38 @@ class PadObservation(gym.ObservationWrapper[Any, Any, Any]):
         return longer
 
 
+class Mission(gym.ObservationWrapper[Any, Any, Any]):
+    """The text under the key ``mission`` (BabyAI, MiniGrid) as ``length`` bytes of UTF-8, zeros behind its end."""
+
+    def __init__(self, env: Env, length: int) -> None:
+        super().__init__(env)
+        if not isinstance(length, int) or length < 1:
+            raise UserError(f"the wrapper mission needs length >= 1, not {length!r}")
+        space = env.observation_space
+        text = space.spaces.get("mission") if isinstance(space, gym.spaces.Dict) else None
+        # MiniGrid's own space of missions is not a gymnasium Text, but its elements are strings as well.
+        if text is None or text.dtype is None or text.dtype.kind != "U":
+            raise UserError(f"the wrapper mission needs a text under the observation key 'mission', not {space}")
+        self._length = length
+        self.observation_space = _replace(space, "mission", gym.spaces.Box(0, 255, (length,), np.uint8))
+
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """Replace the string by [length] uint8.
+
+        Raises:
+            UserError: The text is longer; the message says how long.
+        """
+        text = observation["mission"].encode()
+        if len(text) > self._length:
+            raise UserError(
+                f"the mission {observation['mission']!r} needs {len(text)} bytes: give the wrapper mission that length "
+                f"or more, not {self._length}"
+            )
+        padded = np.zeros(self._length, np.uint8)
+        padded[: len(text)] = np.frombuffer(text, np.uint8)
+        return {**observation, "mission": padded}
+
+
 def _time_limit(env: Env, max_steps: int) -> Env:
     if not isinstance(max_steps, int) or max_steps < 1:
         raise UserError(f"the wrapper time_limit needs max_steps >= 1, not {max_steps!r}")
@@ -164,6 +196,7 @@ WRAPPERS: dict[str, Callable[..., Env]] = {
     "time_feature": TimeFeature,
     "frame_stack": FrameStack,
     "pad_observation": PadObservation,
+    "mission": Mission,
     "flatten_observation": _flatten_observation,
     "time_limit": _time_limit,
     "atari": _atari,

@@ -28,7 +28,7 @@ from understudy.envs.make import spaces_of
 from understudy.envs.multitask import whole_tasks
 from understudy.errors import UserError
 from understudy.execution.base import Setup
-from understudy.execution.board import Board, board_layout
+from understudy.execution.board import Board, Shapes, board_layout
 from understudy.policies.policy import Policy
 from understudy.policies.spec import PolicySpec
 from understudy.rollouts.buffers import Layout, pack, rollout_layout, rollout_views, views
@@ -80,6 +80,8 @@ class Place:
         beats: Of the step counters.
         number: Which of the counters is the worker's.
         size: Bytes of the block.
+        shared: More arrays that all workers see.
+        extra: What other bodies than the rollout worker's need to know.
     """
 
     setup: Setup
@@ -90,6 +92,8 @@ class Place:
     beats: Layout
     number: int
     size: int
+    shared: Layout
+    extra: Any = None
 
 
 class Pool:
@@ -114,6 +118,8 @@ class Pool:
         own_slots: bool = False,
         module: str = "understudy.execution.worker",
         name: str = "worker",
+        shared: Shapes | None = None,
+        extra: Any = None,
     ) -> None:
         """Start the workers.
 
@@ -126,6 +132,8 @@ class Pool:
             own_slots: Whether every worker has slots of its own.
             module: The body of the workers.
             name: What messages call them.
+            shared: Shapes of more arrays that all workers see, ``self.shared``.
+            extra: Told to the workers.
         """
         self.columns, self._timeout, self._restarts, self._module = list(columns), timeout, restarts, module
         self._name = name
@@ -149,8 +157,10 @@ class Pool:
         for width in widths:
             layout, end = rollout_layout(*spaces, setup.steps, width, traced, end)
             layouts.append(layout)
+        more, end = pack(shared or {}, end)
         self._file.truncate(end)
         self.block = mmap.mmap(self._file.fileno(), end)
+        self.shared = views(more, self.block)
         self.rollouts: list[Rollout] = [rollout_views(layout, self.block) for layout in layouts]
         self.board = Board(board, self.block)
         self._beats = views(beats, self.block)["beats"]
@@ -165,6 +175,8 @@ class Pool:
                 beats,
                 i,
                 end,
+                more,
+                extra,
             )
             for i, part in enumerate(self.columns)
         ]

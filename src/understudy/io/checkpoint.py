@@ -38,7 +38,7 @@ def _digest(arrays: Mapping[str, Array], text: str) -> str:
 def write_arrays(path: Path, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
     """Write arrays and JSON-able data as one file, atomically and with a checksum."""
     text = json.dumps(data)
-    solid = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    solid = {name: np.require(array, requirements="C") for name, array in arrays.items()}
     write_atomic(path, save(solid, {"data": text, "sha256": _digest(solid, text)}))
 
 

@@ -15,20 +15,24 @@ from understudy.data import Array, Rollout, flatten_time
 from understudy.errors import UserError
 from understudy.evaluation.judge import Judge
 from understudy.learner import Learner
+from understudy.loop import Metrics, Order, Progress
 from understudy.objectives.schedules import Schedule
 from understudy.policies.policy import PolicyLike, TensorState
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.collect import Collected
 from understudy.rollouts.dataset import Dataset
 from understudy.settings import DistillSettings
-from understudy.loop import Metrics, Order, Progress
+
+_PARTS = ("start", "collect", "label", "learn")
 
 
 @dataclass
 class DistillProgress(Progress):
     """How far a distillation is."""
 
-    seconds: dict[str, float] = field(default_factory=lambda: {"collect": 0.0, "label": 0.0, "learn": 0.0})
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("start", "collect", "label", "learn"), 0.0)
+    )
     best: float = -np.inf
     """Best evaluation so far, as a ratio of the teacher's return."""
     ratio: float = float("nan")

@@ -14,8 +14,8 @@ class Batch(NamedTuple):
 
     obs: Any
     """A tensor, or one per key."""
-    target: Target
-    """The teacher's parameters [N, P] or [T, B, P] (and values) in unit actions."""
+    target: Target | None = None
+    """The teacher's parameters [N, P] or [T, B, P] (and values) in unit actions. None: no teacher."""
     state: tuple[Tensor, Tensor] | None = None
     """h and c, [layers, B, width] each, before the first step of the sequences."""
     episode_start: Tensor | None = None
@@ -24,3 +24,16 @@ class Batch(NamedTuple):
     """[N] or [T, B] float32 weights of the states: 0 for burn-in steps and (finite) padding. None: all alike."""
     mask: Tensor | None = None
     """[N, A] or [T, B, A] float32 weights of the action components that a task has; padding is finite. None: all."""
+    action: Tensor | None = None
+    """What was done: [N, A] float32 unit actions before clipping, or [N] or [N, parts] int64 indices.
+
+    In sequences [T, B, ...], as the columns below.
+    """
+    log_prob: Tensor | None = None
+    """[N], of ``action`` under the policy that the ratio of a clipped policy gradient is taken to."""
+    advantage: Tensor | None = None
+    """[N], not normalised."""
+    target_value: Tensor | None = None
+    """[N], what the value function should say: a return estimated from rewards."""
+    old_value: Tensor | None = None
+    """[N], what the value function said when the states were visited; for clipped value losses."""

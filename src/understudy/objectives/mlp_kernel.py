@@ -74,7 +74,7 @@ def supports(spec: PolicySpec, teacher: Family, distance: Distance) -> bool:
     student = spec.distribution
     network = (
         not distance.refusal(teacher, student)
-        and all(e.type != "nature_cnn" for e in spec.encoders)
+        and not any(e.learned for e in spec.encoders)
         and (spec.lstm, spec.tasks, spec.quantiles, spec.value_hidden) == (0, 1, 1, None)
         and spec.activation in _ACTIVATIONS
         and (spec.head_bias, spec.head_activation, spec.mean_clip, spec.std) == (True, "identity", 0.0, "none")

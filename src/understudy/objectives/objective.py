@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -45,6 +45,14 @@ class Term(Protocol):
         """
 
 
+@runtime_checkable
+class DiagnosedTerm(Term, Protocol):
+    """A term that tells more about the batch than its loss, from what it computes anyway."""
+
+    def diagnosed_loss(self, policy: Policy, batch: Batch, output: Output) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and detached scalars by name, unique in an objective."""
+
+
 @dataclass(frozen=True)
 class PolicyTransfer:
     """Mean over valid states of the distance from the teacher's to the student's distribution."""
@@ -55,7 +63,13 @@ class PolicyTransfer:
     name: str = "distance"
 
     def loss(self, policy: Policy, batch: Batch, output: Output) -> Tensor:
-        """E[D(T(s), S(s))]; see ``Term``."""
+        """E[D(T(s), S(s))]; see ``Term``.
+
+        Raises:
+            UserError: No teacher labelled the batch.
+        """
+        if batch.target is None:
+            raise UserError("policy transfer: there is no teacher to learn from; switch the distance off")
         distances = self.distance(self.teacher, batch.target.params, policy.family, output.params, batch.mask)
         return mean_valid(distances, batch.valid)
 
@@ -79,7 +93,7 @@ class ValueTransfer:
         Raises:
             UserError: The teacher or the student has no value function.
         """
-        target = batch.target.value
+        target = batch.target.value if batch.target is not None else None
         if target is None or output.value is None:
             who = "teacher" if target is None else "student"
             raise UserError(f"value transfer: the {who} has no value function; switch the value term off")
@@ -98,24 +112,29 @@ class Objective:
         if not terms or len(set(names)) < len(names):
             raise UserError(f"an objective needs at least one term, each with its own name, not {names}")
         self.terms = tuple(terms)
+        self._diagnosed = [term if isinstance(term, DiagnosedTerm) else None for term in terms]
 
     def __call__(self, policy: Policy, batch: Batch, env_steps: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its detached parts.
 
-        The parts are ``loss``, and each term's loss under its name and weight under ``NAME_weight``. A term of weight 0
-        is not computed and its loss is left out. Nothing waits for a result.
+        The parts are ``loss``, each term's loss under its name and weight under ``NAME_weight``, and the diagnostics of
+        a ``DiagnosedTerm``. A term of weight 0 is not computed and left out. Nothing waits for a result.
 
         Raises:
             UserError: No term has any weight at this step.
         """
         output = unit_output(policy, batch)
         total, parts = None, {}
-        for term in self.terms:
+        for term, diagnosed in zip(self.terms, self._diagnosed, strict=True):
             weight = term.weight.value(env_steps)
             parts[f"{term.name}_weight"] = torch.tensor(weight)
             if weight == 0:
                 continue
-            loss = term.loss(policy, batch, output)
+            if diagnosed is None:
+                loss = term.loss(policy, batch, output)
+            else:
+                loss, diagnostics = diagnosed.diagnosed_loss(policy, batch, output)
+                parts |= diagnostics
             parts[term.name] = loss.detach()
             total = weight * loss if total is None else total + weight * loss
         if total is None:

@@ -1,49 +1,35 @@
 """A policy as plain NumPy: the forward pass of small networks without PyTorch.
 
-Batch-1 calls cost 5 to 10 microseconds where a PyTorch module costs 20, and a rollout worker that uses it starts
-without importing PyTorch. Equal to ``Policy`` within float tolerance (a test says so); networks with an LSTM or
-convolutions are not supported and use ``Policy`` everywhere.
+Acting for 4 environments with a value costs 14 microseconds (64x64 tanh) where PyTorch takes 155, and a rollout worker
+that uses it starts without importing PyTorch. Equal to ``Policy`` within float tolerance (a test says so); networks
+with an LSTM or learned encoders are not supported and use ``Policy`` everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from understudy.data import Array
+from understudy.policies.array_layers import ACTIVATIONS, Layer, join, one_hot, select_task
 from understudy.policies.family import ActionMap, Family
 from understudy.policies.spaces import members
 from understudy.policies.spec import ABSENT, PolicySpec
 
-Layer = tuple[Array, Array | None]
-"""Weight [in, out], contiguous, and bias [out] or None."""
-
-
-def _sigmoid(x: Array) -> Array:
-    return 0.5 + 0.5 * np.tanh(0.5 * x)  # the same function, and nothing overflows
-
-
-def _elu(x: Array) -> Array:
-    return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
-
-
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "tanh": lambda x: np.tanh(x, out=x),
-    "relu": lambda x: np.maximum(x, 0, out=x),
-    "elu": _elu,
-    "silu": lambda x: x * _sigmoid(x),
-    "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
-    "sigmoid": _sigmoid,
-    "identity": lambda x: x,
-}
+JOINT_LIMIT = 50_000
+"""Weights up to which policy and value function are computed as one network: 64x64 saves 7 to 10 us, 96x96 some at any
+batch; 128x128 saves 9 us for 4 observations and loses 10 for 16, because its zeros are multiplied as well."""
+REPEATED_ROWS, REPEATED_NUMBERS = 64, 50_000
+"""Rows, and numbers, up to which biases and statistics are kept repeated for every row."""
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def supports(spec: PolicySpec) -> bool:
     """Say whether the NumPy forward pass covers this network."""
-    return not spec.lstm and spec.activation in _ACTIVATIONS and all(e.type != "nature_cnn" for e in spec.encoders)
+    return not spec.lstm and spec.activation in ACTIVATIONS and not any(e.learned for e in spec.encoders)
 
 
 class ArrayPolicy:
@@ -56,7 +42,9 @@ class ArrayPolicy:
         self._spaces = members(self.observation_space)
         self._map = ActionMap(self.action_space)
         self._absent = spec.absent
-        self._activate = _ACTIVATIONS[spec.activation]
+        self._activate = ACTIVATIONS[spec.activation]
+        self._ones = np.ones(sum(self.family.sizes), np.float32)
+        self._minus_half = -0.5 * self._ones
         self._rng = np.random.default_rng(seed)
         self.update(arrays)
 
@@ -64,21 +52,70 @@ class ArrayPolicy:
         """Take new weights and statistics, named as ``named_arrays`` names them; they are copied."""
 
         def layer(prefix: str) -> Layer:
+            weight = np.array(arrays[f"{prefix}.weight"].T, dtype=np.float32, order="C")
             bias = arrays.get(f"{prefix}.bias")
-            weight = np.ascontiguousarray(arrays[f"{prefix}.weight"].T, dtype=np.float32)
-            return weight, None if bias is None else np.array(bias, dtype=np.float32)
+            return weight, np.zeros(weight.shape[1], np.float32) if bias is None else np.array(bias, dtype=np.float32)
 
-        self._body = [layer(f"body.{2 * i}") for i in range(len(self.spec.hidden))]
-        self._head = layer("head")
-        self._log_std_head = layer("log_std_head") if self.spec.std == "state" else None
-        self._log_std = np.array(arrays["log_std"]) if self.spec.std in ("constant", "gsde") else None
-        self._normalizer = {
-            key: (
-                np.array(arrays[f"normalizer_mean:{key}"]),
-                1 / np.sqrt(np.asarray(arrays[f"normalizer_var:{key}"]) + self.spec.normalizer_epsilon),
-            )
-            for key in self.spec.normalized
-        }
+        spec = self.spec
+        layers = {"body": [layer(f"body.{2 * i}") for i in range(len(spec.hidden))], "head": [layer("head")]}
+        if spec.std == "state":
+            layers["log_std_head"] = [layer("log_std_head")]
+        if spec.value_hidden is not None:
+            layers["value_body"] = [layer(f"value_body.{2 * i}") for i in range(len(spec.value_hidden))]
+            layers["value_head"] = [layer("value_head")]
+        layers |= self._join(layers)
+        self._weights = {name: [weight for weight, _ in each] for name, each in layers.items()}
+        self._vectors = {name: [bias for _, bias in each] for name, each in layers.items()}
+        self._repeated: dict[tuple[str, int], list[Array]] = {}
+        self._log_std = np.array(arrays["log_std"]) if spec.std in ("constant", "gsde") else None
+        if self._log_std is not None:
+            self._vectors["std"] = [np.exp(self._log_std)]
+            self._log_scale = float((self._log_std + _HALF_LOG_2PI).sum())
+        for key in spec.normalized:
+            mean = np.array(arrays[f"normalizer_mean:{key}"])
+            inverse_std = 1 / np.sqrt(np.asarray(arrays[f"normalizer_var:{key}"]) + spec.normalizer_epsilon)
+            bound = np.full(mean.shape, spec.normalizer_clip)
+            self._vectors[f"normalizer:{key}"] = [mean, inverse_std, -bound, bound]
+
+    def _join(self, layers: Mapping[str, list[Layer]]) -> dict[str, list[Layer]]:
+        """Return policy and value function as one network, nothing where that does not pay.
+
+        Its last layer gives the distribution's parameters, without a constant deviation, and then the value.
+        """
+        spec = self.spec
+        plain = (spec.tasks, spec.quantiles, spec.mean_clip, spec.head_activation) == (1, 1, 0.0, "identity")
+        same_depth = spec.value_hidden is not None and len(spec.value_hidden) == len(spec.hidden)
+        units = spec.unit_actions or not self.family.continuous
+        if not (plain and same_depth and units and spec.std in ("none", "constant") and self._absent is None):
+            return {}
+        joint = join(layers["body"] + layers["head"], layers["value_body"] + layers["value_head"])
+        fits = sum(weight.size for weight, _ in joint) <= JOINT_LIMIT
+        return {"joint_body": joint[:-1], "joint_head": joint[-1:]} if fits else {}
+
+    def _rows(self, name: str, n: int) -> list[Array]:
+        """Return vectors repeated for N rows: arithmetic on equal shapes takes a third of the time of broadcasting."""
+        rows = self._repeated.get((name, n))
+        if rows is None:
+            rows = self._vectors[name]
+            if n > REPEATED_ROWS or n * sum(v.size for v in rows) > REPEATED_NUMBERS:
+                return rows
+            rows = self._repeated[name, n] = [np.tile(v, (n, *(1,) * v.ndim)) for v in rows]
+        return rows
+
+    def _run(self, x: Array, name: str) -> Array:
+        """[N, F] -> [N, width of the last of these hidden layers]."""
+        activate = self._activate
+        for weight, bias in zip(self._weights[name], self._rows(name, len(x)), strict=True):
+            x = x.dot(weight)  # half a microsecond less than @
+            x += bias
+            x = activate(x)
+        return x
+
+    def _linear(self, x: Array, name: str, obs: Any) -> Array:
+        """[N, F] -> [N, P], from the head of each row's task."""
+        out: Array = x.dot(self._weights[name][0])
+        out += self._rows(name, len(x))[0]
+        return select_task(out, np.asarray(obs["task"])) if self.spec.tasks > 1 else out
 
     def features(self, obs: Any) -> Array:
         """[N, ...] observations -> [N, F] float32 inputs of the first layer."""
@@ -86,28 +123,36 @@ class ArrayPolicy:
         for encoder in self.spec.encoders:
             x = np.asarray(obs[encoder.key] if isinstance(obs, dict) else obs)
             if encoder.type == "one_hot":
-                parts.append(_one_hot(x, self._spaces[encoder.key]))
+                parts.append(one_hot(x, self._spaces[encoder.key]))
                 continue
-            if encoder.key in self._normalizer:
-                mean, inverse_std = self._normalizer[encoder.key]
-                if self.spec.task_actions:
-                    task = np.asarray(obs["task"]).argmax(axis=1)
-                    mean, inverse_std = mean[task], inverse_std[task]
-                x = (x - mean) * inverse_std
-                if np.isfinite(self.spec.normalizer_clip):
-                    x = np.clip(x, -self.spec.normalizer_clip, self.spec.normalizer_clip)
+            if encoder.key in self.spec.normalized:
+                x = self._normalize(x, encoder.key, obs)
             x = x.astype(np.float32, copy=False).reshape(len(x), -1)
             parts.append(x * np.float32(encoder.scale) if encoder.scale != 1.0 else x)
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
+    def _normalize(self, x: Array, key: str, obs: Any) -> Array:
+        name = f"normalizer:{key}"
+        if self.spec.task_actions:
+            task = np.asarray(obs["task"]).argmax(axis=1)
+            mean, inverse_std, low, high = (vector[task] for vector in self._vectors[name])
+        else:
+            mean, inverse_std, low, high = self._rows(name, len(x))
+        x = x - mean
+        x *= inverse_std
+        np.maximum(x, low, out=x)  # np.clip takes four times as long as both
+        np.minimum(x, high, out=x)
+        return x
+
     def params(self, obs: Any) -> Array:
         """[N, ...] observations -> [N, P] distribution parameters in the policy's own action units."""
+        return self._params(self.features(obs), obs)
+
+    def _params(self, features: Array, obs: Any) -> Array:
+        """[N, F] -> [N, P]."""
         spec = self.spec
-        latent = self.features(obs)
-        for weight, bias in self._body:
-            latent = self._activate(latent @ weight + bias)
-        task = np.asarray(obs["task"]) if spec.tasks > 1 else None
-        out = _linear(latent, self._head, task)
+        latent = self._run(features, "body")
+        out = self._linear(latent, "head", obs)
         if spec.quantiles > 1:
             out = out.reshape(len(out), spec.quantiles, -1).mean(axis=1)
         if spec.mean_clip:
@@ -118,8 +163,8 @@ class ArrayPolicy:
             out = np.where(self._absent[np.asarray(obs["task"]).argmax(axis=1)], np.float32(ABSENT), out)
         if spec.std == "none":
             return out
-        if self._log_std_head is not None:
-            log_std = _linear(latent, self._log_std_head, task)
+        if spec.std == "state":
+            log_std = self._linear(latent, "log_std_head", obs)
         elif spec.std == "gsde":
             assert self._log_std is not None
             log_std = 0.5 * np.log(latent**2 @ np.exp(self._log_std) ** 2 + 1e-6)
@@ -129,19 +174,35 @@ class ArrayPolicy:
 
     def unit_params(self, obs: Any) -> Array:
         """[N, ...] observations -> [N, P] distribution parameters in unit actions, as ``Policy.label`` gives them."""
-        params = self.params(obs)
+        return self._to_unit(self.params(obs))
+
+    def _to_unit(self, params: Array) -> Array:
         if not self.family.continuous or self.spec.unit_actions:
             return params
         size = len(self._map.half)
         mean = (params[:, :size] - self._map.center) / self._map.half
         return np.concatenate((mean, params[:, size:] - np.log(self._map.half)[: params.shape[1] - size]), axis=1)
 
-    def act(self, obs: Any, deterministic: bool = True) -> Array:
-        """[N, ...] observations -> unit actions [N, A] before clipping, or indices, from trusted input."""
-        action = self._mode(self.params(obs)) if deterministic else self._sample(self.params(obs))
-        if self.family.continuous and not self.spec.unit_actions:
-            action = (action - self._map.center) / self._map.half
-        return action
+    def act(self, obs: Any, state: None, episode_start: Array, noise: Array) -> tuple[Array, Array, Array, None]:
+        """Act for a rollout, on trusted input; as ``Policy.act``. There is no memory, so no state."""
+        features = self.features(obs)
+        if "joint_head" in self._weights:
+            out = self._linear(self._run(features, "joint_body"), "joint_head", obs)
+            params, value = out[:, :-1], out[:, -1]
+        else:
+            params, value = self._to_unit(self._params(features, obs)), self._value(features, obs)
+        choice, log_prob = self._choose(params, noise)
+        return choice, log_prob, value, None
+
+    def value_of(self, obs: Any, state: None, episode_start: Array) -> Array:
+        """Return the values [B] float32 of observations, 0 without a value function; as ``Policy.value_of``."""
+        return self._value(self.features(obs), obs)
+
+    def _value(self, features: Array, obs: Any) -> Array:
+        if self.spec.value_hidden is None:
+            return np.zeros(len(features), np.float32)
+        value: Array = self._linear(self._run(features, "value_body"), "value_head", obs)[:, 0]
+        return value
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
@@ -171,6 +232,53 @@ class ArrayPolicy:
         mean = params[:, : params.shape[1] // 2]
         return np.tanh(mean) if name == "squashed_gaussian" else mean
 
+    def _choose(self, params: Array, noise: Array) -> tuple[Array, Array]:
+        """[N, P] in unit actions and noise [N, K] -> actions and log-probabilities [N]; see ``distributions.choose``.
+
+        A constant log standard deviation may be left out of the parameters, [N, A].
+        """
+        family = self.family
+        if not family.stochastic:
+            return self._mode(params), np.zeros(len(params), np.float32)
+        if not family.continuous:
+            return self._choose_parts(params, noise)
+        size = noise.shape[1]
+        if params.shape[1] == size:
+            action = noise * self._rows("std", len(noise))[0]
+            action += params
+            log_scale = self._log_scale
+        else:
+            log_std = params[:, size:]
+            if family.name == "squashed_gaussian":
+                log_std = np.clip(log_std, -20, 2)
+            action = np.exp(log_std)
+            action *= noise
+            action += params[:, :size]
+            log_scale = log_std.sum(axis=1) + size * _HALF_LOG_2PI
+        log_prob: Array = np.square(noise).dot(self._minus_half)
+        log_prob -= log_scale
+        if family.name == "squashed_gaussian":
+            # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2x))
+            log_prob -= 2 * (math.log(2) - action - np.logaddexp(0, -2 * action)).sum(axis=1)
+            np.tanh(action, out=action)
+        return action, log_prob
+
+    def _choose_parts(self, logits: Array, noise: Array) -> tuple[Array, Array]:
+        perturbed, rows, begin = logits + noise, np.arange(len(logits)), 0
+        choices, log_probs = [], []
+        for size in self.family.sizes:
+            part = slice(begin, begin + size)
+            choice = perturbed[:, part].argmax(axis=1)
+            # -log sum exp(l - l_chosen). No overflow: the chosen logit plus its noise is the greatest such sum, so no
+            # logit exceeds it by more than the range of the noise.
+            others = logits[:, part] - logits[:, part][rows, choice][:, None]
+            log_probs.append(-np.log(np.exp(others, out=others).dot(self._ones[:size])))
+            choices.append(choice)
+            begin += size
+        if self.family.name == "categorical":
+            return choices[0], log_probs[0]
+        return np.stack(choices, axis=1), np.sum(log_probs, axis=0)
+
     def _sample(self, params: Array) -> Array:
         if not self.family.stochastic:
             return self._mode(params)
@@ -181,20 +289,3 @@ class ArrayPolicy:
             log_std = np.clip(log_std, -20, 2)
         action: Array = mean + np.exp(log_std) * self._rng.standard_normal(mean.shape, dtype=np.float32)
         return np.tanh(action) if self.family.name == "squashed_gaussian" else action
-
-
-def _linear(x: Array, layer: Layer, task: Array | None) -> Array:
-    weight, bias = layer
-    out = x @ weight
-    if bias is not None:
-        out += bias
-    if task is not None:
-        out = (out.reshape(len(x), task.shape[1], -1) * task[:, :, None]).sum(axis=1)
-    return np.asarray(out)
-
-
-def _one_hot(x: Array, space: gym.Space[Any]) -> Array:
-    sizes = [int(space.n)] if isinstance(space, gym.spaces.Discrete) else np.ravel(space.nvec).tolist()  # type: ignore[attr-defined]
-    start = int(getattr(space, "start", 0)) if len(sizes) == 1 else 0
-    columns = x.reshape(len(x), -1).astype(np.int64) - start
-    return np.concatenate([np.eye(n, dtype=np.float32)[columns[:, i]] for i, n in enumerate(sizes)], axis=1)

@@ -60,6 +60,31 @@ def sample(family: Family, params: Tensor, generator: torch.Generator | None = N
     return torch.tanh(action) if family.name == "squashed_gaussian" else action
 
 
+def choose(family: Family, params: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """[N, P] and noise [N, K] -> an action, shaped as ``mode`` returns, and its log-probability [N].
+
+    The noise is standard normal for continuous families, standard Gumbel for discrete ones; families without a density
+    return their mode, and 0. A Gaussian's log density follows from the noise alone: -sum(noise^2 / 2 + log std + log(2
+    pi) / 2); that of a squashed one needs no atanh of an action that the tanh has rounded to 1.
+    """
+    if not family.stochastic:
+        return mode(family, params), params.new_zeros(len(params))
+    if not family.continuous:
+        choice = mode(family, params + noise)
+        return choice, log_prob(family, params, choice)
+    mean, log_std = split(family, params)
+    action = torch.addcmul(mean, log_std.exp(), noise)
+    density = -(0.5 * noise.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+    if family.name == "squashed_gaussian":
+        return torch.tanh(action), density - _log_slope(action)
+    return action, density
+
+
+def _log_slope(raw: Tensor) -> Tensor:
+    """[..., A] before the tanh -> [...] log |d tanh(raw) / d raw|, stable for large numbers."""
+    return 2 * (math.log(2) - raw - functional.softplus(-2 * raw)).sum(-1)
+
+
 def log_prob(family: Family, params: Tensor, action: Tensor) -> Tensor:
     """[..., P] parameters and an action shaped as ``mode`` returns -> [...] log-probability (density).
 
@@ -74,8 +99,7 @@ def log_prob(family: Family, params: Tensor, action: Tensor) -> Tensor:
     mean, log_std = split(family, params)
     if family.name == "squashed_gaussian":
         raw = torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6))
-        slope = 2 * (math.log(2) - raw - functional.softplus(-2 * raw))
-        return gaussian_log_prob(mean, log_std, raw) - slope.sum(-1)
+        return gaussian_log_prob(mean, log_std, raw) - _log_slope(raw)
     return gaussian_log_prob(mean, log_std, action)
 
 

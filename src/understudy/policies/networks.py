@@ -1,14 +1,10 @@
-"""Network building blocks, with weights orthogonal or uniform as their sources have them."""
+"""Networks of linear layers; encoders of pictures and text are in ``policies.encoders``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import gymnasium as gym
-import torch
-from torch import Tensor, nn
-
-from understudy.errors import UserError
+from torch import nn
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -34,33 +30,3 @@ def mlp(inputs: int, hidden: Sequence[int], name: str) -> nn.Sequential:
         layers += [nn.Linear(inputs, width), activation(name)]
         inputs = width
     return nn.Sequential(*layers)
-
-
-class NatureCNN(nn.Module):
-    """[N, C, H, W] or [N, H, W, C] floats -> [N, features]: three convolutions, one linear layer (Mnih 2015, Methods).
-
-    The shortest axis of the space is taken for the channels, as Stable-Baselines3 does.
-    """
-
-    def __init__(self, space: gym.spaces.Box, features: int) -> None:
-        super().__init__()
-        self.channels_last = space.shape[2] < space.shape[0]
-        channels, height, width = (space.shape[i] for i in ((2, 0, 1) if self.channels_last else (0, 1, 2)))
-        if min(height, width) < 36:
-            raise UserError(f"the Nature CNN needs images of at least 36x36 pixels, not {height}x{width}")
-        self.cnn = nn.Sequential(
-            nn.Conv2d(channels, 32, 8, 4), nn.ReLU(),
-            nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
-            nn.Conv2d(64, 64, 3, 1), nn.ReLU(),
-            nn.Flatten(),
-        )  # fmt: skip
-        with torch.no_grad():
-            flat = self.cnn(torch.zeros(1, channels, height, width)).shape[1]
-        self.linear = nn.Sequential(nn.Linear(flat, features), nn.ReLU())
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[N, *space.shape] -> [N, features]."""
-        if self.channels_last:
-            images = images.permute(0, 3, 1, 2)
-        features: Tensor = self.linear(self.cnn(images))
-        return features

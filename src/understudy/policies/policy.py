@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from understudy.data import Array, EnvSpec, Observation, Target, map_obs
+from understudy.data import Array, Observation, Target, map_obs
 from understudy.errors import UserError
 from understudy.policies import distributions
 from understudy.policies.batching import batch_observation
+from understudy.policies.encoders import NETWORKS
 from understudy.policies.family import ActionMap, Family
-from understudy.policies.networks import NatureCNN, mlp
+from understudy.policies.networks import mlp
+from understudy.policies.protocol import About, PolicyLike, State, TensorState
 from understudy.policies.spaces import flat_size, members
 from understudy.policies.spec import ABSENT, PolicySpec, encoded_size
-
-State = tuple[Array, Array] | None
-"""Recurrent state for people and environments: (h, c), each [layers, B, width]; None without memory."""
-TensorState = tuple[Tensor, Tensor] | None
 
 
 class Output(NamedTuple):
@@ -35,44 +31,6 @@ class Output(NamedTuple):
     state: TensorState
 
 
-@dataclass
-class About:
-    """What a policy is and where it comes from, for people and for ``understudy inspect``."""
-
-    algorithm: str = "understudy"
-    source: str = ""
-    env: EnvSpec | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-@runtime_checkable
-class PolicyLike(Protocol):
-    """What every teacher and student can do; ``understudy.load`` returns one."""
-
-    about: About
-    observation_space: gym.Space[Any]
-    action_space: gym.Space[Any]
-
-    @property
-    def family(self) -> Family:
-        """The distribution family of ``label``."""
-
-    @property
-    def parameters_count(self) -> int:
-        """How many numbers it takes to act."""
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[Array, Any]:
-        """Act as Stable-Baselines3 models do."""
-
-    def label(self, obs: Observation, state: TensorState = None, episode_start: Any = None) -> tuple[Target, Any]:
-        """Return distribution parameters for [N, ...] observations, and the next recurrent state."""
-
-    def initial_state(self, batch: int) -> TensorState:
-        """Return the state at the start of episodes; None without memory."""
-
-
 def as_tensors(obs: Any, device: torch.device | str = "cpu") -> Any:
     """Turn an observation of arrays into one of tensors, sharing memory where it can."""
     return map_obs(lambda a: torch.as_tensor(np.asarray(a), device=device), obs)
@@ -81,8 +39,8 @@ def as_tensors(obs: Any, device: torch.device | str = "cpu") -> Any:
 class Policy(nn.Module):
     """A policy network built from a ``PolicySpec``.
 
-    ``predict`` is for environments and people (arrays, environment units), ``forward`` for learning (tensors, the
-    network's units), ``label`` for teaching (unit actions).
+    ``predict`` is for environments and people (arrays, environment units), ``act`` for rollouts (arrays, unit actions),
+    ``forward`` for learning (tensors, the network's units), ``label`` for teaching (unit actions).
     """
 
     def __init__(self, spec: PolicySpec, about: About | None = None) -> None:
@@ -97,12 +55,10 @@ class Policy(nn.Module):
             self.register_buffer(f"normalizer_mean:{key}", torch.zeros(shape, dtype=torch.float64))
             self.register_buffer(f"normalizer_var:{key}", torch.ones(shape, dtype=torch.float64))
         self._absent = None if spec.absent is None else torch.from_numpy(spec.absent)
-        self.cnns = nn.ModuleDict()
-        for encoder in spec.encoders:
-            if encoder.type == "nature_cnn":
-                space = self._spaces[encoder.key]
-                assert isinstance(space, gym.spaces.Box)
-                self.cnns[encoder.key or "_"] = NatureCNN(space, encoder.features)
+        # Older than encoders of text, and part of the names in saved policies.
+        self.cnns = nn.ModuleDict(
+            {e.key or "_": NETWORKS[e.type](self._spaces[e.key], e) for e in spec.encoders if e.learned}
+        )
         width = encoded_size(spec)
         self.lstm = nn.LSTM(width, spec.lstm, spec.lstm_layers) if spec.lstm else None
         width = spec.lstm or width
@@ -162,10 +118,13 @@ class Policy(nn.Module):
                     mean, var = mean[task], var[task]
                 x = (x - mean) / torch.sqrt(var + self.spec.normalizer_epsilon)
                 x = x.clamp(-self.spec.normalizer_clip, self.spec.normalizer_clip)
+            if encoder.learned:
+                parts.append(self.cnns[encoder.key or "_"](x))
+                continue
             x = x.to(torch.float32)
             if encoder.scale != 1.0:
                 x = x / (1 / encoder.scale) if encoder.scale < 1 else x * encoder.scale
-            parts.append(self.cnns[encoder.key or "_"](x) if encoder.type == "nature_cnn" else x.flatten(1))
+            parts.append(x.flatten(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def forward(self, obs: Any, state: TensorState = None, episode_start: Tensor | None = None) -> Output:
@@ -183,7 +142,7 @@ class Policy(nn.Module):
             lead = first.shape[:2]
             flat = self.encode(map_obs(lambda a: a.flatten(0, 1), obs))
             features, state = self._remember(flat.view(*lead, -1), state, episode_start)
-        params, value = self._heads(features, obs)
+        params, value = self._params(features, obs), self._value(features, obs)
         if lead is not None:
             params, value = params.view(*lead, -1), None if value is None else value.view(lead)
         return Output(params, value, state)
@@ -209,10 +168,11 @@ class Policy(nn.Module):
             outputs.append(out)
         return torch.cat(outputs).flatten(0, 1), (h, c)
 
-    def _heads(self, features: Tensor, obs: Any) -> tuple[Tensor, Tensor | None]:
+    def _params(self, features: Tensor, obs: Any) -> Tensor:
+        """[N, F] -> [N, P]."""
         spec = self.spec
         latent = self.body(features)
-        out = self.head(latent)
+        out: Tensor = self.head(latent)
         task = obs["task"] if spec.tasks > 1 else None
         if task is not None:
             out = distributions.select_task(out, task)
@@ -227,11 +187,16 @@ class Policy(nn.Module):
             out = out.masked_fill(absent, ABSENT)
         if spec.std != "none":
             out = torch.cat((out, self._log_std(latent, task)), dim=-1)
-        value = None
-        if spec.value_hidden is not None:
-            value = self.value_head(self.value_body(features))
-            value = (distributions.select_task(value, task) if task is not None else value).squeeze(-1)
-        return out, value
+        return out
+
+    def _value(self, features: Tensor, obs: Any) -> Tensor | None:
+        """[N, F] -> [N], None without a value function."""
+        if self.spec.value_hidden is None:
+            return None
+        value: Tensor = self.value_head(self.value_body(features))
+        if self.spec.tasks > 1:
+            value = distributions.select_task(value, obs["task"])
+        return value.squeeze(-1)
 
     def _log_std(self, latent: Tensor, task: Tensor | None) -> Tensor:
         """[N, A]; for gSDE the deviation of latent @ noise with noise ~ N(0, exp(log_std)^2)."""
@@ -253,6 +218,55 @@ class Policy(nn.Module):
         if self._family.continuous and not self.spec.unit_actions:
             params = distributions.to_unit(params, self._family, self._map)
         return Target(params, out.value), out.state
+
+    @torch.no_grad()
+    def act(
+        self, obs: Observation, state: State, episode_start: Array, noise: Array
+    ) -> tuple[Array, Array, Array, State]:
+        """Act for a rollout, on trusted input: arrays of the observation space as environments give them.
+
+        Args:
+            obs: [B, ...].
+            state: h and c, [layers, B, width] each; None at first and without memory.
+            episode_start: [B] bool, where the memory is reset.
+            noise: [B, K] float32, drawn by the caller: standard normal for continuous families (K = A), standard Gumbel
+                for discrete ones (K = P). Families without a density take their mode.
+
+        Returns:
+            The choice (unit actions [B, A] float32 before clipping; int64 [B] or [B, parts]), its log-probability [B]
+            float32 in unit actions (0 for families without a density), the value [B] float32 (0 without a value
+            function), and the next state.
+        """
+        features, tensors, state = self._advance(obs, state, episode_start)
+        params = self._params(features, tensors)
+        if self._family.continuous and not self.spec.unit_actions:
+            params = distributions.to_unit(params, self._family, self._map)
+        choice, log_prob = distributions.choose(self._family, params, torch.as_tensor(noise, device=self.device))
+        return choice.cpu().numpy(), log_prob.cpu().numpy(), self._value_array(features, tensors), state
+
+    @torch.no_grad()
+    def value_of(self, obs: Observation, state: State, episode_start: Array) -> Array:
+        """Return the values [B] float32 of observations, 0 without a value function; arguments as of ``act``."""
+        if self.spec.value_hidden is None:
+            return np.zeros(len(episode_start), np.float32)
+        features, tensors, _ = self._advance(obs, state, episode_start)
+        return self._value_array(features, tensors)
+
+    def _advance(self, obs: Observation, state: State, episode_start: Array) -> tuple[Tensor, Any, State]:
+        """[B, ...] arrays -> features [B, F] for the heads, the observation as tensors, and the next state."""
+        tensors = as_tensors(obs, self.device)
+        features = self.encode(tensors)
+        if self.lstm is None:
+            return features, tensors, None
+        start = torch.as_tensor(episode_start, device=self.device)[None]
+        inner = None if state is None else tuple(torch.as_tensor(s, device=self.device) for s in state)
+        features, after = self._remember(features[None], inner, start)  # type: ignore[arg-type]
+        assert after is not None
+        return features, tensors, (after[0].cpu().numpy(), after[1].cpu().numpy())
+
+    def _value_array(self, features: Tensor, obs: Any) -> Array:
+        value = self._value(features, obs)
+        return np.zeros(len(features), np.float32) if value is None else value.cpu().numpy()
 
     @torch.no_grad()
     def predict(
@@ -314,4 +328,4 @@ def build(spec: PolicySpec, arrays: Mapping[str, Any], about: About | None = Non
     return policy.eval()
 
 
-__all__ = ["About", "Output", "Policy", "PolicyLike", "State", "build", "flat_size", "named_arrays"]
+__all__ = ["About", "Output", "Policy", "PolicyLike", "State", "TensorState", "build", "flat_size", "named_arrays"]

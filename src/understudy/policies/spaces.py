@@ -79,6 +79,30 @@ def is_image(space: gym.Space[Any]) -> bool:
     )
 
 
+def has_channels_last(space: gym.spaces.Box) -> bool:
+    """Say whether a picture's space is [H, W, C] rather than [C, H, W].
+
+    Of a square picture the odd axis holds the channels, however many there are (stacked frames); of any other the
+    shorter one of the first and the last axis, as Stable-Baselines3 has it.
+    """
+    first, middle, last = space.shape
+    if (first == middle) != (middle == last):
+        return first == middle
+    return last < first
+
+
+def picture_shape(space: gym.Space[Any]) -> tuple[int, int, int]:
+    """Return the channels, height and width of a picture's space.
+
+    Raises:
+        UserError: The space has not three axes.
+    """
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 3:
+        raise UserError(f"a picture has three axes: height, width and channels; {space} has not")
+    channels, height, width = (space.shape[i] for i in ((2, 0, 1) if has_channels_last(space) else (0, 1, 2)))
+    return channels, height, width
+
+
 def flat_size(space: gym.Space[Any]) -> int:
     """Return how many numbers a flattened (or one-hot) observation has."""
     if isinstance(space, gym.spaces.Discrete):

@@ -14,13 +14,24 @@ import gymnasium as gym
 import numpy as np
 
 from understudy.data import Array
-from understudy.errors import UserError
+from understudy.errors import UserError, suggest
 from understudy.policies.family import Family, family_for
-from understudy.policies.spaces import flat_size, is_image, members, space_from_json, space_to_json
+from understudy.policies.spaces import flat_size, is_image, members, picture_shape, space_from_json, space_to_json
 
 ABSENT = -1e9
 """Logit of an action that a state's task does not have: its probability is exactly 0 in float32."""
 ACTIVATIONS = ("tanh", "relu", "elu", "silu", "leaky_relu", "gelu", "sigmoid", "identity")
+PICTURES = ("nature_cnn", "impala_small", "impala_resnet", "a3c_cnn", "grid_cnn")
+TEXTS = ("text_bag", "text_lstm")
+ENCODERS = ("flatten", "one_hot", *PICTURES, *TEXTS)
+"""Types of encoders; the networks of the last two rows are in ``policies.encoders``, which this list must not import:
+workers read it without PyTorch."""
+NATURE_LEAST = 36
+"""Pixels that the convolutions of the Nature CNN need in height and width."""
+_CATEGORIES = ("grid_cnn", *TEXTS)
+"""Types that read integers as names of things, not as amounts."""
+_TEXT_KEY, _TEXT_FEATURES = "mission", 128
+"""The key of BabyAI's instructions, and the width that Chevalier-Boisvert 2019 (arXiv 1810.08272) read them with."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +40,31 @@ class Encoder:
 
     Attributes:
         key: The observation key, ``""`` where observations are not a dict.
-        type: ``flatten``, ``one_hot`` or ``nature_cnn``.
-        features: Width of the last CNN layer; unused otherwise.
-        scale: Observations are multiplied by it (1/255 for images).
+        type: One of ``ENCODERS``.
+        features: Width of the network's last layer; unused by the types that have none (``flatten``, ``one_hot``,
+            ``a3c_cnn``).
+        scale: Observations are multiplied by it (1/255 for images); 1 for the types that read integers as categories.
     """
 
     key: str = ""
     type: str = "flatten"
     features: int = 0
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        where = f" of the key {self.key!r}" if self.key else ""
+        if self.type not in ENCODERS:
+            known = f"{suggest(self.type, ENCODERS)} (there are {', '.join(ENCODERS)})"
+            raise UserError(f"the encoder type {self.type!r}{where} is unknown{known}")
+        if self.learned and self.type != "a3c_cnn" and self.features < 1:
+            raise UserError(f"the encoder {self.type}{where} needs features of at least 1, not {self.features}")
+        if self.type in _CATEGORIES and self.scale != 1.0:
+            raise UserError(f"the encoder {self.type}{where} reads integers as categories: leave its scale at 1")
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is a network, with weights; otherwise features are a fixed function of the observation."""
+        return self.type not in ("flatten", "one_hot")
 
 
 @dataclass(frozen=True)
@@ -98,6 +125,9 @@ class PolicySpec:
             raise UserError(f"std {self.std!r} is unknown; there are none, constant, state, gsde")
         if any(width < 1 for width in self.hidden):
             raise UserError(f"hidden layers need at least one unit each, not {list(self.hidden)}")
+        for encoder in self.encoders:
+            if encoder.type in _CATEGORIES and encoder.key in self.normalized:
+                raise UserError(f"the key {encoder.key!r} is read by {encoder.type}: categories cannot be normalised")
 
     @property
     def observations(self) -> gym.Space[Any]:
@@ -143,13 +173,26 @@ class PolicySpec:
 
 
 def default_encoders(
-    space: gym.Space[Any], keys: tuple[str, ...] | None = None, cnn_features: int = 512
+    space: gym.Space[Any],
+    keys: tuple[str, ...] | None = None,
+    cnn_features: int = 512,
+    picture: str | None = None,
 ) -> tuple[Encoder, ...]:
     """Return the encoders that fit a space: CNN for images, one-hot for integers, otherwise flattened numbers.
 
+    Args:
+        space: The observation space.
+        keys: The keys to read; all by default.
+        cnn_features: Width of the last layer of the networks that read images.
+        picture: The encoder of images; by default ``nature_cnn``, or ``grid_cnn`` below its 36 pixels. A vector of
+            bytes under the key ``mission`` is text.
+
     Raises:
-        UserError: A key is asked for that the space has not.
+        UserError: A key is asked for that the space has not, or an encoder of images where there is none.
     """
+    if picture is not None and picture not in PICTURES:
+        known = f"{suggest(picture, PICTURES)} (there are {', '.join(PICTURES)})"
+        raise UserError(f"the picture encoder {picture!r} is unknown{known}")
     spaces = members(space)
     encoders = []
     for key in keys or tuple(spaces):
@@ -157,18 +200,49 @@ def default_encoders(
             raise UserError(f"observation key {key!r} is not in the environment; it has {', '.join(map(repr, spaces))}")
         sub = spaces[key]
         if is_image(sub):
-            encoders.append(Encoder(key, "nature_cnn", cnn_features, 1 / 255))
+            encoders.append(_picture_encoder(key, sub, cnn_features, picture))
+        elif key == _TEXT_KEY and isinstance(sub, gym.spaces.Box) and sub.dtype == np.uint8 and len(sub.shape) == 1:
+            # Bytes in order: a bag of them cannot tell "the key next to the ball" from "the ball next to the key".
+            encoders.append(Encoder(key, "text_lstm", _TEXT_FEATURES))
         elif isinstance(sub, (gym.spaces.Discrete, gym.spaces.MultiDiscrete)):
             encoders.append(Encoder(key, "one_hot"))
         else:
             encoders.append(Encoder(key, "flatten"))
+    if picture is not None and all(encoder.type != picture for encoder in encoders):
+        raise UserError(f"there is no 8-bit picture for the encoder {picture} in {space}")
     return tuple(encoders)
+
+
+def _picture_encoder(key: str, space: gym.Space[Any], features: int, picture: str | None) -> Encoder:
+    kind = picture or ("nature_cnn" if min(picture_shape(space)[1:]) >= NATURE_LEAST else "grid_cnn")
+    return Encoder(key, kind, 0 if kind == "a3c_cnn" else features, 1.0 if kind in _CATEGORIES else 1 / 255)
 
 
 def encoded_size(spec: PolicySpec) -> int:
     """Return the number of features after the encoders."""
     spaces = members(spec.observations)
-    return sum(e.features if e.type == "nature_cnn" else flat_size(spaces[e.key]) for e in spec.encoders)
+    return sum(_size(encoder, spaces[encoder.key]) for encoder in spec.encoders)
 
 
-__all__ = ["ABSENT", "ACTIVATIONS", "Encoder", "PolicySpec", "default_encoders", "encoded_size", "space_to_json"]
+def _size(encoder: Encoder, space: gym.Space[Any]) -> int:
+    if encoder.type == "a3c_cnn":
+        _, height, width = picture_shape(space)
+        for _ in range(4):  # a 3x3 convolution of stride 2 and padding 1 halves, rounding up
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return 32 * height * width
+    return encoder.features if encoder.learned else flat_size(space)
+
+
+__all__ = [
+    "ABSENT",
+    "ACTIVATIONS",
+    "ENCODERS",
+    "NATURE_LEAST",
+    "PICTURES",
+    "TEXTS",
+    "Encoder",
+    "PolicySpec",
+    "default_encoders",
+    "encoded_size",
+    "space_to_json",
+]

@@ -30,6 +30,8 @@ class Collected:
     """Of the student's weights, where an execution counts them."""
     lag: float = 0.0
     """How many updates the weights that acted were behind those that learn from it."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the updates that the workers made themselves, where they do."""
 
 
 def merge_collected(parts: Sequence[Collected]) -> Collected:

@@ -31,7 +31,9 @@ class NetworkSettings:
     hidden: tuple[int, ...] = doc("widths of the hidden layers", (64, 64))
     value_hidden: tuple[int, ...] | None = doc("of the value function, on the same features; none: as hidden", None)
     activation: str = doc("tanh, relu, elu, silu, leaky_relu, gelu, sigmoid or identity", "tanh")
-    encoder: str = doc("of pictures: auto, nature_cnn, impala_small, impala_resnet, a3c_cnn or grid_cnn", "auto")
+    encoder: str = doc(
+        "of pictures, where there are any: auto, nature_cnn, impala_small, impala_resnet, a3c_cnn or grid_cnn", "auto"
+    )
     text: str = doc("encoder of text: text_bag or text_lstm", "text_bag")
     features: int = doc("width of the encoders' last layer", 512)
     lstm: int = doc("width of an LSTM before the hidden layers, 0 for none", 0)
@@ -110,13 +112,12 @@ class TrainStop:
 class TrainExecution:
     """Who runs where."""
 
-    type: Literal["single", "sync", "async", "ray"] = doc(
-        "single: one process; sync: workers, the learner waits for all; async: nobody waits; ray: sync on a cluster",
-        "single",
+    type: Literal["single", "sync", "async"] = doc(
+        "single: one process; sync: workers, the learner waits for all; async: nobody waits", "single"
     )
     num_workers: int = doc("worker processes (or Ray actors)", 2)
     shared_gradients: bool = doc("async: workers compute the gradients and apply them to shared weights (A3C)", False)
-    max_lag: int = doc("async: updates that a rollout's weights may be behind", 1)
+    max_lag: int = doc("async: most updates that the weights of a rollout may be behind", 4)
     ray_address: str = doc("of a Ray cluster; empty: Ray on this machine", "")
     worker_timeout: float = doc("seconds without an environment step after which a worker counts as hung", 60.0)
     restarts: int = doc("workers that may fail and be replaced before the run ends with an error", 10)
@@ -186,6 +187,11 @@ class TrainSettings:
             )
         if execution.shared_gradients and execution.type != "async":
             raise UserError("execution.shared_gradients (A3C) needs --execution async")
+        if execution.shared_gradients and (self.update.minibatch or self.update.epochs > 1 or self.policy.normalize):
+            raise UserError(
+                "execution.shared_gradients (A3C) takes one step on every whole rollout and does not normalise: leave "
+                "update.minibatch 0, update.epochs 1 and policy.normalize false"
+            )
         if execution.max_lag < 0 or execution.restarts < 0:
             raise UserError("execution.max_lag and execution.restarts must be 0 or more")
         for name, value in (("gamma", self.objective.gamma), ("lam", self.objective.lam)):

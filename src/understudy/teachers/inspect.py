@@ -25,6 +25,17 @@ _STD = {
     "state": "deviations by a second head",
     "gsde": "gSDE (state-dependent exploration)",
 }
+_ENCODERS = {
+    "flatten": "flat",
+    "one_hot": "one-hot",
+    "nature_cnn": "Nature CNN",
+    "impala_small": "small IMPALA CNN",
+    "impala_resnet": "IMPALA ResNet",
+    "a3c_cnn": "A3C CNN",
+    "grid_cnn": "grid CNN",
+    "text_bag": "bag of tokens",
+    "text_lstm": "text LSTM",
+}
 
 
 def inspect(policy: PolicyLike) -> list[tuple[str, str]]:
@@ -71,7 +82,7 @@ def network_text(spec: PolicySpec) -> str:
 
 
 def _encoder(encoder: Encoder) -> str:
-    text = {"flatten": "flat", "one_hot": "one-hot", "nature_cnn": f"Nature CNN {encoder.features}"}[encoder.type]
+    text = _ENCODERS[encoder.type] + (f" {encoder.features}" if encoder.features else "")
     return f"{encoder.key}: {text}" if encoder.key else text
 
 

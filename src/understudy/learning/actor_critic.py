@@ -1,0 +1,172 @@
+"""The learner of actor-critic methods: a rollout of the student's own actions in, better weights out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from understudy.data import Array, Rollout
+from understudy.errors import UserError
+from understudy.learning.updaters import AutogradUpdater, Columns, KernelUpdater, Updater
+from understudy.objectives.actor_critic_kernel import supports
+from understudy.objectives.returns import RewardScaler, RunningMoments, gae, vtrace
+from understudy.objectives.schedules import parse
+from understudy.policies.policy import Policy, named_arrays
+from understudy.settings.train import TrainSettings
+
+
+class ActorCritic:
+    """REINFORCE, A2C, PPO and IMPALA, as the settings say.
+
+    Rewards are scaled, advantages estimated (GAE; V-trace where the weights that acted are not the newest), then
+    ``update.epochs`` passes of minibatches. The statistics that normalise observations are updated last, so that the
+    student that acts and the student that learns see the same numbers.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        settings: TrainSettings,
+        envs: int | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        """Build the parts.
+
+        Args:
+            policy: Learns in place.
+            settings: Of the run.
+            envs: B, where it is not all environments of the run.
+            optimizer: In the place of the one that the settings name.
+        """
+        self.policy, self._settings = policy, settings
+        envs = envs or settings.rollout.num_envs
+        self._minibatch = settings.update.minibatch or envs * settings.rollout.steps
+        objective, update = settings.objective, settings.update
+        self._lr = parse(update.lr, "update.lr")
+        fast = update.kernel and settings.device == "cpu" and update.precision == "float32"
+        if (
+            fast
+            and optimizer is None
+            and update.optimizer == "adam"
+            and objective.value_weight
+            and supports(policy.spec)
+        ):
+            self._updater: Updater = KernelUpdater(policy, objective, update, self._minibatch)
+        else:
+            self._updater = AutogradUpdater(policy, objective, update, settings.device, optimizer)
+        self._rng = np.random.default_rng((settings.seed, 2))
+        self._scaler = RewardScaler(envs, objective.gamma) if objective.normalize_reward else None
+        self._moments = {
+            key: RunningMoments(policy.get_buffer(f"normalizer_mean:{key}").shape) for key in policy.spec.normalized
+        }
+
+    def update(self, rollout: Rollout, env_steps: int, fresh: bool = True) -> dict[str, float]:
+        """Learn from a rollout with a trace.
+
+        Args:
+            rollout: [T, B].
+            env_steps: Before the rollout, for the schedules.
+            fresh: Whether the newest weights acted, so that what they thought need not be asked again.
+
+        Returns:
+            Metrics, among them ``updates``, the gradient steps taken.
+
+        Raises:
+            UserError: The loss or the gradient is not finite; nothing has been saved since.
+        """
+        settings = self._settings
+        self._updater.load(rollout)
+        columns, variance = self._estimate(rollout, fresh)
+        lr, updates = self._lr.value(env_steps), 0
+        steps, envs = rollout.shape
+        units = envs if self.policy.lstm is not None else steps * envs
+        size = self._minibatch * units // (steps * envs)
+        for _ in range(settings.update.epochs):
+            self._updater.arrange(columns, self._rng.permutation(units) if size < units else None)
+            for begin in range(0, units, size):
+                self._updater.step(begin, begin + size, lr, env_steps)
+                updates += 1
+            limit = settings.objective.target_kl
+            if limit and self._updater.approx_kl() > 1.5 * limit:
+                break
+        metrics = self._updater.metrics()
+        self._check(metrics, env_steps)
+        self._normalize(rollout)
+        return metrics | {"lr": lr, "explained_variance": variance, "updates": updates}
+
+    def _estimate(self, rollout: Rollout, fresh: bool) -> tuple[Columns, float]:
+        """Return the columns of the objective, and how much of the targets' variance the values explain."""
+        objective, trace = self._settings.objective, rollout.trace
+        assert trace is not None
+        reward = rollout.reward
+        ended = rollout.terminated | rollout.truncated
+        if self._scaler is not None:
+            reward = self._scaler.scale(reward, ended)
+        if objective.reward_clip:
+            reward = np.clip(reward, -objective.reward_clip, objective.reward_clip)
+        if fresh:
+            log_prob, value, last = trace.log_prob, trace.value, trace.last_value
+        else:
+            log_prob, value, last = self._updater.evaluate()
+        ends = (rollout.terminated, rollout.truncated, trace.bootstrap, last)
+        if fresh and objective.estimator == "gae":
+            advantage, target = gae(reward, value, *ends, objective.gamma, objective.lam)
+        else:
+            log_ratio = log_prob - trace.log_prob
+            clips = (objective.rho_clip, objective.c_clip)
+            advantage, target = vtrace(
+                log_ratio, reward, value, *ends, objective.gamma, objective.lam, *clips, objective.estimator
+            )
+        spread = float(np.var(target))
+        explained = 1 - float(np.var(target - value)) / spread if spread > 0 else float("nan")
+        return Columns(log_prob, advantage, target, value), explained
+
+    def _check(self, metrics: Mapping[str, float], env_steps: int) -> None:
+        for name in ("loss", "grad_norm"):
+            if not np.isfinite(metrics[name]):
+                what = "loss" if name == "loss" else "gradient"
+                parts = {k: v for k, v in metrics.items() if not np.isfinite(v)}
+                raise UserError(
+                    f"the {what} is not finite in the update after {env_steps} env steps ({', '.join(parts)}): lower "
+                    "update.lr or set update.max_grad_norm; the last checkpoint is intact"
+                )
+
+    def _normalize(self, rollout: Rollout) -> None:
+        for key, moments in self._moments.items():
+            obs = rollout.obs[key] if isinstance(rollout.obs, dict) else rollout.obs
+            moments.update(obs.reshape(-1, *moments.mean.shape))
+            self.policy.set_normalizer(key, moments.mean, moments.var)
+
+    def weights(self) -> dict[str, Array]:
+        """Return the student's arrays; on the CPU they are the live ones."""
+        return named_arrays(self.policy)
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return arrays and JSON-able data from which ``restore`` goes on exactly."""
+        arrays = {name: array.copy() for name, array in self.weights().items()}
+        optimizer, data = self._updater.state()
+        arrays |= {f"optimizer:{name}": array for name, array in optimizer.items()}
+        for key, moments in self._moments.items():
+            arrays |= {f"moments:{key}:{name}": np.asarray(array) for name, array in moments.state().items()}
+        if self._scaler is not None:
+            arrays |= {f"reward:{name}": np.asarray(array) for name, array in self._scaler.state().items()}
+        return arrays, {"optimizer": data, "rng": self._rng.bit_generator.state}
+
+    def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
+        """Go on from ``state``."""
+
+        def part(prefix: str) -> dict[str, Array]:
+            return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+        with torch.no_grad():
+            for name, tensor in self.policy.state_dict().items():
+                tensor.copy_(torch.as_tensor(arrays[name]))
+        self._updater.restore(part("optimizer:"), data["optimizer"])
+        for key, moments in self._moments.items():
+            moments.restore(part(f"moments:{key}:"))
+        if self._scaler is not None:
+            self._scaler.restore(part("reward:"))
+        self._rng.bit_generator.state = data["rng"]

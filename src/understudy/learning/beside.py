@@ -1,0 +1,67 @@
+"""Evaluation beside reinforcement learning: ordered now and then, read when it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from understudy.data import Array
+from understudy.execution.evaluator import Evaluator
+from understudy.learning.from_rollouts import TrainProgress
+from understudy.loop import Metrics
+from understudy.rollouts.episodes import Episodes
+from understudy.settings.train import TrainSettings
+
+
+class BesideExaminer:
+    """Orders an evaluation every so many env steps, and never waits for it; see ``loop.Examiner``."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        evaluator: Evaluator | None,
+        progress: TrainProgress,
+        weights: Callable[[], dict[str, Array]],
+        keep_best: Callable[[dict[str, Array], float, int], None],
+    ) -> None:
+        self._settings, self._evaluator, self._progress = settings, evaluator, progress
+        self._weights, self._keep_best = weights, keep_best
+        self._judged: dict[str, Array] = {}
+        self._judged_steps = 0
+
+    def look(self, metrics: Metrics) -> str:
+        """Read the result of the last order if it is there, and give the next one if it is time."""
+        evaluator, progress, evaluation = self._evaluator, self._progress, self._settings.evaluation
+        if evaluator is None:
+            return ""
+        score = self._settings.stop.score
+        episodes = evaluator.result()
+        if episodes is not None:
+            self._note(episodes, metrics)
+            if score is not None and progress.score >= score:
+                return "score"
+        if evaluation.every and progress.env_steps >= progress.next_evaluation and not evaluator.busy:
+            progress.next_evaluation = progress.env_steps + evaluation.every
+            self._judged = {name: np.array(array) for name, array in self._weights().items()}
+            self._judged_steps = progress.env_steps
+            first = self._settings.evaluation_seed
+            evaluator.begin(self._judged, tuple(range(first, first + evaluation.episodes)), evaluation.deterministic)
+        return ""
+
+    def _note(self, episodes: Episodes, metrics: Metrics) -> None:
+        progress = self._progress
+        progress.score = float(episodes.returns.mean())
+        metrics |= {"eval_return": progress.score, "eval_env_steps": self._judged_steps}
+        metrics |= {"eval_std": float(episodes.returns.std()), "eval_length": float(episodes.lengths.mean())}
+        metrics["eval_seconds"] = episodes.seconds
+        if progress.score > progress.best:
+            progress.best = progress.score
+            self._keep_best(self._judged, progress.score, self._judged_steps)
+
+    def finish(self, metrics: Metrics) -> None:
+        """Wait for the evaluation that is running, once training is over."""
+        if self._evaluator is not None and self._evaluator.busy:
+            episodes = self._evaluator.result(wait=True)
+            if episodes is not None:
+                self._note(episodes, metrics)

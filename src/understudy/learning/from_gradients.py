@@ -1,0 +1,114 @@
+"""A3C seen from the learner's process: workers learn by themselves, here it is only watched, evaluated and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from understudy.data import Array, Rollout
+from understudy.execution.base import Arrays, EvaluationJob, Faults, Setup
+from understudy.execution.pool import Pool, columns_of
+from understudy.learning.from_rollouts import TrainProgress
+from understudy.learning.shared_optimizer import load, shared_shapes
+from understudy.loop import Metrics, Order
+from understudy.policies.policy import Policy, named_arrays
+from understudy.rollouts.behaviour import Mixture
+from understudy.rollouts.collect import Collected
+from understudy.rollouts.episodes import Episodes
+from understudy.settings import TrainSettings
+
+ROLLOUTS = 20
+"""Rollouts of a worker between two messages: each costs it a wait of some 0.1 ms."""
+
+
+class SharedGradientExecution:
+    """Worker processes that apply gradients to shared weights; see ``execution.base.Execution``."""
+
+    def __init__(self, setup: Setup, policy: Policy, settings: TrainSettings) -> None:
+        execution = settings.execution
+        self.pool = Pool(
+            setup,
+            columns_of(setup, execution.num_workers),
+            timeout=execution.worker_timeout,
+            restarts=execution.restarts,
+            own_slots=True,
+            module="understudy.learning.gradient_worker",
+            shared=shared_shapes(policy, execution.num_workers),
+            extra=settings,
+        )
+
+    def begin_collect(self, mixture: Mixture, student: Arrays | None, steps: int, restart: int | None = None) -> None:
+        """Set every worker going that is not."""
+        for i in range(len(self.pool)):
+            if not self.pool.pending(i):
+                self.pool.order(i, ("learn", steps, ROLLOUTS, restart))
+
+    def end_collect(self) -> tuple[Rollout, Collected]:
+        """Wait for a worker to tell what it did; returns its last rollout."""
+        worker, info = self.pool.answers(range(len(self.pool)))[0]
+        return self.pool.rollouts[worker], info
+
+    def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Episodes]:
+        """Not here; see ``execution.evaluator``."""
+        raise NotImplementedError("A3C's workers do not evaluate; use an Evaluator")
+
+    @property
+    def faults(self) -> Faults:
+        """What went wrong so far."""
+        return Faults(self.pool.restarts_used, self.pool.lost_episodes)
+
+    def close(self) -> None:
+        """End the workers."""
+        self.pool.close()
+
+
+class SharedWeights:
+    """The weights that the workers move, with the interface of a learner."""
+
+    def __init__(self, policy: Policy, shared: dict[str, Array]) -> None:
+        self.policy, self._shared = policy, shared
+        self._parameters = [p for p in policy.parameters() if p.requires_grad]
+        shared["parameters"][:] = torch.nn.utils.parameters_to_vector(self._parameters).detach().numpy()
+
+    def weights(self) -> dict[str, Array]:
+        """Return the weights of this moment; workers may be writing."""
+        load(self._parameters, torch.from_numpy(self._shared["parameters"]))
+        return named_arrays(self.policy)
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return what the workers share."""
+        return {name: array.copy() for name, array in self._shared.items()} | self.weights(), {}
+
+    def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
+        """Go on from ``state``; counters of workers that are no more go to the first."""
+        for name, array in self._shared.items():
+            if name in ("env_steps", "updates"):
+                array[:] = 0
+                array[0, 0] = arrays[name][:, 0].sum()
+            else:
+                array[:] = arrays[name]
+
+
+class FromGradients:
+    """One round of A3C; see ``loop.Learning``."""
+
+    def __init__(self, steps: int, progress: TrainProgress) -> None:
+        self._steps, self._progress = steps, progress
+
+    def order(self) -> Order:
+        """Let every worker go on."""
+        restart, self._progress.restart = self._progress.restart, None
+        return Order(Mixture(0.0, sample=True), None, self._steps, restart)
+
+    def meanwhile(self) -> Metrics:
+        """Nothing: the workers learn."""
+        return {}
+
+    def learn(self, rollout: Rollout, info: Collected) -> Metrics:
+        """Tell what a worker did."""
+        progress = self._progress
+        metrics: Metrics = dict(info.metrics)
+        progress.updates += int(metrics.pop("updates"))
+        return metrics | progress.note(info)

@@ -1,0 +1,67 @@
+"""Reinforcement learning: every rollout is learnt from once it is there, then forgotten."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from understudy.data import Rollout
+from understudy.learning.actor_critic import ActorCritic
+from understudy.loop import Metrics, Order, Progress
+from understudy.rollouts.behaviour import Mixture
+from understudy.rollouts.collect import Collected
+
+
+@dataclass
+class TrainProgress(Progress):
+    """How far training is."""
+
+    episodes: int = 0
+    checkpoints: int = 0
+    restart: int | None = None
+    """Number of the checkpoint whose seeds the next rollout begins with."""
+    next_checkpoint: int = 0
+    """Env steps of the next checkpoint."""
+    next_evaluation: int = 0
+    """Env steps of the next evaluation."""
+    score: float = float("nan")
+    """Mean return of the last evaluation."""
+    best: float = -np.inf
+    """Of all of them."""
+    env_seconds: dict[str, float] = field(default_factory=lambda: {"env": 0.0, "inference": 0.0})
+    """Wall seconds of the slowest worker in its environments and in choosing actions."""
+
+    def note(self, info: Collected) -> Metrics:
+        """Count what was gathered; returns metrics of the episodes that ended."""
+        self.episodes += len(info.returns)
+        self.env_seconds["env"] += info.env_seconds
+        self.env_seconds["inference"] += info.act_seconds
+        if not info.returns:
+            return {}
+        return {"training_return": float(np.mean(info.returns)), "episode_length": float(np.mean(info.lengths))}
+
+
+@dataclass
+class FromRollouts:
+    """One round of reinforcement learning; see ``loop.Learning``."""
+
+    learner: ActorCritic
+    steps: int
+    progress: TrainProgress
+
+    def order(self) -> Order:
+        """Let the student act by its own distribution."""
+        restart, self.progress.restart = self.progress.restart, None
+        return Order(Mixture(0.0, sample=True), self.learner.weights(), self.steps, restart)
+
+    def meanwhile(self) -> Metrics:
+        """Nothing: the rollout is what there is to learn from."""
+        return {}
+
+    def learn(self, rollout: Rollout, info: Collected) -> Metrics:
+        """Update the student by the rollout."""
+        progress = self.progress
+        metrics: Metrics = dict(self.learner.update(rollout, progress.env_steps - info.env_steps, info.lag == 0))
+        progress.updates += int(metrics.pop("updates"))
+        return metrics | {"lag": info.lag} | progress.note(info)

@@ -1,0 +1,67 @@
+"""The body of an A3C worker: ``python -m understudy.learning.gradient_worker CONTROL_FD BLOCK_FD``.
+
+Copies the shared weights, acts with them, computes the gradient on its own rollout and applies it to the shared
+weights, again and again (Mnih 2016, algorithm S3); see ``learning.shared_optimizer``.
+"""
+
+from __future__ import annotations
+
+import mmap
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from understudy.execution.pool import Place
+from understudy.execution.station import Station
+from understudy.execution.worker import run
+from understudy.learning.actor_critic import ActorCritic
+from understudy.learning.shared_optimizer import SharedOptimizer, load
+from understudy.policies.policy import Policy, named_arrays
+from understudy.rollouts.behaviour import Mixture
+from understudy.rollouts.buffers import rollout_views, views
+from understudy.rollouts.collect import Collected, merge_collected
+from understudy.settings import TrainSettings
+
+
+def _serve(control: Connection, place: Place, block: mmap.mmap) -> None:
+    torch.set_num_threads(1)
+    settings: TrainSettings = place.extra
+    shared = views(place.shared, block)
+    policy = Policy(place.setup.student)
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    update = settings.update
+    optimizer = SharedOptimizer(parameters, shared, place.number, update.optimizer, update.eps, update.decay)
+    learner = ActorCritic(policy, settings, len(place.columns), optimizer)
+    beat = views(place.beats, block)["beats"][place.number]
+    station = Station(place.setup, place.columns, place.eval_envs, beat=beat)
+    rollout = rollout_views(place.rollouts[0], block)
+    vector = torch.from_numpy(shared["parameters"])
+    env_steps = shared["env_steps"]
+    try:
+        station.prepare()
+        while True:
+            _, steps, rollouts, restart = control.recv()
+            found: list[Collected] = []
+            for _ in range(rollouts):
+                load(parameters, vector)
+                info = station.collect(Mixture(0.0, sample=True), named_arrays(policy), steps, rollout, restart)
+                metrics: dict[str, Any] = learner.update(rollout, int(env_steps[:, 0].sum()))
+                env_steps[place.number, 0] += info.env_steps
+                info.metrics = metrics
+                restart = None
+                found.append(info)
+            answer = merge_collected(found)
+            answer.env_seconds, answer.act_seconds = (
+                sum(getattr(info, name) for info in found) for name in ("env_seconds", "act_seconds")
+            )
+            names = found[0].metrics
+            answer.metrics = {name: sum(info.metrics[name] for info in found) / len(found) for name in names}
+            answer.metrics["updates"] = sum(info.metrics["updates"] for info in found)
+            control.send(("done", answer))
+    finally:
+        station.close()
+
+
+if __name__ == "__main__":
+    run(_serve)

@@ -1,0 +1,280 @@
+"""A rollout's samples into gradient steps: two peers behind one interface.
+
+``KernelUpdater`` runs the hand-derived gradient of ``objectives.actor_critic_kernel``, ``AutogradUpdater`` runs
+everything else through PyTorch: CNNs, LSTMs, every family. They give the same weights within float tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from understudy.data import Array, Rollout, flatten_time, map_obs
+from understudy.objectives.actor_critic_kernel import ActorCriticKernel
+from understudy.objectives.batch import Batch
+from understudy.objectives.objective import Objective, unit_output
+from understudy.objectives.rl import EntropyBonus, PolicyGradient, ValueRegression
+from understudy.objectives.schedules import Constant, Schedule, parse
+from understudy.policies import distributions
+from understudy.policies.policy import Policy, as_tensors
+from understudy.settings.train import ObjectiveSettings, UpdateSettings
+
+
+class Columns(NamedTuple):
+    """What the objective needs to know of each sample, [T, B] float32 each."""
+
+    log_prob: Array
+    """Of the policy that the ratio is taken to."""
+    advantage: Array
+    target_value: Array
+    old_value: Array
+
+
+class Updater(Protocol):
+    """Holds one rollout and takes gradient steps on parts of it; units are samples, or environments with memory."""
+
+    def load(self, rollout: Rollout) -> None:
+        """Take a rollout with a trace; it is read until the next one comes."""
+
+    def evaluate(self) -> tuple[Array, Array, Array]:
+        """Return log-probabilities [T, B], values [T, B] and last values [B] under the current weights."""
+
+    def arrange(self, columns: Columns, order: Array | None) -> None:
+        """Bring the samples into an order of units; None leaves it."""
+
+    def step(self, begin: int, end: int, lr: float, env_steps: int) -> None:
+        """Take one gradient step on units ``begin`` to ``end`` of the order."""
+
+    def approx_kl(self) -> float:
+        """Return KL(old || new) over the last step's batch."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return means over the steps since the last call: loss, its parts, entropy, approx_kl, grad_norm."""
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return the optimiser's state."""
+
+    def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
+        """Go on from ``state``; the policy's own arrays are restored elsewhere."""
+
+
+class KernelUpdater:
+    """MLP actor-critics by the hand-derived kernel."""
+
+    def __init__(self, policy: Policy, objective: ObjectiveSettings, update: UpdateSettings, most: int) -> None:
+        self._policy, self._most = policy, most
+        self._kernel = ActorCriticKernel.from_policy(
+            policy,
+            most,
+            clip=objective.clip or None,
+            value_clip=objective.value_clip or None,
+            value_weight=objective.value_weight,
+            max_grad_norm=update.max_grad_norm or None,
+            normalize_advantage=objective.normalize_advantage,
+            eps=update.eps,
+        )
+        self._entropy_weight = entropy_schedule(objective)
+
+    def load(self, rollout: Rollout) -> None:
+        """Encode the observations once for all epochs."""
+        assert rollout.trace is not None
+        self._shape, self._trace = rollout.shape, rollout.trace
+        with torch.no_grad():
+            self._x = self._policy.encode(as_tensors(flatten_time(rollout.obs))).numpy()
+        self._choice = np.reshape(rollout.trace.choice, (len(self._x), *rollout.trace.choice.shape[2:]))
+
+    def evaluate(self) -> tuple[Array, Array, Array]:
+        """See ``Updater``."""
+        log_prob, value = self._kernel.evaluate(self._x, self._choice)
+        with torch.no_grad():
+            last = self._policy.encode(as_tensors(self._trace.last_obs)).numpy()
+        return log_prob.reshape(self._shape), value.reshape(self._shape), self._kernel.values(last)
+
+    def arrange(self, columns: Columns, order: Array | None) -> None:
+        """See ``Updater``."""
+        arrays = [self._x, self._choice, *(np.ravel(column) for column in columns)]
+        self._arranged = arrays if order is None else [array[order] for array in arrays]
+
+    def step(self, begin: int, end: int, lr: float, env_steps: int) -> None:
+        """See ``Updater``."""
+        part = [array[begin:end] for array in self._arranged]
+        self._kernel.step(*part, lr=lr, entropy_weight=self._entropy_weight.value(env_steps))
+
+    def approx_kl(self) -> float:
+        """See ``Updater``."""
+        return self._kernel.approx_kl
+
+    def metrics(self) -> dict[str, float]:
+        """See ``Updater``."""
+        return self._kernel.metrics()
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """See ``Updater``."""
+        return self._kernel.state()
+
+    def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
+        """See ``Updater``."""
+        self._kernel.restore(arrays, data)
+
+
+class AutogradUpdater:
+    """Any policy through PyTorch, on the CPU or a GPU."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        objective: ObjectiveSettings,
+        update: UpdateSettings,
+        device: str,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        """Move the policy to the device; ``optimizer`` takes the place of the one that the settings name."""
+        self._policy, self._update, self._device = policy.to(device), update, torch.device(device)
+        self._recurrent = policy.lstm is not None
+        self._parameters = [p for p in policy.parameters() if p.requires_grad]
+        if optimizer is not None:
+            self._optimizer: torch.optim.Optimizer = optimizer
+        elif update.optimizer == "adam":
+            self._optimizer = torch.optim.Adam(self._parameters, 0.0, eps=update.eps, fused=True)
+        else:
+            self._optimizer = torch.optim.RMSprop(self._parameters, 0.0, update.decay, update.eps, foreach=True)
+        self.objective = Objective(actor_critic_terms(objective))
+        self._sums: dict[str, Tensor] = {}
+        self._counted = 0
+
+    def _precision(self) -> Any:
+        bf16 = self._update.precision == "bf16"
+        return torch.autocast(self._device.type, torch.bfloat16) if bf16 else nullcontext()
+
+    def _move(self, array: Array) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self._device.type == "cuda":
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor
+
+    def load(self, rollout: Rollout) -> None:
+        """Bring the rollout to the device once for all epochs."""
+        assert rollout.trace is not None
+        trace, flat = rollout.trace, not self._recurrent
+        self._shape, self._rollout = rollout.shape, rollout
+        obs = flatten_time(rollout.obs) if flat else rollout.obs
+        self._obs = map_obs(self._move, obs)
+        choice = np.reshape(trace.choice, (-1, *trace.choice.shape[2:])) if flat else trace.choice
+        self._choice = self._move(choice)
+        self._starts = None if flat else self._move(rollout.episode_start)
+        self._state = None if flat else unpack_state(self._policy, self._move(trace.state))
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[Array, Array, Array]:
+        """See ``Updater``."""
+        trace = self._rollout.trace
+        assert trace is not None
+        last = map_obs(self._move, trace.last_obs)
+        with self._precision():
+            if self._recurrent:
+                output = unit_output(self._policy, Batch(self._obs, None, self._state, self._starts))
+                after = map_obs(lambda a: a[None], last)
+                value = self._policy(after, output.state, self._move(trace.last_start[None])).value
+                last_value = value[0]
+                params, values = output.params, output.value
+            else:
+                output = unit_output(self._policy, Batch(self._obs))
+                params, values = output.params, output.value
+                last_value = self._policy(last).value
+        log_prob = distributions.log_prob(self._policy.family, params.float(), self._choice)
+        arrays = [log_prob, values, last_value]
+        log_prob_, value_, last_ = (a.float().cpu().numpy() for a in arrays if a is not None)
+        return log_prob_.reshape(self._shape), value_.reshape(self._shape), last_
+
+    def arrange(self, columns: Columns, order: Array | None) -> None:
+        """See ``Updater``."""
+        flat = not self._recurrent
+        self._columns = [self._move(np.ravel(column) if flat else column) for column in columns]
+        self._order = None if order is None else self._move(order)
+
+    def _take(self, tensor: Tensor, begin: int, end: int) -> Tensor:
+        dim = 1 if self._recurrent else 0
+        if self._order is None:
+            return tensor.narrow(dim, begin, end - begin)
+        return tensor.index_select(dim, self._order[begin:end])
+
+    def step(self, begin: int, end: int, lr: float, env_steps: int) -> None:
+        """See ``Updater``."""
+
+        def take(tensor: Tensor) -> Tensor:
+            return self._take(tensor, begin, end)
+
+        state = None if self._state is None else (take(self._state[0]), take(self._state[1]))
+        starts = None if self._starts is None else take(self._starts)
+        log_prob, advantage, target, old = (take(column) for column in self._columns)
+        batch = Batch(
+            map_obs(take, self._obs), None, state, starts,
+            action=take(self._choice), log_prob=log_prob, advantage=advantage, target_value=target, old_value=old,
+        )  # fmt: skip
+        self._optimizer.param_groups[0]["lr"] = lr
+        with self._precision():
+            loss, parts = self.objective(self._policy, batch, env_steps)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        limit = self._update.max_grad_norm or float("inf")
+        parts["grad_norm"] = torch.nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True)
+        self._optimizer.step()
+        self._last_kl = parts.get("approx_kl")
+        for name, value in parts.items():
+            self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach().clone()
+        self._counted += 1
+
+    def approx_kl(self) -> float:
+        """See ``Updater``."""
+        return 0.0 if self._last_kl is None else float(self._last_kl)
+
+    def metrics(self) -> dict[str, float]:
+        """See ``Updater``."""
+        means = {name: float(total) / max(self._counted, 1) for name, total in self._sums.items()}
+        self._sums, self._counted = {}, 0
+        return means
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """See ``Updater``."""
+        slots = self._optimizer.state_dict()["state"]
+        return {f"{i}:{name}": np.array(v.cpu()) for i, slot in slots.items() for name, v in slot.items()}, {}
+
+    def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
+        """See ``Updater``."""
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, array in arrays.items():
+            number, slot = name.split(":")
+            slots.setdefault(int(number), {})[slot] = torch.as_tensor(array)
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": slots, "param_groups": groups})
+
+
+def unpack_state(policy: Policy, packed: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, 2 * layers * width] -> h and c, [layers, B, width] each; see ``rollouts.behaviour.pack_state``."""
+    layers, width = policy.spec.lstm_layers, policy.spec.lstm
+    h, c = packed.view(len(packed), 2, layers, width).permute(1, 2, 0, 3).contiguous()
+    return h, c
+
+
+def entropy_schedule(objective: ObjectiveSettings) -> Schedule:
+    """Return the schedule of the entropy bonus."""
+    return parse(objective.entropy_weight, "objective.entropy_weight")
+
+
+def actor_critic_terms(objective: ObjectiveSettings) -> Sequence[Any]:
+    """Return the terms of the reinforcement-learning objective."""
+    terms: list[Any] = [PolicyGradient(Constant(1.0), objective.clip or None, objective.normalize_advantage)]
+    if objective.value_weight:
+        terms.append(ValueRegression(Constant(objective.value_weight), objective.value_clip or None))
+    entropy = entropy_schedule(objective)
+    if not (entropy.constant and entropy.value(0) == 0):
+        terms.append(EntropyBonus(entropy))
+    return terms
+
+
+__all__ = ["AutogradUpdater", "Columns", "KernelUpdater", "Updater", "actor_critic_terms", "unpack_state"]

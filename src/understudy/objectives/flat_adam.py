@@ -1,0 +1,69 @@
+"""Adam over parameters that lie in one vector, with global norm clipping, for kernels that compute in NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from understudy.data import Array
+from understudy.errors import UserError
+
+
+class FlatAdam:
+    """Kingma 2015, algorithm 1, on [size] float32, after ``torch.nn.utils.clip_grad_norm_``.
+
+    The step is PyTorch's fused one over the arrays' memory, one pass where NumPy needs ten: as fast for 10,000
+    parameters, twice as fast from 40,000 on.
+
+    Attributes:
+        params: [size], changed in place.
+        grad: [size], filled by the owner before each step, which may scale it.
+        norm: Of the last step's gradient before clipping.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        max_grad_norm: float | None = None,
+        eps: float = 1e-8,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        """Begin at parameters 0; ``max_grad_norm`` None for no limit."""
+        self.params, self.grad, self._m, self._v = arrays = tuple(np.zeros(size, np.float32) for _ in range(4))
+        self._tensors = [[torch.from_numpy(array)] for array in arrays]
+        self._steps = torch.zeros(())
+        self._max_grad_norm, self._eps, self._betas = max_grad_norm, eps, betas
+        self.norm = math.nan
+
+    def step(self, lr: float) -> None:
+        """Clip the gradient and take one step."""
+        self.norm = math.sqrt(np.dot(self.grad, self.grad))
+        if self._max_grad_norm is not None and (shrink := self._max_grad_norm / (self.norm + 1e-6)) < 1:
+            self.grad *= shrink
+        self._steps.add_(1)
+        params, grad, m, v = self._tensors
+        torch._fused_adam_(  # the kernel of torch.optim.Adam(fused=True), without its bookkeeping
+            params, grad, m, v, [], [self._steps], lr=lr, beta1=self._betas[0], beta2=self._betas[1],
+            weight_decay=0.0, eps=self._eps, amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return copies of the parameters and moments, and the number of steps, for an exact resume."""
+        arrays = {"params": self.params, "m": self._m, "v": self._v}
+        return {name: array.copy() for name, array in arrays.items()}, {"steps": int(self._steps.item())}
+
+    def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
+        """Continue from what ``state`` returned.
+
+        Raises:
+            UserError: It belongs to another network.
+        """
+        for name, array in (("params", self.params), ("m", self._m), ("v", self._v)):
+            if name not in arrays or arrays[name].shape != array.shape:
+                raise UserError("the optimiser state does not fit this student; resume with the same network")
+            array[:] = arrays[name]
+        self._steps.fill_(data["steps"])

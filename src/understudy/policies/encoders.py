@@ -1,0 +1,258 @@
+"""Networks that turn one observation key into features: pictures and text.
+
+Pictures are [N, *space.shape], channels first or last, of any number type; text is [N, L] token numbers, padded with 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from understudy.errors import UserError
+from understudy.policies.spaces import has_channels_last, picture_shape
+from understudy.policies.spec import NATURE_LEAST, Encoder
+
+
+class _Picture(nn.Module):
+    """What encoders of pictures share: the layout, and the way from stored pictures to floats."""
+
+    def __init__(self, space: gym.Space[Any], encoder: Encoder, least: int = 1) -> None:
+        super().__init__()
+        self.channels, height, width = picture_shape(space)
+        assert isinstance(space, gym.spaces.Box)
+        self.channels_last, self.scale = has_channels_last(space), encoder.scale
+        if min(height, width) < least:
+            raise UserError(
+                f"the encoder {encoder.type} needs images of at least {least}x{least} pixels, not {height}x{width}"
+            )
+        self.height, self.width = height, width
+
+    def channels_first(self, pictures: Tensor) -> Tensor:
+        """[N, *space.shape] -> [N, C, H, W], a view."""
+        return pictures.permute(0, 3, 1, 2) if self.channels_last else pictures
+
+    def floats(self, pictures: Tensor) -> Tensor:
+        """[N, *space.shape] -> [N, C, H, W] float32, scaled; one copy for pictures of bytes.
+
+        To learn on the CPU, the channels of a pixel come to lie side by side in memory: forward and backward through
+        the Nature CNN then take 0.86 (batch 16), 0.8 (64) or 0.65 (256) of the time. The forward pass alone gains
+        nothing and the conversion costs up to 0.2 of it, so acting keeps the layout (and its bits). Weights stay as
+        they are: PyTorch brings them to the layout of the pictures by itself, and flat views of them remain possible.
+        """
+        x = self.channels_first(pictures)
+        copied = x.dtype != torch.float32
+        learning = torch.is_grad_enabled() and x.device.type == "cpu"
+        layout = torch.channels_last if learning else torch.preserve_format
+        x = x.to(torch.float32, memory_format=layout)
+        if self.scale == 1.0:
+            return x
+        # Division where it was a division: x * (1 / 255) is not the float that x / 255 is.
+        factor = 1 / self.scale if self.scale < 1 else self.scale
+        if copied:
+            return x.div_(factor) if self.scale < 1 else x.mul_(factor)
+        return x / factor if self.scale < 1 else x * factor
+
+    def flat_size(self, convolutions: nn.Module, channels: int | None = None) -> int:
+        """Return how many numbers the convolutions make of one picture."""
+        with torch.no_grad():
+            out: Tensor = convolutions(torch.zeros(1, channels or self.channels, self.height, self.width))
+        return out.numel()
+
+
+class NatureCNN(_Picture):
+    """Three convolutions, one linear layer (Mnih 2015, Methods); [N, *space.shape] -> [N, features]."""
+
+    def __init__(self, space: gym.Space[Any], encoder: Encoder) -> None:
+        super().__init__(space, encoder, NATURE_LEAST)
+        self.cnn = nn.Sequential(
+            nn.Conv2d(self.channels, 32, 8, 4), nn.ReLU(),
+            nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
+            nn.Conv2d(64, 64, 3, 1), nn.ReLU(),
+            nn.Flatten(),
+        )  # fmt: skip
+        self.linear = nn.Sequential(nn.Linear(self.flat_size(self.cnn), encoder.features), nn.ReLU())
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """[N, *space.shape] -> [N, features]."""
+        features: Tensor = self.linear(self.cnn(self.floats(pictures)))
+        return features
+
+
+class ImpalaSmall(_Picture):
+    """The small network of IMPALA (Espeholt 2018, arXiv 1802.01561, figure 3 left), without its LSTM.
+
+    Differs in: no padding. The figure does not say; the network it goes back to (Mnih 2016, arXiv 1602.01783,
+    section 8) had none.
+    """
+
+    def __init__(self, space: gym.Space[Any], encoder: Encoder) -> None:
+        super().__init__(space, encoder, 20)
+        self.cnn = nn.Sequential(
+            nn.Conv2d(self.channels, 16, 8, 4), nn.ReLU(),
+            nn.Conv2d(16, 32, 4, 2), nn.ReLU(),
+            nn.Flatten(),
+        )  # fmt: skip
+        self.linear = nn.Sequential(nn.Linear(self.flat_size(self.cnn), encoder.features), nn.ReLU())
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """[N, *space.shape] -> [N, features]."""
+        features: Tensor = self.linear(self.cnn(self.floats(pictures)))
+        return features
+
+
+class _Residual(nn.Module):
+    """x + conv(relu(conv(relu(x)))), 3x3."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> the same shape."""
+        # The convolution's own output may be overwritten, x may not: it is added at the end.
+        inner: Tensor = self.second(functional.relu(self.first(functional.relu(x)), inplace=True))
+        return inner.add_(x)
+
+
+class ImpalaResNet(_Picture):
+    """The large network of IMPALA: 15 convolutions (Espeholt 2018, arXiv 1802.01561, figure 3 right), without its LSTM.
+
+    Differs in: pooling pads evenly on both sides, where TensorFlow's "same" pads the end first; sizes are the same.
+    """
+
+    def __init__(self, space: gym.Space[Any], encoder: Encoder, sections: Sequence[int] = (16, 32, 32)) -> None:
+        super().__init__(space, encoder)
+        layers: list[nn.Module] = []
+        inputs = self.channels
+        for channels in sections:
+            layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.MaxPool2d(3, 2, padding=1)]
+            layers += [_Residual(channels), _Residual(channels)]
+            inputs = channels
+        self.cnn = nn.Sequential(*layers, nn.ReLU(), nn.Flatten())
+        self.linear = nn.Sequential(nn.Linear(self.flat_size(self.cnn), encoder.features), nn.ReLU())
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """[N, *space.shape] -> [N, features]."""
+        features: Tensor = self.linear(self.cnn(self.floats(pictures)))
+        return features
+
+
+class A3CCNN(_Picture):
+    """Four convolutions of 32 channels, 3x3 with stride 2, and ELU: 288 features of a 42x42 picture, for an LSTM 256.
+
+    The network of OpenAI's universe-starter-agent (2016), which the known A3C implementations in PyTorch took over.
+    """
+
+    def __init__(self, space: gym.Space[Any], encoder: Encoder) -> None:
+        super().__init__(space, encoder)
+        widths = (self.channels, 32, 32, 32, 32)
+        pairs = [(nn.Conv2d(i, o, 3, 2, padding=1), nn.ELU(inplace=True)) for i, o in pairwise(widths)]
+        self.cnn = nn.Sequential(*(layer for pair in pairs for layer in pair), nn.Flatten())
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """[N, *space.shape] -> [N, 32 * H/16 * W/16], halves rounded up."""
+        features: Tensor = self.cnn(self.floats(pictures))
+        return features
+
+
+class GridCNN(_Picture):
+    """Small grids of things (MiniGrid, BabyAI): embedded, three 2x2 convolutions, one linear layer.
+
+    A cell of MiniGrid holds the numbers of an object (0 to 10), a colour (0 to 5) and a state (0 to 3), while the space
+    says 0 to 255. They are names: a key (5) is not half way between a door (4) and a ball (6). So every number of every
+    channel has a vector of its own, and a cell is the sum of its vectors (the "bag of words" of BabyAI 1.1, Hui 2020,
+    arXiv 2007.12770, which learns from fewer episodes there). No scale has to be right: as amounts over 255, as image
+    code reads them, they would all be next to 0. Small pictures of light are for ``impala_resnet``.
+
+    Differs in: 16 numbers per cell for 128, kernels of 2x2 with 32 channels and no instruction inside the convolutions;
+    a view of 7x7 costs 0.4 million multiplications for 20 million.
+    """
+
+    def __init__(self, space: gym.Space[Any], encoder: Encoder, width: int = 16) -> None:
+        super().__init__(space, encoder, 4)
+        assert isinstance(space, gym.spaces.Box)
+        if not np.issubdtype(space.dtype, np.integer) or space.low.min() < 0:
+            raise UserError(f"the encoder grid_cnn reads whole numbers from 0, not {space}")
+        names = int(space.high.max()) + 1
+        self.embedding = nn.EmbeddingBag(self.channels * names, width, mode="sum")
+        nn.init.normal_(self.embedding.weight, std=self.channels**-0.5)  # a cell's sum has variance 1
+        self.register_buffer("first", names * torch.arange(self.channels), persistent=False)
+        self.cnn = nn.Sequential(
+            nn.Conv2d(width, 32, 2), nn.ReLU(),
+            nn.Conv2d(32, 32, 2), nn.ReLU(),
+            nn.Conv2d(32, 32, 2), nn.ReLU(),
+            nn.Flatten(),
+        )  # fmt: skip
+        self.linear = nn.Sequential(nn.Linear(self.flat_size(self.cnn, width), encoder.features), nn.ReLU())
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """[N, *space.shape] -> [N, features]."""
+        cells = self.channels_first(pictures).permute(0, 2, 3, 1) + self.get_buffer("first")  # [N, H, W, C]
+        embedded: Tensor = self.embedding(cells.reshape(-1, self.channels))
+        grid = embedded.view(len(pictures), self.height, self.width, -1).permute(0, 3, 1, 2)
+        grid = grid.contiguous()  # of pictures this small, channels apart in memory are the faster ones
+        features: Tensor = self.linear(self.cnn(grid))
+        return features
+
+
+def _tokens(space: gym.Space[Any], encoder: Encoder) -> int:
+    """Return how many tokens there are, padding among them."""
+    if isinstance(space, gym.spaces.MultiDiscrete) and len(space.nvec.shape) == 1:
+        return int(space.nvec.max())
+    if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 1:
+        return 256
+    raise UserError(f"the encoder {encoder.type} reads a MultiDiscrete or a vector of uint8, not {space}")
+
+
+class TextBag(nn.Module):
+    """The mean of the tokens' vectors; their order is lost. [N, L] -> [N, features], zeros for an empty text."""
+
+    def __init__(self, space: gym.Space[Any], encoder: Encoder) -> None:
+        super().__init__()
+        self.embedding = nn.EmbeddingBag(_tokens(space, encoder), encoder.features, mode="mean", padding_idx=0)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[N, L] token numbers -> [N, features]."""
+        features: Tensor = self.embedding(tokens.long())
+        return features
+
+
+class TextLSTM(nn.Module):
+    """The state of an LSTM after the last token. [N, L] -> [N, features], zeros for an empty text."""
+
+    def __init__(self, space: gym.Space[Any], encoder: Encoder) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(_tokens(space, encoder), encoder.features)
+        self.lstm = nn.LSTM(encoder.features, encoder.features)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[N, L] token numbers -> [N, features]."""
+        # An instruction stays the same for an episode, so a batch holds few different ones: each is read once.
+        texts, row = torch.unique(tokens, dim=0, return_inverse=True)
+        places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+        lengths = torch.where(texts != 0, places, 0).amax(dim=1)
+        longest = max(int(lengths.max()), 1)
+        states, _ = self.lstm(self.embedding(texts[:, :longest].T.long()))  # [longest, texts, features]
+        last = states[(lengths - 1).clamp_min(0), torch.arange(len(texts), device=tokens.device)]
+        features: Tensor = last * (lengths > 0).unsqueeze(1)
+        return features[row]
+
+
+NETWORKS: dict[str, Callable[[gym.Space[Any], Encoder], nn.Module]] = {
+    "nature_cnn": NatureCNN,
+    "impala_small": ImpalaSmall,
+    "impala_resnet": ImpalaResNet,
+    "a3c_cnn": A3CCNN,
+    "grid_cnn": GridCNN,
+    "text_bag": TextBag,
+    "text_lstm": TextLSTM,
+}
+"""The networks by the ``type`` of their ``Encoder``."""

@@ -1,0 +1,54 @@
+"""What every policy can do, native or foreign, and what is known about where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium as gym
+from torch import Tensor
+
+from understudy.data import Array, EnvSpec, Observation, Target
+from understudy.policies.family import Family
+
+State = tuple[Array, Array] | None
+"""Recurrent state for people and environments: (h, c), each [layers, B, width]; None without memory."""
+TensorState = tuple[Tensor, Tensor] | None
+
+
+@dataclass
+class About:
+    """What a policy is and where it comes from, for people and for ``understudy inspect``."""
+
+    algorithm: str = "understudy"
+    source: str = ""
+    env: EnvSpec | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@runtime_checkable
+class PolicyLike(Protocol):
+    """What every teacher and student can do; ``understudy.load`` returns one."""
+
+    about: About
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+
+    @property
+    def family(self) -> Family:
+        """The distribution family of ``label``."""
+
+    @property
+    def parameters_count(self) -> int:
+        """How many numbers it takes to act."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Array, Any]:
+        """Act as Stable-Baselines3 models do."""
+
+    def label(self, obs: Observation, state: TensorState = None, episode_start: Any = None) -> tuple[Target, Any]:
+        """Return distribution parameters for [N, ...] observations, and the next recurrent state."""
+
+    def initial_state(self, batch: int) -> TensorState:
+        """Return the state at the start of episodes; None without memory."""

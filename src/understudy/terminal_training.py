@@ -1,0 +1,135 @@
+"""What ``understudy train`` shows."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+console = Console(highlight=False)
+_EVERY = 2.0
+"""Seconds between plain lines."""
+
+
+class Live:
+    """A progress line on a terminal, plain lines elsewhere; evaluations get a line of their own."""
+
+    def __init__(self, budget: int) -> None:
+        columns = (
+            TextColumn("[bold]train[/]"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed:,}/{task.total:,} env steps"),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+        )
+        self._progress = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self._task = self._progress.add_task("train", total=budget, text="starting") if self._progress else None
+        self._begin = self._shown = time.perf_counter()
+        self._return = float("nan")
+
+    def __enter__(self) -> Live:
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def __call__(self, metrics: Mapping[str, Any]) -> None:
+        """Show one round."""
+        now = time.perf_counter()
+        self._return = metrics.get("training_return", self._return)
+        if "eval_return" in metrics:
+            text = f"[bold]evaluation {metrics['eval_return']:.4g}[/] ± {metrics['eval_std']:.3g}"
+            self._line(metrics["eval_env_steps"], f"{text}  ({metrics['eval_seconds']:.1f} s beside training)")
+        text = f"{metrics['rate']:,.0f} steps/s  return {self._return:.4g}"
+        for name, label in (("entropy", "entropy"), ("approx_kl", "KL"), ("explained_variance", "expl. var.")):
+            if name in metrics:
+                text += f"  {label} {metrics[name]:.3g}"
+        if metrics.get("lag"):
+            text += f"  lag {metrics['lag']:.2g}"
+        if self._progress and self._task is not None:
+            self._progress.update(self._task, completed=metrics["env_steps"], text=text)
+        elif now - self._shown > _EVERY:
+            self._shown = now
+            self._line(metrics["env_steps"], text)
+
+    def _line(self, env_steps: int, text: str) -> None:
+        seconds = time.perf_counter() - self._begin
+        console.print(f"{seconds:6.1f} s  {env_steps:>10,} env steps  {text}", soft_wrap=True)
+
+
+def run_train(settings: Mapping[str, Any], preset: str | None, run: str | None, resume: bool, profile: bool) -> None:
+    """Train, then tell the score on fresh episodes and where the time went."""
+    from understudy.training import resolve_training, run_folder, train
+
+    resolved = resolve_training(settings, preset)
+    folder = run_folder(resolved, run, resume)
+    execution = resolved.execution
+    where = execution.type if execution.type == "single" else f"{execution.type}, {execution.num_workers} workers"
+    console.print(
+        f"[bold]{escape(resolved.env.id)}[/]  {resolved.rollout.num_envs} environments, {where}; "
+        f"run folder {escape(str(folder))}",
+        soft_wrap=True,
+    )
+    with Live(resolved.stop.env_steps) as live:
+        result = train(settings=resolved, run=folder, resume=resume, report=live)
+    seconds = result.seconds
+    low, high = result.interval
+    reasons = {"score": "the score was reached", "seconds": "the time is over"}
+    console.print(f"[bold]{reasons.get(result.stopped, 'all env steps are done')}[/]", soft_wrap=True)
+    console.print(
+        f"  return {result.score:.5g} [{low:.5g}, {high:.5g}] over {resolved.evaluation.final} fresh episodes",
+        markup=False,
+    )
+    rate = result.env_steps / max(seconds["collect"] + seconds["learn"], 1e-9)
+    console.print(f"  {result.env_steps:,} env steps, {result.updates:,} updates, {rate:,.0f} env steps/s")
+    if result.restarts:
+        console.print(f"  {result.restarts} workers were replaced, {result.lost_episodes} unfinished episodes lost")
+    print_split(seconds)
+    if profile:
+        print_profile(result.env_steps, seconds, execution.type, execution.num_workers)
+    console.print(f"policy: {escape(str(folder / 'last.safetensors'))}", soft_wrap=True)
+
+
+def print_split(seconds: Mapping[str, float]) -> None:
+    """Print where the wall time of the learner and of the slowest worker went."""
+    waiting = max(seconds["collect"] - seconds["env"] - seconds["inference"], 0.0)
+    parts = {"start": seconds["start"], "env": seconds["env"], "inference": seconds["inference"]}
+    parts["learning"] = seconds["learn"]
+    text = ", ".join(f"{name} {value:.1f} s" for name, value in {**parts, "waiting": waiting}.items())
+    console.print(f"  {seconds['total']:.1f} s: {text}; evaluation beside it {seconds['evaluate']:.1f} s")
+
+
+def print_profile(env_steps: int, seconds: Mapping[str, float], execution: str, workers: int) -> None:
+    """Print the cost of a step, part by part, and the rate that the parts add up to.
+
+    In ``single``, ``sync`` and ``ray`` collection and learning take turns: the limit is a step's environment and
+    inference time (of the slowest worker, who has 1 / N of the steps) and its learning time, with nothing lost between.
+    In ``async`` they run side by side, as far as there are cores for them.
+    """
+    parts = {name: 1e6 * seconds[key] / env_steps for name, key in _PARTS.items()}
+    collecting, learning = parts["environment"] + parts["inference"], parts["learning"]
+    if execution == "async":
+        cores = min(len(os.sched_getaffinity(0)), workers + 1)
+        limit = max(collecting, learning, (workers * collecting + learning) / cores)
+    else:
+        limit = collecting + learning
+    wall = 1e6 * (seconds["collect"] + seconds["learn"]) / env_steps
+    where = execution if execution == "single" else f"{execution}, {workers} workers"
+    table = Table("per env step", "µs", "env steps/s", title=f"profile ({where})")
+    for name, value in parts.items():
+        table.add_row(name, f"{value:.1f}")
+    table.add_row("[bold]limit[/]", f"{limit:.1f}", f"{1e6 / limit:,.0f}")
+    table.add_row("[bold]reached[/]", f"{wall:.1f}", f"{1e6 / wall:,.0f} = {limit / wall:.0%} of the limit")
+    console.print(table)
+
+
+_PARTS = {"environment": "env", "inference": "inference", "learning": "learn"}

@@ -1,0 +1,184 @@
+"""``understudy.train``: an environment and a preset in, a trained policy out."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from understudy.config import build, merge, nest, plain, preset
+from understudy.data import EnvSpec
+from understudy.errors import UserError
+from understudy.evaluation.statistics import bootstrap_interval
+from understudy.io.log import RunLog
+from understudy.loop import train as loop
+from understudy.objectives.schedules import parse
+from understudy.policies.files import write_atomic
+from understudy.policies.policy import Policy
+from understudy.session import Report
+from understudy.settings import TrainSettings
+from understudy.training_session import TrainSession, final_seeds
+
+
+@dataclass
+class TrainResult:
+    """What a run ends with."""
+
+    policy: Policy
+    """As it was at the end; ``folder/best.safetensors`` had the best evaluation."""
+    stopped: str
+    """``score``, or which budget ended: ``env_steps``, ``seconds``."""
+    env_steps: int
+    updates: int
+    seconds: dict[str, float]
+    """Wall seconds by part: collect, learn, total; of the slowest worker: env, inference; beside it all: evaluate."""
+    folder: Path
+    score: float = float("nan")
+    """Mean return of the last evaluation's episodes, which chose nothing."""
+    interval: tuple[float, float] = (float("nan"), float("nan"))
+    """Its bootstrap 95 % interval."""
+    restarts: int = 0
+    """Workers that failed and were replaced."""
+    lost_episodes: int = 0
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    """(env_steps, mean return) of every evaluation."""
+
+
+def resolve_training(settings: Mapping[str, Any], preset_name: str | None) -> TrainSettings:
+    """Return the settings: defaults < preset < what the caller says.
+
+    Raises:
+        UserError: An unknown preset, key or value, or settings that contradict each other.
+    """
+    base = preset(preset_name) if preset_name else {}
+    resolved = build(TrainSettings, merge(base, settings))
+    resolved.check()
+    for name, text in resolved.schedules.items():
+        parse(text, name)
+    return resolved
+
+
+def train(
+    env: str | EnvSpec | None = None,
+    preset: str | None = None,
+    settings: TrainSettings | Mapping[str, Any] | None = None,
+    *,
+    run: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    report: Report | None = None,
+    **overrides: Any,
+) -> TrainResult:
+    """Train a policy by reinforcement learning.
+
+    Args:
+        env: Environment id or description; the preset's by default.
+        preset: Name of a preset under the settings, such as ``ppo``; see ``understudy presets``.
+        settings: ``TrainSettings``, or nested mappings such as ``{"rollout": {"num_envs": 8}}``.
+        run: Folder of the run; by default ``runs/ENV-TIME``.
+        resume: Go on with the run in that folder, from its last checkpoint.
+        report: Called with the metrics of each round.
+        **overrides: Settings with their dots as double underscores, such as ``update__lr="1e-3"``.
+
+    Raises:
+        UserError: Anything the user can mend: no such environment, settings that contradict, NaN, a full disk.
+    """
+    if isinstance(settings, TrainSettings):
+        resolved = settings
+        resolved.check()
+    else:
+        over = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
+        if env is not None:
+            over = merge(over, {"env": {"id": env} if isinstance(env, str) else env.to_json()})
+        resolved = resolve_training(over, preset)
+    folder = run_folder(resolved, run, resume)
+    begin = time.perf_counter()
+    session = TrainSession(resolved, folder, resume)
+    log: RunLog | None = None
+    try:
+        write_atomic(folder / "config.yaml", yaml.safe_dump({"settings": plain(resolved)}, sort_keys=False).encode())
+        log = RunLog(folder)
+        curve: list[tuple[int, float]] = []
+
+        def tell(metrics: dict[str, Any]) -> None:
+            row = _row(session, metrics, time.perf_counter() - begin)
+            if "eval_return" in metrics:
+                curve.append((metrics["eval_env_steps"], metrics["eval_return"]))
+            assert log is not None
+            log.write(session.progress.env_steps, row)
+            if report is not None:
+                report({"env_steps": session.progress.env_steps, **row})
+
+        if session.progress.env_steps < resolved.stop.env_steps:
+            loop(session.run(tell))
+            last: dict[str, Any] = {}
+            session.examiner.finish(last)
+            if last:
+                tell(last)
+        return _result(session, time.perf_counter() - begin, curve)
+    finally:
+        session.close()
+        if log is not None:
+            log.close()
+
+
+def run_folder(settings: TrainSettings, run: str | os.PathLike[str] | None, resume: bool) -> Path:
+    """Return the folder of a run.
+
+    Raises:
+        UserError: It holds a run already.
+    """
+    name = settings.env.id.replace("/", "-").replace(":", "-")
+    folder = Path(run) if run is not None else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if (folder / "state.safetensors").exists() and not resume:
+        raise UserError(f"{folder} holds a run already: --resume {folder} goes on with it, --run FOLDER starts another")
+    return folder
+
+
+def _row(session: TrainSession, metrics: dict[str, Any], total: float) -> dict[str, Any]:
+    progress = session.progress
+    seconds = {**progress.seconds, **progress.env_seconds, "total": total}
+    if session.evaluator is not None:
+        seconds["evaluate"] = session.evaluator.seconds
+    faults = session.execution.faults
+    counts = {"round": progress.round, "updates": progress.updates, "episodes": progress.episodes}
+    counts |= {"restarts": faults.restarts, "lost_episodes": faults.lost_episodes}
+    rate = progress.env_steps / max(progress.seconds["collect"] + progress.seconds["learn"], 1e-9)
+    return {**counts, **metrics, "rate": rate, **{f"seconds/{k}": round(v, 3) for k, v in seconds.items()}}
+
+
+def _result(session: TrainSession, total: float, curve: list[tuple[int, float]]) -> TrainResult:
+    progress, settings, faults = session.progress, session.settings, session.execution.faults
+    weights = session.learner.weights()
+    score, interval = float("nan"), (float("nan"), float("nan"))
+    if session.evaluator is not None and settings.evaluation.final:
+        session.evaluator.begin(weights, final_seeds(settings), settings.evaluation.deterministic)
+        episodes = session.evaluator.result(wait=True)
+        assert episodes is not None
+        score, interval = float(episodes.returns.mean()), bootstrap_interval(episodes.returns)
+    seconds = {**progress.seconds, **progress.env_seconds, "total": total}
+    seconds["evaluate"] = session.evaluator.seconds if session.evaluator is not None else 0.0
+    summary = {
+        "stopped": progress.stopped, "env_steps": progress.env_steps, "updates": progress.updates, "score": score,
+        "interval": list(interval), "seconds": seconds, "restarts": faults.restarts,
+        "lost_episodes": faults.lost_episodes, "curve": curve,
+    }  # fmt: skip
+    write_atomic(session.folder / "summary.json", json.dumps(summary, indent=2).encode())
+    return TrainResult(
+        session.policy,
+        progress.stopped,
+        progress.env_steps,
+        progress.updates,
+        seconds,
+        session.folder,
+        score,
+        interval,
+        faults.restarts,
+        faults.lost_episodes,
+        curve,
+    )

@@ -1,0 +1,191 @@
+"""Training as users meet it: every method learns a probe, executions agree, resume is exact."""
+
+import json
+
+import numpy as np
+import pytest
+
+from understudy.config import preset, presets
+from understudy.data import EnvSpec
+from understudy.errors import UserError
+from understudy.policies.files import load_policy
+from understudy.settings import TrainSettings
+from understudy.training import resolve_training, train
+
+
+def quick(tmp_path, env="understudy/ConstantAction-v0", **settings):
+    """Train in a folder without evaluations beside, and return the result and the weights at the end."""
+    options = {"evaluation__every": 0, "evaluation__final": 0, "policy__hidden": [16], "rollout__num_envs": 8}
+    result = train(env, run=tmp_path, **{**options, "rollout__steps": 16, **settings})
+    policy = load_policy(tmp_path / "last.safetensors")
+    return result, {name: tensor.numpy() for name, tensor in policy.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("ppo", {"update__minibatch": 32, "update__lr": "1e-2"}),
+        ("a2c", {"update__lr": "3e-2"}),
+        ("reinforce", {"rollout__steps": 20, "update__lr": "5e-2"}),
+        ("impala", {"execution__type": "single", "update__lr": "1e-2", "rollout__num_envs": 8}),
+    ],
+)
+def test_every_method_learns_the_constant_action(tmp_path, name, settings):
+    """Reward 1 for action 1, ten steps: 10 is the best, 5 is chance."""
+    budget = {"stop__env_steps": 8_000, "evaluation__every": 0, "evaluation__final": 10, "evaluation__num_envs": 2}
+    small = {"policy__hidden": [16], "rollout__num_envs": 8, "rollout__steps": 16}
+    result = train("understudy/ConstantAction-v0", name, run=tmp_path, **{**small, **budget, **settings})
+    assert result.score == 10.0
+
+
+def test_a3c_learns_the_constant_action(tmp_path):
+    budget = {"stop__env_steps": 40_000, "evaluation__every": 0, "evaluation__final": 10, "evaluation__num_envs": 2}
+    result = train(
+        "understudy/ConstantAction-v0", "a3c", run=tmp_path, policy__lstm=0, policy__hidden=[16], update__lr="2e-3",
+        **budget,
+    )  # fmt: skip
+    assert result.score == 10.0
+
+
+@pytest.mark.parametrize("env", ["understudy/IdentityMultiDiscrete-v0", "understudy/IdentityBox-v0"])
+def test_every_kind_of_action_is_learnt(tmp_path, env):
+    """One-step episodes: the action that is shown is the right one. Random play scores far below the bound."""
+    settings = {"update__minibatch": 64, "update__lr": "3e-3", "update__epochs": 4, "policy__log_std": -1.0}
+    result = train(
+        env, "ppo", run=tmp_path, policy__normalize=False, objective__normalize_reward=False,
+        evaluation__every=0, evaluation__final=50, rollout__steps=64, stop__env_steps=30_000, **settings,
+    )  # fmt: skip
+    assert result.score > (0.9 if "Discrete" in env else -0.05)
+
+
+def test_memory_is_learnt_through_whole_sequences(tmp_path):
+    """What to do in the last step is shown in the first only: without memory half of the episodes fail."""
+    result = train(
+        "understudy/Memory-v0", "ppo", run=tmp_path, policy__lstm=16, policy__hidden=[16], policy__normalize=False,
+        rollout__num_envs=16, rollout__steps=32, update__minibatch=128, update__epochs=4, update__lr="1e-2",
+        objective__normalize_reward=False, stop__env_steps=40_000, evaluation__every=0, evaluation__final=40,
+    )  # fmt: skip
+    assert result.score > 0.95
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path):
+    _, one = quick(tmp_path / "1", "CartPole-v1", stop__env_steps=1000)
+    _, same = quick(tmp_path / "2", "CartPole-v1", stop__env_steps=1000)
+    _, other = quick(tmp_path / "3", "CartPole-v1", stop__env_steps=1000, seed=1)
+    assert all(np.array_equal(one[name], same[name]) for name in one)
+    assert any(not np.array_equal(one[name], other[name]) for name in one)
+
+
+METHODS = {
+    "ppo": {"objective__clip": 0.2, "update__minibatch": 32, "update__epochs": 2, "objective__normalize_reward": True},
+    "a2c": {},
+    "vtrace": {"objective__estimator": "vtrace"},
+    "lstm": {"policy__lstm": 8, "update__minibatch": 64},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sync_with_two_workers_equals_single(tmp_path, method):
+    """2 x 4 environments give what 8 in one process give, to float tolerance (DESIGN.md, decision 4)."""
+    settings = {**METHODS[method], "stop__env_steps": 1024, "policy__normalize": method != "lstm"}
+    _, single = quick(tmp_path / "single", "CartPole-v1", **settings)
+    _, sync = quick(tmp_path / "sync", "CartPole-v1", execution__type="sync", **settings)
+    for name in single:
+        np.testing.assert_allclose(single[name], sync[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("method", ["ppo", "vtrace"])
+def test_async_without_lag_equals_sync(tmp_path, method):
+    settings = {**METHODS[method], "stop__env_steps": 1024, "execution__num_workers": 1}
+    _, sync = quick(tmp_path / "sync", "CartPole-v1", execution__type="sync", **settings)
+    _, late = quick(tmp_path / "async", "CartPole-v1", execution__type="async", execution__max_lag=0, **settings)
+    assert all(np.array_equal(sync[name], late[name]) for name in sync)
+
+
+@pytest.mark.parametrize("lag", [1, 2, 4])
+def test_the_lag_is_bounded_and_told(tmp_path, lag):
+    seen = []
+    quick(
+        tmp_path, "CartPole-v1", execution__type="async", execution__max_lag=lag, stop__env_steps=8192,
+        report=lambda metrics: seen.append(metrics["lag"]),
+    )  # fmt: skip
+    assert 0 < max(seen) <= lag
+
+
+@pytest.mark.parametrize("execution", ["single", "sync"])
+@pytest.mark.parametrize("method", ["ppo", "lstm"])
+def test_resume_equals_the_uninterrupted_run_bit_for_bit(tmp_path, execution, method):
+    """Weights, optimiser, normalisers, schedules and random numbers: the run goes on as if nothing had happened."""
+    settings = {
+        **METHODS[method], "execution__type": execution, "checkpoint_every": 512, "policy__normalize": method == "ppo",
+        "update__lr": "linear(1e-2, 1e-3, 2048)", "objective__entropy_weight": "linear(0.1, 0, 2048)",
+    }  # fmt: skip
+    _, whole = quick(tmp_path / "whole", "CartPole-v1", stop__env_steps=2048, **settings)
+    quick(tmp_path / "parts", "CartPole-v1", stop__env_steps=1024, **settings)
+    _, parts = quick(tmp_path / "parts", "CartPole-v1", stop__env_steps=2048, resume=True, **settings)
+    assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+    state = [(tmp_path / name / "state.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert len(state[0]) == len(state[1])
+
+
+def test_evaluation_runs_beside_and_keeps_the_best(tmp_path):
+    seen = []
+    result = train(
+        "CartPole-v1", "ppo-cartpole", run=tmp_path, stop__env_steps=100_000, evaluation__every=4_000,
+        evaluation__episodes=4, evaluation__final=4, report=seen.append,
+    )  # fmt: skip
+    found = [metrics for metrics in seen if "eval_return" in metrics]
+    assert len(found) >= 2 and len(result.curve) == len(found)
+    best = load_policy(tmp_path / "best.safetensors")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["env_steps"] == result.env_steps and summary["seconds"]["evaluate"] > 0
+    assert best.about.env.id == "CartPole-v1"
+
+
+def test_the_run_ends_at_a_score(tmp_path):
+    result = train(
+        "CartPole-v1", "ppo-cartpole", run=tmp_path, stop__score=60, evaluation__every=2_000, evaluation__episodes=4,
+        evaluation__final=0,
+    )  # fmt: skip
+    assert result.stopped == "score" and result.env_steps < 100_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"update__minibatch": 100}, "update.minibatch 100 does not divide the 128 samples"),
+        ({"policy__lstm": 8, "update__minibatch": 8}, "whole sequences"),
+        ({"execution__type": "sync", "execution__num_workers": 3}, "does not divide among"),
+        ({"execution__shared_gradients": True}, "needs --execution async"),
+        ({"update__lr": "falling"}, "update.lr"),
+        ({"rollout__step": 1}, "did you mean|steps"),
+    ],
+)
+def test_contradictions_are_refused_before_anything_starts(tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        quick(tmp_path / "run", "CartPole-v1", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if not name.startswith(("distill", "demo"))])
+def test_every_preset_is_valid(name):
+    env = {} if "env" in preset(name) else {"env": {"id": "CartPole-v1"}}
+    assert isinstance(resolve_training(env, name), TrainSettings)
+
+
+@pytest.mark.parametrize(("what", "message"), [("obs", "observation"), ("reward", "reward")])
+def test_nan_from_the_environment_is_named(tmp_path, what, message):
+    env = EnvSpec("understudy/Bad-v0", {"what": what, "after": 5})
+    with pytest.raises(UserError, match=message):
+        train(env, run=tmp_path, stop__env_steps=1000, evaluation__every=0, evaluation__final=0)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_loss_that_is_not_finite_never_reaches_a_checkpoint(tmp_path):
+    """A learning rate that blows the weights up: the error names place and step, the saved policy is finite."""
+    with pytest.raises(UserError, match=r"not finite in the update after \d+ env steps"):
+        quick(tmp_path, "Pendulum-v1", update__lr="1e30", stop__env_steps=5_000, update__max_grad_norm=0.0,
+              checkpoint_every=128)  # fmt: skip
+    if (tmp_path / "last.safetensors").exists():
+        saved = load_policy(tmp_path / "last.safetensors").state_dict().values()
+        assert all(bool(tensor.isfinite().all()) for tensor in saved)
