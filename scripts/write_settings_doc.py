@@ -1,17 +1,22 @@
-"""Write docs/settings.md, all flags of ``understudy distill``: ``python scripts/write_settings_doc.py``."""
+"""Write docs/settings.md, all flags of ``distill`` and ``train``: ``python scripts/write_settings_doc.py``."""
 
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from understudy.config import flags, preset
-from understudy.settings import DistillSettings
+from understudy.settings import DistillSettings, TrainSettings
 
-PRESETS = ("distill-continuous", "distill-discrete", "demo")
-HEAD = """# Settings of `understudy distill`
+PAGES = (
+    ("distill", DistillSettings, ("distill-continuous", "distill-discrete", "demo")),
+    ("train", TrainSettings, ("ppo", "a2c", "a3c", "impala", "reinforce")),
+)
+HEAD = """# Settings
 
 Written by `python scripts/write_settings_doc.py`. Each row is a flag (`--student.hidden 64 64`), a key of a YAML preset
-(`student: {hidden: [64, 64]}`) and a keyword of `understudy.distill` (`student__hidden=[64, 64]`). A preset's column is
-empty where it leaves the default. `--execution`, `--num-workers` and `--env-steps` are short forms.
+(`student: {hidden: [64, 64]}`) and a keyword of `understudy.distill` or `understudy.train`
+(`student__hidden=[64, 64]`). A preset's column is empty where it leaves the default. Short forms: `--env`,
+`--execution`, `--num-workers`, `--num-envs`, `--env-steps`, `--evaluate-every`, `--worker-timeout`, `--ray-address`.
 """
 
 
@@ -21,17 +26,27 @@ def shown(value: Any) -> str:
     return f"`{' '.join(w.lower() if w in ('True', 'False', 'None') else w for w in words)}`".replace("``", "")
 
 
+def tables(settings: Any, names: tuple[str, ...]) -> str:
+    """Return one table for each group of settings."""
+    text, kinds = "", get_type_hints(settings)
+    for name, _, field in flags(settings):
+        group, _, leaf = name.rpartition(".")
+        if f"\n### {group or 'run'}\n" not in text:
+            text += f"\n### {group or 'run'}\n\n{kinds[group].__doc__ if group else 'The run as a whole.'}\n\n"
+            text += f"| flag | default | {' | '.join(names)} | what it is |\n|{'---|' * (len(names) + 3)}\n"
+        own = [preset(p) for p in names]
+        set_to = [shown((p.get(group, {}) if group else p).get(leaf, ())) for p in own]
+        default = () if field.default is MISSING else field.default
+        about = field.metadata["help"].replace("|", "\\|")
+        text += f"| `--{name}` | {shown(default)} | {' | '.join(set_to)} | {about} |\n"
+    return text
+
+
 def main() -> None:
     """Write the page."""
-    page, kinds = HEAD, get_type_hints(DistillSettings)
-    for name, _, field in flags(DistillSettings):
-        group, _, leaf = name.rpartition(".")
-        if f"\n## {group or 'run'}\n" not in page:
-            page += f"\n## {group or 'run'}\n\n{kinds[group].__doc__ if group else 'The run as a whole.'}\n\n"
-            page += f"| flag | default | {' | '.join(PRESETS)} | what it is |\n|{'---|' * (len(PRESETS) + 3)}\n"
-        set_to = [shown(preset(p).get(group, {}).get(leaf, ())) for p in PRESETS]
-        text = field.metadata["help"].replace("|", "\\|")
-        page += f"| `--{name}` | {shown(field.default)} | {' | '.join(set_to)} | {text} |\n"
+    page = HEAD
+    for command, settings, names in PAGES:
+        page += f"\n## Settings of `understudy {command}`\n" + tables(settings, names)
     Path("docs/settings.md").write_text(page, encoding="utf-8")
 
 

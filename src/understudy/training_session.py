@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from understudy.policies.initialisation import orthogonal_init
 from understudy.policies.policy import About, Policy
 from understudy.policies.policy import build as build_policy
 from understudy.policies.spaces import is_image, members, space_to_json
-from understudy.policies.spec import TEXTS, PolicySpec, default_encoders
+from understudy.policies.spec import PICTURES, TEXTS, PolicySpec, default_encoders
 from understudy.session import Report
 from understudy.settings import TrainSettings
 from understudy.settings.train import NetworkSettings
@@ -95,18 +96,29 @@ def make_execution(settings: TrainSettings, setup: Setup) -> Execution:
     return SyncExecution(setup, *limits)
 
 
+def set_threads(settings: TrainSettings, spec: PolicySpec) -> None:
+    """Set the threads of PyTorch and of NumPy's BLAS in the learner's process.
+
+    One for small networks, which are slower with more (ten times, where other processes are busy). Networks that see
+    pictures gain from more, but only where the other cores are idle while the learner learns.
+    """
+    execution = settings.execution
+    waiting = execution.type in ("single", "sync")
+    pictures = any(encoder.type in PICTURES for encoder in spec.encoders)
+    automatic = len(os.sched_getaffinity(0)) if waiting and pictures else 1
+    torch.set_num_threads(execution.learner_threads or automatic)
+    threadpool_limits(1, user_api="blas")
+
+
 class TrainSession:
     """One run and its folder: builds the parts, saves and restores them."""
 
     def __init__(self, settings: TrainSettings, folder: Path, resume: bool = False) -> None:
         saved = read_arrays(folder / "state.safetensors") if resume else None
-        # One thread each for PyTorch and for NumPy's BLAS: networks this small are slower with more (ten times, where
-        # other processes are busy), and workers and evaluation need the other cores.
-        torch.set_num_threads(1)
-        threadpool_limits(1)
         self.settings, self.folder, self.env = settings, folder, settings.env.spec()
         spaces = spaces_of(self.env)
         self.spec = policy_spec(settings.policy, *spaces, bool(settings.objective.value_weight))
+        set_threads(settings, self.spec)
         about = About("understudy", "", self.env, [f"trained by reinforcement in {self.env.id}, seed {settings.seed}"])
         self.policy = new_policy(self.spec, settings.policy, settings.seed, about)
         rollout = settings.rollout

@@ -90,7 +90,7 @@ def test_missing_packages(monkeypatch):
         make("AntBulletEnv-v0", 1)
     with pytest.raises(UserError, match="pip install panda-gym"):
         make("PandaReach-v3", 1)
-    with pytest.raises(UserError, match="pip install minigrid"):
+    with pytest.raises(UserError, match=r"pip install 'understudy\[minigrid\]'"):
         make("MiniGrid-DoorKey-5x5-v0", 1)
     with pytest.raises(UserError, match=r"pip install 'understudy\[envpool\]'"):
         make(EnvSpec("CartPole-v1", backend="envpool"), 1)

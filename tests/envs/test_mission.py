@@ -83,3 +83,16 @@ def test_too_long_a_mission_is_refused(babyish):
 def test_without_the_wrapper_the_message_names_it(babyish):
     with pytest.raises(UserError, match=r"key 'mission'.*\"type\": \"mission\""):
         make("Babyish-v0", 1)
+
+
+def test_babyai_itself(capfd):
+    """The real thing: the mission as bytes beside the picture, and no chatter of the levels that it draws anew."""
+    pytest.importorskip("minigrid")
+    env = make(EnvSpec("BabyAI-GoToLocal-v0", wrappers=({"type": "mission", "length": 64},), backend="gymnasium"), 2)
+    obs = env.reset([1, 2])
+    assert sorted(obs) == ["direction", "image", "mission"] and obs["mission"].shape == (2, 64)
+    assert bytes(obs["mission"][0]).rstrip(b"\0").startswith(b"go to")
+    for _ in range(200):
+        env.step(np.array([0, 1]))
+    env.close()
+    assert "rejected" not in capfd.readouterr().out

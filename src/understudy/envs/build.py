@@ -22,7 +22,7 @@ _REGISTERED_BY = (
     (re.compile(r".*Bullet\w*Env-v\d+$"), "pybullet_envs_gymnasium", "pybullet_envs_gymnasium", "pybullet"),
     (re.compile(r"^Panda\w+-v\d+$"), "panda_gym", "panda-gym", None),
     (re.compile(r"^ALE/|NoFrameskip-v[04]$"), "ale_py", "ale-py", "atari"),
-    (re.compile(r"^(MiniGrid|BabyAI)-"), "minigrid", "minigrid", None),
+    (re.compile(r"^(MiniGrid|BabyAI)-"), "minigrid", "minigrid", "minigrid"),
     (re.compile(r"^understudy/"), "understudy.envs.probes", "understudy", None),
 )
 # Modules of gymnasium whose simulator is an extra.
@@ -52,6 +52,14 @@ def register(env_id: str) -> None:
                     else UserError(f"{purpose} needs the package {package!r}: run  pip install {package}")
                 )
             importlib.import_module(module)
+            if module == "minigrid":
+                _hush_minigrid()
+
+
+def _hush_minigrid() -> None:
+    """Keep BabyAI from printing a line for every level that it draws anew: thousands in a run."""
+    level: Any = importlib.import_module("minigrid.envs.babyai.core.roomgrid_level")
+    level.print = lambda *_: None
 
 
 def find(env_id: str) -> GymSpec:

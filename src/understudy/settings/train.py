@@ -117,6 +117,11 @@ class TrainExecution:
     )
     num_workers: int = doc("worker processes (or Ray actors)", 2)
     shared_gradients: bool = doc("async: workers compute the gradients and apply them to shared weights (A3C)", False)
+    learner_threads: int = doc(
+        "threads of the learner's arithmetic; 0: all cores for networks that see pictures where workers wait for the "
+        "learner, else 1",
+        0,
+    )
     max_lag: int = doc("async: most updates that the weights of a rollout may be behind", 4)
     ray_address: str = doc("of a Ray cluster; empty: Ray on this machine", "")
     worker_timeout: float = doc("seconds without an environment step after which a worker counts as hung", 60.0)
