@@ -91,6 +91,10 @@ def make_execution(settings: TrainSettings, setup: Setup) -> Execution:
         from understudy.execution.asynchronous import AsyncExecution
 
         return AsyncExecution(setup, *limits, execution.max_lag)
+    if execution.type == "ray":
+        from understudy.execution.ray_execution import RayExecution
+
+        return RayExecution(setup, *limits, execution.ray_address)
     from understudy.execution.sync import SyncExecution
 
     return SyncExecution(setup, *limits)

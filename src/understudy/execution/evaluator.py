@@ -52,7 +52,7 @@ class Evaluator:
     @property
     def restarts_used(self) -> int:
         """How often the process was replaced."""
-        return self._pool.restarts_used
+        return self._pool.restarts.used
 
     def close(self) -> None:
         """End the process."""

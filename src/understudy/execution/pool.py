@@ -29,17 +29,10 @@ from understudy.envs.multitask import whole_tasks
 from understudy.errors import UserError
 from understudy.execution.base import Setup
 from understudy.execution.board import Board, Shapes, board_layout
+from understudy.execution.restarts import Restarts, WorkerError
 from understudy.policies.policy import Policy
 from understudy.policies.spec import PolicySpec
 from understudy.rollouts.buffers import Layout, pack, rollout_layout, rollout_views, views
-
-
-class WorkerError(UserError):
-    """A worker raised, died, or stood still; ``details`` has its traceback if there is one."""
-
-    def __init__(self, message: str, details: str = "") -> None:
-        super().__init__(message)
-        self.details = details
 
 
 def shares(total: int, workers: int) -> list[range]:
@@ -102,9 +95,7 @@ class Pool:
     Attributes:
         rollouts: [slot] of one rollout that all workers share, each its columns; or [worker * slots + slot] with
             ``own_slots``, as wide as the worker's share.
-        lost_episodes: Unfinished episodes that went with replaced workers.
-        restarts_used: Replacements so far.
-        failures: One line for each.
+        restarts: The failures so far.
     """
 
     def __init__(
@@ -135,10 +126,8 @@ class Pool:
             shared: Shapes of more arrays that all workers see, ``self.shared``.
             extra: Told to the workers.
         """
-        self.columns, self._timeout, self._restarts, self._module = list(columns), timeout, restarts, module
-        self._name = name
-        self.lost_episodes = self.restarts_used = 0
-        self.failures: list[str] = []
+        self.columns, self._timeout, self._module, self._name = list(columns), timeout, module, name
+        self.restarts = Restarts(name, restarts)
         count = len(self.columns)
         # A temporary file that has no name any more is shared memory that no crash can leave behind. Workers start
         # before its size is known: building an environment to learn its spaces takes as long as they take to start.
@@ -187,6 +176,16 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self.columns)
+
+    @property
+    def restarts_used(self) -> int:
+        """Replacements so far."""
+        return self.restarts.used
+
+    @property
+    def lost_episodes(self) -> int:
+        """Unfinished episodes that went with replaced workers."""
+        return self.restarts.lost_episodes
 
     @property
     def processes(self) -> Sequence[subprocess.Popen[bytes]]:
@@ -262,15 +261,8 @@ class Pool:
 
     def _replace(self, worker: int, reason: str, details: str) -> None:
         """Start a fresh worker in the place of one that failed, and give it the unanswered orders again."""
-        line = f"{self._name} {worker} {reason}"
-        self.failures.append(line)
         self._end(worker)
-        if self.restarts_used >= self._restarts:
-            limit = f" ({self._restarts} restarts are used up)" if self._restarts else ""
-            raise WorkerError(f"{line}{limit}; the last checkpoint is intact", details)
-        self.restarts_used += 1
-        self.lost_episodes += len(self.columns[worker])
-        sys.stderr.write(f"{details}understudy: {line}; replaced, restart {self.restarts_used} of {self._restarts}\n")
+        self.restarts.note(worker, reason, details, len(self.columns[worker]))
         self._processes[worker], self._controls[worker] = self._spawn()
         place = self._places[worker]
         self._places[worker] = replace(place, setup=replace(place.setup, attempt=place.setup.attempt + 1))

@@ -6,7 +6,8 @@ fixed by the order of the calls, never by timing, so the same seed gives the sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from understudy.data import Rollout
 from understudy.execution.base import Arrays, EvaluationJob, Faults, Setup
@@ -14,6 +15,38 @@ from understudy.execution.pool import Pool, columns_of, shares
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.collect import Collected, merge_collected
 from understudy.rollouts.episodes import Episodes, merge_episodes
+
+
+class Workers(Protocol):
+    """Workers that answer every order once; ``Pool`` and ``RayPool``."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def order(self, worker: int, message: Any) -> None:
+        """Give a worker something to do."""
+
+    def answers(self, workers: Sequence[int]) -> list[tuple[int, Any]]:
+        """Wait until at least one of these workers answers."""
+
+
+def one_answer_each(workers: Workers, numbers: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    """Wait for one answer of each of these workers, in the order in which they come."""
+    missing = set(numbers)
+    while missing:
+        for number, answer in workers.answers(sorted(missing)):
+            missing.remove(number)
+            yield number, answer
+
+
+def evaluate_shared(workers: Workers, job: EvaluationJob, *more: Any) -> Episodes:
+    """Run an evaluation, its seeds shared out over all workers; they are told ``more`` after the seeds."""
+    parts = [[job.seeds[k] for k in part] for part in shares(len(job.seeds), len(workers))]
+    busy = [i for i, part in enumerate(parts) if part]
+    for i in busy:
+        workers.order(i, ("evaluate", job, parts[i], *more))
+    found: dict[int, Episodes] = dict(one_answer_each(workers, busy))
+    return merge_episodes([found[i] for i in busy])
 
 
 class SyncExecution:
@@ -38,24 +71,12 @@ class SyncExecution:
 
     def end_collect(self) -> tuple[Rollout, Collected]:
         """Wait for all workers."""
-        found: dict[int, Collected] = {}
-        while len(found) < len(self.pool):
-            found |= dict(self.pool.answers([i for i in range(len(self.pool)) if i not in found]))
+        found: dict[int, Collected] = dict(one_answer_each(self.pool, range(len(self.pool))))
         return self.pool.rollouts[0].first(self._steps), merge_collected([found[i] for i in sorted(found)])
 
     def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Episodes]:
         """Run the jobs, each shared out over all workers."""
-        return [self._evaluate(job) for job in jobs]
-
-    def _evaluate(self, job: EvaluationJob) -> Episodes:
-        parts = [[job.seeds[k] for k in part] for part in shares(len(job.seeds), len(self.pool))]
-        busy = {i for i, part in enumerate(parts) if part}
-        for i in busy:
-            self.pool.order(i, ("evaluate", job, parts[i]))
-        found: dict[int, Episodes] = {}
-        while busy - set(found):
-            found |= dict(self.pool.answers(sorted(busy - set(found))))
-        return merge_episodes([found[i] for i in sorted(found)])
+        return [evaluate_shared(self.pool, job) for job in jobs]
 
     @property
     def faults(self) -> Faults:

@@ -144,12 +144,15 @@ class Objective:
 
 
 def unit_output(policy: Policy, batch: Batch) -> Output:
-    """Ask the student about the batch; its parameters come in unit actions, as targets do."""
-    output = policy(batch.obs, batch.state, batch.episode_start)
+    """Ask the student about the batch; its parameters come in unit actions, as targets do.
+
+    In float32, whatever precision the network computed in: probabilities and losses are not for half of it.
+    """
+    params, value, state = policy(batch.obs, batch.state, batch.episode_start)
+    params, value = params.float(), None if value is None else value.float()
     if policy.family.continuous and not policy.spec.unit_actions:
-        params = distributions.to_unit(output.params, policy.family, ActionMap(policy.action_space))
-        return Output(params, output.value, output.state)
-    return Output(*output)
+        params = distributions.to_unit(params, policy.family, ActionMap(policy.action_space))
+    return Output(params, value, state)
 
 
 def mean_valid(x: Tensor, valid: Tensor | None) -> Tensor:

@@ -112,8 +112,9 @@ class TrainStop:
 class TrainExecution:
     """Who runs where."""
 
-    type: Literal["single", "sync", "async"] = doc(
-        "single: one process; sync: workers, the learner waits for all; async: nobody waits", "single"
+    type: Literal["single", "sync", "async", "ray"] = doc(
+        "single: one process; sync: workers, the learner waits for all; async: nobody waits; ray: sync on a cluster",
+        "single",
     )
     num_workers: int = doc("worker processes (or Ray actors)", 2)
     shared_gradients: bool = doc("async: workers compute the gradients and apply them to shared weights (A3C)", False)
