@@ -217,8 +217,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         details = getattr(error, "details", "")
         sys.stderr.write(f"{details}understudy: error: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("understudy: interrupted; go on with  understudy COMMAND --resume RUN\n")
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"understudy: {str(stop) or 'interrupted'}\n")
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)

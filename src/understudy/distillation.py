@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ import yaml
 
 from understudy.config import merge, nest
 from understudy.data import EnvSpec
+from understudy.errors import Interrupted
+from understudy.execution.restarts import WorkerError
 from understudy.io.log import RunLog
 from understudy.job import Job, prepare
 from understudy.loop import train
@@ -100,11 +103,21 @@ def _run_job(job: Job, report: Report | None) -> DistillResult:
                 report({"env_steps": progress.env_steps, **row})
 
         train(session.run(tell))
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {_way_on(job.folder)}") from None
+    except WorkerError as error:
+        raise WorkerError(f"{error}; {_way_on(job.folder)}", error.details) from None
     finally:
         session.execution.close()
         if log is not None:
             log.close()
     return _result(session, time.perf_counter() - begin)
+
+
+def _way_on(folder: Path) -> str:
+    if not (folder / "state.safetensors").exists():
+        return "nothing was learnt yet"
+    return f"go on with: understudy distill --resume {shlex.quote(str(folder))}"
 
 
 def _result(session: Session, total: float) -> DistillResult:

@@ -11,6 +11,10 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, once what there was is saved; the message says where."""
+
+
 def missing_extra(package: str, extra: str, purpose: str) -> UserError:
     """Return the error for a feature whose optional dependency is not installed."""
     return UserError(f"{purpose} needs the package {package!r}: run  pip install 'understudy[{extra}]'")

@@ -108,8 +108,8 @@ def print_split(seconds: Mapping[str, float]) -> None:
     console.print(f"  {seconds['total']:.1f} s: {text}; evaluation beside it {seconds['evaluate']:.1f} s")
 
 
-def print_profile(env_steps: int, seconds: Mapping[str, float], execution: str, workers: int) -> None:
-    """Print the cost of a step, part by part, and the rate that the parts add up to.
+def limit(env_steps: int, seconds: Mapping[str, float], execution: str, workers: int) -> float:
+    """Return the microseconds of wall time that a step would take if nothing were lost between its parts.
 
     In ``single``, ``sync`` and ``ray`` collection and learning take turns: the limit is a step's environment and
     inference time (of the slowest worker, who has 1 / N of the steps) and its learning time, with nothing lost between.
@@ -119,16 +119,21 @@ def print_profile(env_steps: int, seconds: Mapping[str, float], execution: str, 
     collecting, learning = parts["environment"] + parts["inference"], parts["learning"]
     if execution == "async":
         cores = min(len(os.sched_getaffinity(0)), workers + 1)
-        limit = max(collecting, learning, (workers * collecting + learning) / cores)
-    else:
-        limit = collecting + learning
+        return max(collecting, learning, (workers * collecting + learning) / cores)
+    return collecting + learning
+
+
+def print_profile(env_steps: int, seconds: Mapping[str, float], execution: str, workers: int) -> None:
+    """Print the cost of a step, part by part, and the rate that the parts add up to; see ``limit``."""
+    parts = {name: 1e6 * seconds[key] / env_steps for name, key in _PARTS.items()}
+    least = limit(env_steps, seconds, execution, workers)
     wall = 1e6 * (seconds["collect"] + seconds["learn"]) / env_steps
     where = execution if execution == "single" else f"{execution}, {workers} workers"
     table = Table("per env step", "µs", "env steps/s", title=f"profile ({where})")
     for name, value in parts.items():
         table.add_row(name, f"{value:.1f}")
-    table.add_row("[bold]limit[/]", f"{limit:.1f}", f"{1e6 / limit:,.0f}")
-    table.add_row("[bold]reached[/]", f"{wall:.1f}", f"{1e6 / wall:,.0f} = {limit / wall:.0%} of the limit")
+    table.add_row("[bold]limit[/]", f"{least:.1f}", f"{1e6 / least:,.0f}")
+    table.add_row("[bold]reached[/]", f"{wall:.1f}", f"{1e6 / wall:,.0f} = {least / wall:.0%} of the limit")
     console.print(table)
 
 

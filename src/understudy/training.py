@@ -14,8 +14,9 @@ import yaml
 
 from understudy.config import build, merge, nest, plain, preset
 from understudy.data import EnvSpec
-from understudy.errors import UserError
+from understudy.errors import Interrupted, UserError
 from understudy.evaluation.statistics import bootstrap_interval
+from understudy.execution.restarts import WorkerError
 from understudy.io.log import RunLog
 from understudy.loop import train as loop
 from understudy.objectives.schedules import parse
@@ -44,7 +45,7 @@ class TrainResult:
     interval: tuple[float, float] = (float("nan"), float("nan"))
     """Its bootstrap 95 % interval."""
     restarts: int = 0
-    """Workers that failed and were replaced."""
+    """Workers (and evaluators) that failed and were replaced."""
     lost_episodes: int = 0
     curve: list[tuple[int, float]] = field(default_factory=list)
     """(env_steps, mean return) of every evaluation."""
@@ -87,6 +88,8 @@ def train(
 
     Raises:
         UserError: Anything the user can mend: no such environment, settings that contradict, NaN, a full disk.
+        WorkerError: More workers failed than ``execution.restarts``; what was learnt is saved.
+        Interrupted: Ctrl-C; what was learnt is saved.
     """
     if isinstance(settings, TrainSettings):
         resolved = settings
@@ -121,6 +124,15 @@ def train(
             if last:
                 tell(last)
         return _result(session, time.perf_counter() - begin, curve)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {session.rescue()}") from None
+    except WorkerError as error:
+        raise WorkerError(f"{error}; {session.rescue()}", error.details) from None
+    except UserError:
+        raise  # a full disk, or numbers that are not finite: the last checkpoint is the better one
+    except Exception as error:
+        error.add_note(session.rescue())
+        raise
     finally:
         session.close()
         if log is not None:
@@ -145,7 +157,7 @@ def _row(session: TrainSession, metrics: dict[str, Any], total: float) -> dict[s
     seconds = {**progress.seconds, **progress.env_seconds, "total": total}
     if session.evaluator is not None:
         seconds["evaluate"] = session.evaluator.seconds
-    faults = session.execution.faults
+    faults = session.faults
     counts = {"round": progress.round, "updates": progress.updates, "episodes": progress.episodes}
     counts |= {"restarts": faults.restarts, "lost_episodes": faults.lost_episodes}
     rate = progress.env_steps / max(progress.seconds["collect"] + progress.seconds["learn"], 1e-9)
@@ -153,7 +165,7 @@ def _row(session: TrainSession, metrics: dict[str, Any], total: float) -> dict[s
 
 
 def _result(session: TrainSession, total: float, curve: list[tuple[int, float]]) -> TrainResult:
-    progress, settings, faults = session.progress, session.settings, session.execution.faults
+    progress, settings = session.progress, session.settings
     weights = session.learner.weights()
     score, interval = float("nan"), (float("nan"), float("nan"))
     if session.evaluator is not None and settings.evaluation.final:
@@ -161,6 +173,7 @@ def _result(session: TrainSession, total: float, curve: list[tuple[int, float]])
         episodes = session.evaluator.result(wait=True)
         assert episodes is not None
         score, interval = float(episodes.returns.mean()), bootstrap_interval(episodes.returns)
+    faults = session.faults
     seconds = {**progress.seconds, **progress.env_seconds, "total": total}
     seconds["evaluate"] = session.evaluator.seconds if session.evaluator is not None else 0.0
     summary = {

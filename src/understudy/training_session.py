@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import shlex
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
 from understudy.data import Array
 from understudy.envs.make import spaces_of
-from understudy.execution.base import Execution, Setup
+from understudy.errors import UserError
+from understudy.execution.base import Execution, Faults, Setup
 from understudy.execution.evaluator import Evaluator
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.learning.actor_critic import ActorCritic
@@ -100,6 +104,10 @@ def make_execution(settings: TrainSettings, setup: Setup) -> Execution:
     return SyncExecution(setup, *limits)
 
 
+SAVE_SECONDS = 30.0
+"""Between two checkpoints where ``checkpoint_every`` is 0."""
+
+
 def set_threads(settings: TrainSettings, spec: PolicySpec) -> None:
     """Set the threads of PyTorch and of NumPy's BLAS in the learner's process.
 
@@ -120,6 +128,7 @@ class TrainSession:
     def __init__(self, settings: TrainSettings, folder: Path, resume: bool = False) -> None:
         saved = read_arrays(folder / "state.safetensors") if resume else None
         self.settings, self.folder, self.env = settings, folder, settings.env.spec()
+        self._next_save = time.perf_counter() + SAVE_SECONDS
         spaces = spaces_of(self.env)
         self.spec = policy_spec(settings.policy, *spaces, bool(settings.objective.value_weight))
         set_threads(settings, self.spec)
@@ -129,6 +138,7 @@ class TrainSession:
         seeds = tuple(settings.seed * 1_000 + i for i in range(rollout.num_envs))
         setup = Setup(self.env, seeds, rollout.steps, self.spec, None, settings.evaluation.num_envs, traced=True)
         # Before the learner is built, so that workers start meanwhile.
+        self.evaluator: Evaluator | None = None
         self.execution: Execution
         self.learner: ActorCritic | SharedWeights
         if settings.execution.shared_gradients:
@@ -137,16 +147,27 @@ class TrainSession:
         else:
             self.execution = make_execution(settings, setup)
             self.learner = ActorCritic(self.policy, settings)
-        limits = settings.execution
-        evaluating = settings.evaluation.every or settings.evaluation.final
-        self.evaluator = Evaluator(setup, limits.worker_timeout, limits.restarts) if evaluating else None
-        self.progress = TrainProgress(
-            next_checkpoint=settings.checkpoint_every, next_evaluation=settings.evaluation.every
-        )
-        if saved is not None:
-            self.progress.__dict__.update(saved[1]["progress"])
-            self.progress.stopped = ""
-            self.learner.restore(saved[0], saved[1]["learner"])
+        try:
+            limits = settings.execution
+            if settings.evaluation.every or settings.evaluation.final:
+                self.evaluator = Evaluator(setup, limits.worker_timeout, limits.restarts)
+            self.progress = TrainProgress(
+                next_checkpoint=settings.checkpoint_every, next_evaluation=settings.evaluation.every
+            )
+            if saved is not None:
+                self._restore(*saved)
+        except BaseException:
+            self.close()
+            raise
+        self._begin_steps = self.progress.env_steps
+
+    def _restore(self, arrays: dict[str, Array], data: dict[str, Any]) -> None:
+        mine = {name: tuple(tensor.shape) for name, tensor in self.policy.state_dict().items()}
+        if mine != {name: arrays[name].shape for name in mine if name in arrays}:
+            raise UserError(f"the run in {self.folder} has another network: resume it without changing policy.*")
+        self.progress.__dict__.update(data["progress"])
+        self.progress.stopped = ""
+        self.learner.restore(arrays, data["learner"])
 
     def run(self, report: Report) -> Run:
         """Return the run for ``loop.train``."""
@@ -167,27 +188,68 @@ class TrainSession:
         save_policy(self._policy(weights), self.folder / "best.safetensors", {"score": score, "env_steps": env_steps})
 
     def save(self, metrics: Metrics) -> None:
-        """Write a checkpoint if it is time; the next rollout then begins new episodes, so that resume is exact."""
+        """Write a checkpoint if it is time.
+
+        With ``checkpoint_every`` the next rollout begins new episodes, as a resumed run does, so that resume is exact.
+        Without, a checkpoint is written now and then, and training goes on as if there had been none.
+        """
         progress, every = self.progress, self.settings.checkpoint_every
-        if not progress.stopped and (not every or progress.env_steps < progress.next_checkpoint):
+        due = progress.env_steps >= progress.next_checkpoint if every else time.perf_counter() > self._next_save
+        if not progress.stopped and not due:
             return
         progress.next_checkpoint = progress.env_steps + every
-        progress.checkpoints += 1
-        progress.restart = progress.checkpoints
-        self.save_last()
+        self.checkpoint()
+        if every:
+            progress.restart = progress.checkpoints
+
+    def checkpoint(self) -> None:
+        """Write the policy, and everything that is needed to go on from here.
+
+        Raises:
+            UserError: A number is not finite, or the disk is full; the last checkpoint is intact.
+        """
+        self.progress.checkpoints += 1
         arrays, data = self.learner.state()
-        write_arrays(self.folder / "state.safetensors", arrays, {"learner": data, "progress": asdict(progress)})
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise UserError(f"no checkpoint at {self.progress.env_steps} env steps: {name} holds NaN or infinity")
+        self.save_last()
+        progress = asdict(self.progress) | {"restart": self.progress.checkpoints}
+        write_arrays(self.folder / "state.safetensors", arrays, {"learner": data, "progress": progress})
+        self._next_save = time.perf_counter() + SAVE_SECONDS
+
+    def rescue(self) -> str:
+        """Save what there is when something ends the run early; returns a line about it."""
+        state = self.folder / "state.safetensors"
+        resume = f"go on with: understudy train --resume {shlex.quote(str(self.folder))}"
+        try:
+            if self.progress.env_steps > self._begin_steps:
+                self.checkpoint()
+        except UserError as error:
+            return f"{error}; {resume}" if state.exists() else str(error)
+        if not state.exists():
+            return f"nothing was learnt yet, nothing is in {self.folder}"
+        return f"{self.progress.env_steps:,} env steps are saved in {self.folder}; {resume}"
 
     def save_last(self) -> None:
         """Write the policy as it is now."""
         policy = self._policy(self.learner.weights())
         save_policy(policy, self.folder / "last.safetensors", {"env_steps": self.progress.env_steps})
 
+    @property
+    def faults(self) -> Faults:
+        """What went wrong so far in workers and in the evaluator, whose episodes are played again."""
+        faults = self.execution.faults
+        more = self.evaluator.restarts_used if self.evaluator is not None else 0
+        return Faults(faults.restarts + more, faults.lost_episodes)
+
     def close(self) -> None:
         """End every process."""
-        self.execution.close()
-        if self.evaluator is not None:
-            self.evaluator.close()
+        try:
+            self.execution.close()
+        finally:
+            if self.evaluator is not None:
+                self.evaluator.close()
 
 
 def final_seeds(settings: TrainSettings) -> tuple[int, ...]:

@@ -8,7 +8,8 @@ from understudy.data import EnvSpec
 from understudy.envs.make import make, spaces_of
 from understudy.errors import UserError
 from understudy.execution.base import EvaluationJob, Portable, Setup
-from understudy.execution.pool import WorkerError, shares
+from understudy.execution.pool import shares
+from understudy.execution.restarts import WorkerError
 from understudy.execution.single import SingleExecution
 from understudy.execution.sync import SyncExecution
 from understudy.policies.policy import Policy, named_arrays

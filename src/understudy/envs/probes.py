@@ -6,13 +6,14 @@
 | IdentityDiscrete-v0, IdentityMultiDiscrete-v0, IdentityBox-v0 | one step; reward for the action that is shown |
 | Memory-v0 | the first observation shows what to do in the last step |
 | Bad-v0 | ``what`` (``obs`` or ``reward``) becomes ``value`` (nan) in step ``after`` |
-| Raising-v0, Hanging-v0 | raises, or sleeps for ``seconds``, in step ``after`` |
+| Raising-v0, Hanging-v0 | raises, or sleeps for ``seconds``, in step ``after``; with ``flag``, see ``Probe._fails`` |
 | LengthBias-v0 | half of the episodes last 1 step and return 0, the others 100 steps and return 1 |
 | Privileged-v0 | the key ``privileged`` shows the right action, ``observation`` only noise |
 """
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -42,6 +43,22 @@ class Probe(gym.Env[Any, Any]):
 
     def _act(self, action: Any) -> tuple[float, bool]:
         return 0.0, False
+
+    def _fails(self, after: int, flag: str) -> bool:
+        """Whether to fail now: in step ``after``.
+
+        With ``flag``, the path of a file, from that step on, and only the one instance of all processes that takes the
+        file away: FLAG becomes FLAG.PID, so that others know when it happened (``st_ctime``), and to whom.
+        """
+        if not flag:
+            return self._t == after
+        try:
+            if self._t >= after:
+                os.rename(flag, f"{flag}.{os.getpid()}")
+                return True
+        except FileNotFoundError:
+            pass
+        return False
 
     observation_space: gym.Space[Any] = gym.spaces.Box(0, np.inf, (1,))
     action_space: gym.Space[Any] = gym.spaces.Discrete(2)
@@ -113,23 +130,23 @@ class Bad(Probe):
 class Raising(Probe):
     """Raises a RuntimeError."""
 
-    def __init__(self, after: int = 3) -> None:
-        self._after = after
+    def __init__(self, after: int = 3, flag: str = "") -> None:
+        self._after, self._flag = after, flag
 
     def _act(self, action: Any) -> tuple[float, bool]:
-        if self._t == self._after:
-            raise RuntimeError(f"this probe raises in step {self._after}")
+        if self._fails(self._after, self._flag):
+            raise RuntimeError(f"this probe raises in step {self._t}")
         return 0.0, False
 
 
 class Hanging(Probe):
     """Sleeps."""
 
-    def __init__(self, after: int = 3, seconds: float = 3600.0) -> None:
-        self._after, self._seconds = after, seconds
+    def __init__(self, after: int = 3, seconds: float = 3600.0, flag: str = "") -> None:
+        self._after, self._seconds, self._flag = after, seconds, flag
 
     def _act(self, action: Any) -> tuple[float, bool]:
-        if self._t == self._after:
+        if self._fails(self._after, self._flag):
             time.sleep(self._seconds)
         return 0.0, False
 

@@ -35,7 +35,10 @@ class Portable:
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """Evaluation episodes of one policy: ``student`` (with ``arrays``), ``teacher`` or ``random``."""
+    """Evaluation episodes of one policy: ``student``, ``teacher`` or ``random``.
+
+    The student's weights are ``arrays``; in a worker, without them, those on the board.
+    """
 
     who: str
     seeds: tuple[int, ...]

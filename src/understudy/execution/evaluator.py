@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from understudy.data import Array
 from understudy.execution.base import EvaluationJob, Setup
 from understudy.execution.pool import Pool
@@ -31,14 +29,16 @@ class Evaluator:
     def begin(self, weights: Mapping[str, Array], seeds: tuple[int, ...], deterministic: bool) -> None:
         """Start a job; the weights are taken before this returns."""
         assert not self.busy, "one job at a time"
-        copies = {name: np.array(array) for name, array in weights.items()}
-        self._pool.order(0, ("evaluate", EvaluationJob("student", seeds, copies, deterministic), seeds))
+        # Not through the pipe: the learner would wait for whoever starts, and for ever for one that hangs.
+        self._pool.board.publish(weights)
+        self._pool.order(0, ("evaluate", EvaluationJob("student", seeds, None, deterministic), seeds))
 
     def result(self, wait: bool = False) -> Episodes | None:
         """Return the episodes of the job if it is done; with ``wait``, once it is done.
 
         Raises:
             WorkerError: The evaluator failed more often than there are restarts.
+            UserError: It says what the user can mend.
         """
         if not self.busy:
             return None

@@ -3,6 +3,9 @@
 A worker that raises, dies, or makes no step for ``timeout`` seconds is replaced by a fresh one with the same
 environments; only its own unfinished episodes are lost. After ``restarts`` replacements the run ends with an error.
 Every wait has a limit and notices a dead process at once, through the end of its pipe.
+
+Silence is only held against a worker that was looked at twice: whoever was stopped and goes on (Ctrl-Z and fg, a
+machine that slept) finds all workers silent for long, and nothing wrong with them.
 """
 
 from __future__ import annotations
@@ -10,12 +13,13 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -29,10 +33,18 @@ from understudy.envs.multitask import whole_tasks
 from understudy.errors import UserError
 from understudy.execution.base import Setup
 from understudy.execution.board import Board, Shapes, board_layout
-from understudy.execution.restarts import Restarts, WorkerError
+from understudy.execution.place import Place
+from understudy.execution.restarts import Restarts
 from understudy.policies.policy import Policy
 from understudy.policies.spec import PolicySpec
 from understudy.rollouts.buffers import Layout, pack, rollout_layout, rollout_views, views
+
+START_SECONDS = 60.0
+"""A worker that has made no step yet imports libraries and builds environments: it has at least this long."""
+_LEAVE_SECONDS = 2.0
+"""What workers have to close their environments, once they know that it is over."""
+_LOOK = 0.5
+"""Seconds between two looks for silent workers."""
 
 
 def shares(total: int, workers: int) -> list[range]:
@@ -58,35 +70,6 @@ def weight_shapes(spec: PolicySpec) -> dict[str, tuple[tuple[int, ...], Any]]:
     with torch.device("meta"):
         tensors = Policy(spec).state_dict()
     return {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a worker is told once: its part of the setup, and where things stand in shared memory.
-
-    Attributes:
-        setup: The run.
-        columns: The worker's environments.
-        eval_envs: Environments of its evaluation episodes.
-        rollouts: One layout per rollout that can be in the making.
-        board: Of the weights.
-        beats: Of the step counters.
-        number: Which of the counters is the worker's.
-        size: Bytes of the block.
-        shared: More arrays that all workers see.
-        extra: What other bodies than the rollout worker's need to know.
-    """
-
-    setup: Setup
-    columns: range
-    eval_envs: int
-    rollouts: tuple[Layout, ...]
-    board: Layout
-    beats: Layout
-    number: int
-    size: int
-    shared: Layout
-    extra: Any = None
 
 
 class Pool:
@@ -134,10 +117,21 @@ class Pool:
         self._file = tempfile.TemporaryFile(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)  # noqa: SIM115
         self._processes: list[subprocess.Popen[bytes]] = []
         self._controls: list[Connection] = []
-        for _ in range(count):
-            process, control = self._spawn()
-            self._processes.append(process)
-            self._controls.append(control)
+        self._leaving: list[tuple[subprocess.Popen[bytes], float]] = []
+        """Replaced processes that close their environments, and until when."""
+        try:
+            for _ in range(count):
+                process, control = self._spawn()
+                self._processes.append(process)
+                self._controls.append(control)
+            self._prepare(setup, slots, own_slots, shared, extra)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, setup: Setup, slots: int, own_slots: bool, shared: Shapes | None, extra: Any) -> None:
+        """Lay out the shared memory and tell the workers their places."""
+        count = len(self.columns)
         spaces, traced = spaces_of(setup.env), setup.student if setup.traced else None
         board, end = board_layout(weight_shapes(setup.student))
         beats, end = pack({"beats": ((count, 8), np.int64)}, end)
@@ -170,22 +164,16 @@ class Pool:
             for i, part in enumerate(self.columns)
         ]
         self._orders: list[list[Any]] = [[] for _ in self.columns]
+        self._first_beat = [0] * count
+        """Before the first step of the worker that is there now."""
         self._last_beat = [(0, time.perf_counter())] * count
+        self._suspect: list[float | None] = [None] * count
+        """When a worker was first seen to be silent for too long."""
         for i, place in enumerate(self._places):
             self._post(i, place)
 
     def __len__(self) -> int:
         return len(self.columns)
-
-    @property
-    def restarts_used(self) -> int:
-        """Replacements so far."""
-        return self.restarts.used
-
-    @property
-    def lost_episodes(self) -> int:
-        """Unfinished episodes that went with replaced workers."""
-        return self.restarts.lost_episodes
 
     @property
     def processes(self) -> Sequence[subprocess.Popen[bytes]]:
@@ -195,13 +183,20 @@ class Pool:
     def _spawn(self) -> tuple[subprocess.Popen[bytes], Connection]:
         ours, theirs = Pipe()
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        process = subprocess.Popen(
-            [sys.executable, "-m", self._module, str(theirs.fileno()), str(self._file.fileno())],
-            pass_fds=(theirs.fileno(), self._file.fileno()),
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        )
-        theirs.close()
+        words = (theirs.fileno(), self._file.fileno(), os.getpid())
+        # A terminal sends Ctrl-C to everybody in it. It is ours to handle, and a worker inherits what is blocked: so
+        # one that has only begun to start does not die of it with a traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", self._module, *map(str, words)],
+                pass_fds=words[:2],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
         return process, ours
 
     def _post(self, worker: int, message: Any) -> None:
@@ -212,7 +207,7 @@ class Pool:
     def order(self, worker: int, message: Any) -> None:
         """Give a worker something to do; it answers every order once, in turn."""
         if not self._orders[worker]:
-            self._last_beat[worker] = int(self._beats[worker, 0]), time.perf_counter()
+            self._heard(worker)
         self._orders[worker].append(message)
         self._post(worker, message)
 
@@ -224,65 +219,112 @@ class Pool:
         """Wait until at least one of these workers answers; returns (worker, answer) of all that did.
 
         Raises:
-            WorkerError: A worker failed once more than there are restarts, or its user can mend what it says.
+            WorkerError: A worker failed once more than there are restarts.
+            UserError: A worker says what its user can mend; another one would say it again.
         """
         while True:
             controls = {self._controls[i]: i for i in workers}
-            ready: list[Any] = wait(list(controls), timeout=min(1.0, self._timeout / 4) if block else 0)
+            ready: list[Any] = wait(list(controls), timeout=min(_LOOK, self._timeout / 4) if block else 0)
             found = []
             for control in ready:
                 number = controls[control]
                 try:
                     status, *answer = control.recv()
                 except (EOFError, OSError):
-                    code = self._processes[number].wait()
-                    self._replace(number, f"died (exit code {code})", "")
+                    self._replace(number, self._death(number), "")
                     continue
                 if status == "mistake":
-                    raise WorkerError(f"{self._name} {number}: {answer[0]}", "")
+                    raise UserError(f"{self._name} {number}: {answer[0]}")
                 if status == "error":
                     self._replace(number, f"raised {answer[0]}", answer[1])
                     continue
                 self._orders[number].pop(0)
-                self._last_beat[number] = int(self._beats[number, 0]), time.perf_counter()
+                self._heard(number)
                 found.append((number, answer[0]))
-            self._find_hanging(workers)
+            self._find_dead_and_hanging(workers)
             if found or not block:
                 return found
 
-    def _find_hanging(self, workers: Sequence[int]) -> None:
+    def _heard(self, worker: int) -> None:
+        self._last_beat[worker] = int(self._beats[worker, 0]), time.perf_counter()
+        self._suspect[worker] = None
+
+    def _death(self, worker: int) -> str:
+        try:
+            return f"died (exit code {self._processes[worker].wait(1.0)})"
+        except subprocess.TimeoutExpired:  # alive, but something in it closed the pipe
+            return "closed its pipe"
+
+    def _find_dead_and_hanging(self, workers: Sequence[int]) -> None:
+        self._reap()
         now = time.perf_counter()
         for i in workers:
             beat, since = self._last_beat[i]
-            if not self._orders[i] or int(self._beats[i, 0]) != beat:
-                self._last_beat[i] = int(self._beats[i, 0]), now
-            elif now - since > self._timeout:
-                self._replace(i, f"made no step for {self._timeout:g} s: its environment hangs?", "")
+            limit = self._timeout
+            if beat == self._first_beat[i]:
+                limit = max(limit, START_SECONDS)
+            if self._processes[i].poll() is not None and not self._controls[i].poll():
+                # No end of the pipe tells it where a process that the environment started holds the pipe open.
+                self._replace(i, self._death(i), "")
+            elif not self._orders[i] or int(self._beats[i, 0]) != beat:
+                self._heard(i)
+            elif now - since > limit:
+                first = self._suspect[i]
+                if first is None:
+                    self._suspect[i] = now
+                elif now - first > _LOOK / 2:
+                    what = "made no step" if beat != self._first_beat[i] else "did not come to its first step"
+                    self._replace(i, f"{what} for {limit:g} s: its environment hangs?", "")
 
     def _replace(self, worker: int, reason: str, details: str) -> None:
         """Start a fresh worker in the place of one that failed, and give it the unanswered orders again."""
-        self._end(worker)
-        self.restarts.note(worker, reason, details, len(self.columns[worker]))
+        self._controls[worker].close()
+        if details:
+            # It said what it raised and closes its environments now; what they started ends with them.
+            self._leaving.append((self._processes[worker], time.perf_counter() + _LEAVE_SECONDS))
+        else:
+            self._processes[worker].kill()
+            self._processes[worker].wait()
+        begun = int(self._beats[worker, 0]) != self._first_beat[worker]
+        self.restarts.note(worker, reason, details, len(self.columns[worker]) if begun else 0)
         self._processes[worker], self._controls[worker] = self._spawn()
         place = self._places[worker]
         self._places[worker] = replace(place, setup=replace(place.setup, attempt=place.setup.attempt + 1))
-        self._last_beat[worker] = int(self._beats[worker, 0]), time.perf_counter()
+        self._first_beat[worker] = int(self._beats[worker, 0])
+        self._heard(worker)
         for message in (self._places[worker], *self._orders[worker]):
             self._post(worker, message)
 
-    def _end(self, worker: int) -> None:
-        self._controls[worker].close()
-        self._processes[worker].kill()
-        self._processes[worker].wait()
-
-    def close(self) -> None:
-        """Close the pipes, wait a moment, kill what is left."""
-        for control in self._controls:
-            control.close()
-        for process in self._processes:
-            try:
-                process.wait(timeout=2)
-            except subprocess.TimeoutExpired:
+    def _reap(self) -> None:
+        """Kill those that were given time to leave and did not."""
+        for process, deadline in self._leaving:
+            if process.poll() is None and time.perf_counter() > deadline:
                 process.kill()
                 process.wait()
+        self._leaving = [(process, deadline) for process, deadline in self._leaving if process.poll() is None]
+
+    def close(self) -> None:
+        """End the workers, within some 2 s: those that wait leave, those that are busy are told to, the rest killed."""
+        for control in self._controls:
+            control.close()
+        begin = time.perf_counter()
+        everybody = self._processes + [process for process, _ in self._leaving]
+        if not _wait(everybody, 0.3):
+            for process in everybody:
+                process.terminate()
+            _wait(everybody, _LEAVE_SECONDS - (time.perf_counter() - begin))
+        for process in everybody:
+            process.kill()
+            process.wait()
         self._file.close()
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> bool:
+    """Wait until all have ended, or so many seconds are over; returns whether they have."""
+    end = time.perf_counter() + seconds
+    for process in processes:
+        try:
+            process.wait(max(end - time.perf_counter(), 0.0))
+        except subprocess.TimeoutExpired:
+            return False
+    return True

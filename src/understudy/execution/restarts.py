@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from dataclasses import dataclass
 
 from understudy.errors import UserError
 
@@ -15,13 +17,23 @@ class WorkerError(UserError):
         self.details = details
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A worker that was replaced, or ended the run."""
+
+    time: float
+    """When it was noticed, in ``time.time()``."""
+    worker: int
+    reason: str
+
+
 class Restarts:
     """The failures of some workers.
 
     Attributes:
         used: Replacements so far.
         lost_episodes: Unfinished episodes that went with replaced workers.
-        failures: One line for each failure.
+        failures: What happened, in order.
     """
 
     def __init__(self, name: str, limit: int) -> None:
@@ -33,7 +45,7 @@ class Restarts:
         """
         self._name, self._limit = name, limit
         self.used = self.lost_episodes = 0
-        self.failures: list[str] = []
+        self.failures: list[Failure] = []
 
     def note(self, worker: int, reason: str, details: str, episodes: int) -> None:
         """Count a failed worker, which is going to be replaced, and the episodes that it had begun.
@@ -42,10 +54,10 @@ class Restarts:
             WorkerError: There are no restarts left.
         """
         line = f"{self._name} {worker} {reason}"
-        self.failures.append(line)
+        self.failures.append(Failure(time.time(), worker, reason))
         if self.used >= self._limit:
-            limit = f" ({self._limit} restarts are used up)" if self._limit else ""
-            raise WorkerError(f"{line}{limit}; the last checkpoint is intact", details)
+            limit = f" (all {self._limit} restarts are used up)" if self._limit else ""
+            raise WorkerError(f"{line}{limit}", details)
         self.used += 1
         self.lost_episodes += episodes
         sys.stderr.write(f"{details}understudy: {line}; replaced, restart {self.used} of {self._limit}\n")

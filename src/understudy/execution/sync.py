@@ -81,7 +81,7 @@ class SyncExecution:
     @property
     def faults(self) -> Faults:
         """What went wrong so far."""
-        return Faults(self.pool.restarts_used, self.pool.lost_episodes)
+        return Faults(self.pool.restarts.used, self.pool.restarts.lost_episodes)
 
     def close(self) -> None:
         """End the workers."""

@@ -1,4 +1,4 @@
-"""The body of a worker process: ``python -m understudy.execution.worker CONTROL_FD BLOCK_FD``.
+"""The body of a worker process: ``python -m understudy.execution.worker CONTROL_FD BLOCK_FD PARENT``.
 
 Started as a fresh program rather than through ``multiprocessing``: nothing of the parent's main module is imported
 again, no threads are copied by a fork, and PyTorch is not loaded unless a network needs it. Orders come through a
@@ -8,6 +8,7 @@ worker whose parent is gone, so that even one that hangs in its environment neve
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -15,18 +16,21 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from understudy.errors import UserError
 
 if TYPE_CHECKING:
-    from understudy.execution.pool import Place
+    from understudy.execution.place import Place
 
 _PR_SET_PDEATHSIG = 1
+Serve = Callable[[Connection, "Place", mmap.mmap, contextlib.ExitStack], None]
+"""Answers orders for ever; what is to be closed at the end goes to the stack."""
 
 
-def _serve(control: Connection, place: Place, block: mmap.mmap) -> None:
+def _serve(control: Connection, place: Place, block: mmap.mmap, closing: contextlib.ExitStack) -> None:
     from understudy.execution.board import Board
     from understudy.execution.station import Station
     from understudy.rollouts.buffers import rollout_views, views
@@ -39,48 +43,62 @@ def _serve(control: Connection, place: Place, block: mmap.mmap) -> None:
     station = Station(
         place.setup, place.columns, place.eval_envs, beat=views(place.beats, block)["beats"][place.number]
     )
-    try:
-        station.prepare()
-        while True:
-            command, *arguments = control.recv()
-            answer: Any
-            if command == "collect":
-                mixture, steps, restart, slot = arguments
-                version, weights = board.read() if mixture.beta < 1 else (0, None)
-                answer = station.collect(mixture, weights, steps, rollouts[slot], restart)
-                answer.version = version
-            else:
-                answer = station.evaluate(*arguments)
-            control.send(("done", answer))
-    finally:
-        station.close()
+    closing.callback(station.close)
+    station.prepare()
+    while True:
+        command, *arguments = control.recv()
+        answer: Any
+        if command == "collect":
+            mixture, steps, restart, slot = arguments
+            version, weights = board.read() if mixture.beta < 1 else (0, None)
+            answer = station.collect(mixture, weights, steps, rollouts[slot], restart)
+            answer.version = version
+        else:
+            job, seeds = arguments
+            if job.who == "student" and job.arrays is None:
+                job = replace(job, arrays=board.read()[1])
+            answer = station.evaluate(job, seeds)
+        control.send(("done", answer))
 
 
-def run(serve: Callable[[Connection, Place, mmap.mmap], None]) -> None:
+def run(serve: Serve) -> None:
     """Serve until the parent closes the pipe; what goes wrong travels to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    control_fd, block_fd = (int(a) for a in sys.argv[1:3])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGTERM, _leave)
+    control_fd, block_fd, parent = (int(a) for a in sys.argv[1:4])
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    control = Connection(control_fd)
-    try:
-        place = control.recv()
-        block = mmap.mmap(block_fd, place.size)
-        os.close(block_fd)
-        serve(control, place, block)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    if os.getppid() != parent:  # it was gone before the kernel was told
         return
-    except UserError as error:
-        _last_words(control, ("mistake", str(error)))
-    except BaseException as error:  # noqa: BLE001 (whatever an environment raises travels to the parent)
-        _last_words(control, ("error", f"{type(error).__name__}: {error}", traceback.format_exc()))
+    # What the environment starts must not hold these open: their end is how the parent sees a death at once.
+    os.set_inheritable(control_fd, False)
+    os.set_inheritable(block_fd, False)
+    control = Connection(control_fd)
+    with contextlib.ExitStack() as closing:
+        try:
+            place = control.recv()
+            block = mmap.mmap(block_fd, place.size)
+            os.close(block_fd)
+            serve(control, place, block, closing)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            pass
+        except UserError as error:
+            _last_words(control, ("mistake", str(error)))
+        except BaseException as error:  # noqa: BLE001 (whatever an environment raises travels to the parent)
+            _last_words(control, ("error", f"{type(error).__name__}: {error}", traceback.format_exc()))
+        # Words first, environments then: one that cannot be closed does not hide what it raised.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _leave(number: int, frame: Any) -> None:
+    """Close the environments and end, also in the middle of a rollout."""
+    raise SystemExit(f"signal {number}")
 
 
 def _last_words(control: Connection, words: tuple[str, ...]) -> None:
-    try:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         control.send(words)
-    except (BrokenPipeError, ConnectionResetError):
-        return
 
 
 if __name__ == "__main__":

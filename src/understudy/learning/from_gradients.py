@@ -38,6 +38,8 @@ class SharedGradientExecution:
             shared=shared_shapes(policy, execution.num_workers),
             extra=settings,
         )
+        self._told: list[tuple[int, Collected]] = []
+        """What workers told that was not asked for yet: two may answer at the same moment."""
 
     def begin_collect(self, mixture: Mixture, student: Arrays | None, steps: int, restart: int | None = None) -> None:
         """Set every worker going that is not."""
@@ -47,7 +49,9 @@ class SharedGradientExecution:
 
     def end_collect(self) -> tuple[Rollout, Collected]:
         """Wait for a worker to tell what it did; returns its last rollout."""
-        worker, info = self.pool.answers(range(len(self.pool)))[0]
+        if not self._told:
+            self._told = self.pool.answers(range(len(self.pool)))
+        worker, info = self._told.pop(0)
         return self.pool.rollouts[worker], info
 
     def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Episodes]:
@@ -79,7 +83,8 @@ class SharedWeights:
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return what the workers share."""
-        return {name: array.copy() for name, array in self._shared.items()} | self.weights(), {}
+        arrays = {**self._shared, **self.weights()}
+        return {name: array.copy() for name, array in arrays.items()}, {}
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """Go on from ``state``; counters of workers that are no more go to the first."""

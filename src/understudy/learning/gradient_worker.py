@@ -6,13 +6,14 @@ weights, again and again (Mnih 2016, algorithm S3); see ``learning.shared_optimi
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 
-from understudy.execution.pool import Place
+from understudy.execution.place import Place
 from understudy.execution.station import Station
 from understudy.execution.worker import run
 from understudy.learning.actor_critic import ActorCritic
@@ -24,7 +25,7 @@ from understudy.rollouts.collect import Collected, merge_collected
 from understudy.settings import TrainSettings
 
 
-def _serve(control: Connection, place: Place, block: mmap.mmap) -> None:
+def _serve(control: Connection, place: Place, block: mmap.mmap, closing: contextlib.ExitStack) -> None:
     torch.set_num_threads(1)
     settings: TrainSettings = place.extra
     shared = views(place.shared, block)
@@ -38,29 +39,27 @@ def _serve(control: Connection, place: Place, block: mmap.mmap) -> None:
     rollout = rollout_views(place.rollouts[0], block)
     vector = torch.from_numpy(shared["parameters"])
     env_steps = shared["env_steps"]
-    try:
-        station.prepare()
-        while True:
-            _, steps, rollouts, restart = control.recv()
-            found: list[Collected] = []
-            for _ in range(rollouts):
-                load(parameters, vector)
-                info = station.collect(Mixture(0.0, sample=True), named_arrays(policy), steps, rollout, restart)
-                metrics: dict[str, Any] = learner.update(rollout, int(env_steps[:, 0].sum()))
-                env_steps[place.number, 0] += info.env_steps
-                info.metrics = metrics
-                restart = None
-                found.append(info)
-            answer = merge_collected(found)
-            answer.env_seconds, answer.act_seconds = (
-                sum(getattr(info, name) for info in found) for name in ("env_seconds", "act_seconds")
-            )
-            names = found[0].metrics
-            answer.metrics = {name: sum(info.metrics[name] for info in found) / len(found) for name in names}
-            answer.metrics["updates"] = sum(info.metrics["updates"] for info in found)
-            control.send(("done", answer))
-    finally:
-        station.close()
+    closing.callback(station.close)
+    station.prepare()
+    while True:
+        _, steps, rollouts, restart = control.recv()
+        found: list[Collected] = []
+        for _ in range(rollouts):
+            load(parameters, vector)
+            info = station.collect(Mixture(0.0, sample=True), named_arrays(policy), steps, rollout, restart)
+            metrics: dict[str, Any] = learner.update(rollout, int(env_steps[:, 0].sum()))
+            env_steps[place.number, 0] += info.env_steps
+            info.metrics = metrics
+            restart = None
+            found.append(info)
+        answer = merge_collected(found)
+        answer.env_seconds, answer.act_seconds = (
+            sum(getattr(info, name) for info in found) for name in ("env_seconds", "act_seconds")
+        )
+        names = found[0].metrics
+        answer.metrics = {name: sum(info.metrics[name] for info in found) / len(found) for name in names}
+        answer.metrics["updates"] = sum(info.metrics["updates"] for info in found)
+        control.send(("done", answer))
 
 
 if __name__ == "__main__":

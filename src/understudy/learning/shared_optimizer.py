@@ -61,6 +61,8 @@ class SharedOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Apply the local gradients to the shared parameters."""
         grad = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in self._local])
+        if not bool(grad.isfinite().all()):
+            return  # never into the shared weights, which others learn from and which are saved; the learner names it
         lr = self.param_groups[0]["lr"]
         self._updates[self._number, 0] += 1
         if self._kind == "rmsprop":

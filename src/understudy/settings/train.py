@@ -141,7 +141,11 @@ class TrainSettings:
     evaluation: TrainEvaluation = doc("", factory=TrainEvaluation)
     stop: TrainStop = doc("", factory=TrainStop)
     execution: TrainExecution = doc("", factory=TrainExecution)
-    checkpoint_every: int = doc("env steps between checkpoints; every one begins new episodes, so resume is exact", 0)
+    checkpoint_every: int = doc(
+        "env steps between checkpoints, each of which begins new episodes, so that a resumed run equals the "
+        "uninterrupted one; 0: every 30 s, without a trace in training",
+        0,
+    )
     seed: int = doc("every random number of the run comes from it", 0)
     device: str = doc("cpu or cuda", "cpu")
 
