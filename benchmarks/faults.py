@@ -70,7 +70,7 @@ class Injector(threading.Thread):
         super().__init__(daemon=True)
         self.times: list[float] = []
         self.pool: Any = getattr(session.execution, "pool", session.execution)
-        """Whatever has ``processes`` with a ``pid`` each, and ``failures``."""
+        """Whatever has ``restarts``, and ``processes`` or (Ray) ``places`` with a ``pid`` each."""
         self._fault, self._flag, self._most, self._rng, self.over = fault, flag, most, rng, threading.Event()
 
     def run(self) -> None:
@@ -85,10 +85,14 @@ class Injector(threading.Thread):
 
     def _inject(self) -> None:
         if self._fault == "kill":
-            victim = self.pool.processes[int(self._rng.integers(len(self.pool.processes)))]
+            bodies = self.pool.places if hasattr(self.pool, "places") else self.pool.processes
+            number = int(self._rng.integers(len(bodies)))
+            while not (pid := bodies[number].pid):  # a Ray actor that is starting tells its process later
+                if self.over.wait(0.01):
+                    return
             self.times.append(time.time())
             with contextlib.suppress(ProcessLookupError):
-                os.kill(victim.pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
             return
         self._flag.touch()
         while self._flag.exists():

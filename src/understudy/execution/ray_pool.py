@@ -44,7 +44,9 @@ class _Place:
     question: Any = None
     """Reference to the next count."""
     home: str = ""
-    """Process and machine."""
+    """Process and machine, for messages."""
+    pid: int = 0
+    """Of the process, once it was heard."""
 
 
 class RayPool:
@@ -91,7 +93,8 @@ class RayPool:
         place.actor = actor.remote(
             __version__, self._shared, place.attempt, place.columns, self._eval_envs, layout, size
         )
-        place.count, place.since, place.asked, place.question, place.home = None, time.monotonic(), 0.0, None, ""
+        place.count, place.since, place.asked, place.question = None, time.monotonic(), 0.0, None
+        place.home, place.pid = "", 0
 
     def _submit(self, place: _Place, message: Any) -> None:
         # References to objects must be arguments themselves: only then does Ray put the objects in their place.
@@ -189,7 +192,7 @@ class RayPool:
             count, process, machine = self._ray.get(question, timeout=1)
         except self._ray.exceptions.RayError:
             return  # the order that waits there says it better
-        place.home = f"(process {process} on {machine}) "
+        place.home, place.pid = f"(process {process} on {machine}) ", process
         if count != place.count:
             place.count, place.since = count, now
 

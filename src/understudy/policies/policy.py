@@ -160,6 +160,8 @@ class Policy(nn.Module):
             out, (h, c) = self.lstm(features, (h, c))
             return out.flatten(0, 1), (h, c)
         keep = 1.0 - episode_start.to(features.dtype)
+        if steps == 1 and features.dtype == h.dtype and not torch.is_grad_enabled():
+            return self._remember_one(features[0], h * keep[0].view(1, -1, 1), c * keep[0].view(1, -1, 1))
         cuts = [0, *(torch.nonzero(episode_start[1:].any(dim=1)).flatten() + 1).tolist(), steps]
         outputs = []
         for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
@@ -167,6 +169,16 @@ class Policy(nn.Module):
             out, (h, c) = self.lstm(features[begin:end], (h * mask, c * mask))
             outputs.append(out)
         return torch.cat(outputs).flatten(0, 1), (h, c)
+
+    def _remember_one(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, TensorState]:
+        """[B, F] -> [B, width], for acting: on a CPU ``nn.LSTM`` takes several times as long for one step."""
+        assert self.lstm is not None
+        after = []
+        for weights, *state in zip(self.lstm.all_weights, h, c, strict=True):
+            x, memory = torch.lstm_cell(x, state, *weights)
+            after.append((x, memory))
+        h, c = (torch.stack(part) for part in zip(*after, strict=True))
+        return x, (h, c)
 
     def _params(self, features: Tensor, obs: Any) -> Tensor:
         """[N, F] -> [N, P]."""
