@@ -1,22 +1,24 @@
-"""Write docs/settings.md, all flags of ``distill`` and ``train``: ``python scripts/write_settings_doc.py``."""
+"""Write docs/settings.md, the flags of all commands with settings: ``python scripts/write_settings_doc.py``."""
 
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from understudy.config import flags, preset
-from understudy.settings import DistillSettings, TrainSettings
+from understudy.settings import DistillSettings, KickstartSettings, TrainSettings
 
 PAGES = (
     ("distill", DistillSettings, ("distill-continuous", "distill-discrete", "demo")),
     ("train", TrainSettings, ("ppo", "a2c", "a3c", "impala", "reinforce")),
+    ("kickstart", KickstartSettings, ("kickstarting", "distill-student", "ppd", "finetune", "value-shaping")),
 )
 HEAD = """# Settings
 
 Written by `python scripts/write_settings_doc.py`. Each row is a flag (`--student.hidden 64 64`), a key of a YAML preset
-(`student: {hidden: [64, 64]}`) and a keyword of `understudy.distill` or `understudy.train`
-(`student__hidden=[64, 64]`). A preset's column is empty where it leaves the default. Short forms: `--env`,
-`--execution`, `--num-workers`, `--num-envs`, `--env-steps`, `--evaluate-every`, `--worker-timeout`, `--ray-address`.
+(`student: {hidden: [64, 64]}`) and a keyword of `understudy.distill`, `understudy.train` or
+`understudy.kickstart` (`student__hidden=[64, 64]`). A preset's column is empty where it leaves the default. Short
+forms: `--env`, `--execution`, `--num-workers`, `--num-envs`, `--env-steps`, `--evaluate-every`, `--worker-timeout`,
+`--ray-address`.
 """
 
 
@@ -26,16 +28,35 @@ def shown(value: Any) -> str:
     return f"`{' '.join(w.lower() if w in ('True', 'False', 'None') else w for w in words)}`".replace("``", "")
 
 
+def about_group(settings: Any, group: str) -> str:
+    """Return the sentence of a group of settings."""
+    here = settings
+    for part in filter(None, group.split(".")):
+        here = get_type_hints(here)[part]
+    return str(here.__doc__) if group else "The run as a whole."
+
+
+def section(data: dict[str, Any], group: str) -> dict[str, Any]:
+    """Return a preset's part for a group."""
+    for part in filter(None, group.split(".")):
+        data = data.get(part, {})
+    return data
+
+
 def tables(settings: Any, names: tuple[str, ...]) -> str:
     """Return one table for each group of settings."""
-    text, kinds = "", get_type_hints(settings)
+    text = ""
+    # Kickstarting has the settings of training too; they stand in that table.
+    known = {name for name, _, _ in flags(TrainSettings)} if settings is KickstartSettings else set()
     for name, _, field in flags(settings):
+        if name in known:
+            continue
         group, _, leaf = name.rpartition(".")
         if f"\n### {group or 'run'}\n" not in text:
-            text += f"\n### {group or 'run'}\n\n{kinds[group].__doc__ if group else 'The run as a whole.'}\n\n"
+            text += f"\n### {group or 'run'}\n\n{about_group(settings, group)}\n\n"
             text += f"| flag | default | {' | '.join(names)} | what it is |\n|{'---|' * (len(names) + 3)}\n"
         own = [preset(p) for p in names]
-        set_to = [shown((p.get(group, {}) if group else p).get(leaf, ())) for p in own]
+        set_to = [shown(section(p, group).get(leaf, ())) for p in own]
         default = () if field.default is MISSING else field.default
         about = field.metadata["help"].replace("|", "\\|")
         text += f"| `--{name}` | {shown(default)} | {' | '.join(set_to)} | {about} |\n"

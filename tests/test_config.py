@@ -5,7 +5,7 @@ import yaml
 
 from understudy.config import build, flags, merge, nest, plain, preset, presets
 from understudy.errors import UserError
-from understudy.settings import DistillSettings
+from understudy.settings import DistillSettings, KickstartSettings, TrainSettings
 
 
 def test_text_becomes_the_type_of_the_field():
@@ -59,14 +59,21 @@ def test_merge_goes_key_by_key():
     assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 5}}) == {"a": {"b": 5, "c": 2}, "d": 3}
 
 
+KINDS = (DistillSettings, TrainSettings, KickstartSettings)
+
+
 def test_every_field_has_a_sentence():
-    missing = [name for name, _, field in flags(DistillSettings) if not field.metadata.get("help")]
+    missing = [name for kind in KINDS for name, _, field in flags(kind) if not field.metadata.get("help")]
     assert not missing
 
 
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_every_preset_resolves(name):
-    build(DistillSettings, preset(name)).check()
+    """The sections a preset has say which command it is for."""
+    data = preset(name)
+    kind = KickstartSettings if "teaching" in data else TrainSettings if "update" in data else DistillSettings
+    env = {} if "env" in data or kind is DistillSettings else {"env": {"id": "CartPole-v1"}}
+    build(kind, {**data, **env}).check()
 
 
 def test_unknown_preset_suggests(tmp_path):

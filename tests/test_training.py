@@ -169,7 +169,11 @@ def test_contradictions_are_refused_before_anything_starts(tmp_path, settings, m
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", [name for name in presets() if not name.startswith(("distill", "demo"))])
+def _of_training(name):
+    return not name.startswith(("distill", "demo")) and "teaching" not in preset(name)
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if _of_training(name)])
 def test_every_preset_is_valid(name):
     env = {} if "env" in preset(name) else {"env": {"id": "CartPole-v1"}}
     assert isinstance(resolve_training(env, name), TrainSettings)

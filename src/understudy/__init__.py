@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _HOME = {
     "load": "understudy.teachers.load",
     "distill": "understudy.distillation",
+    "kickstart": "understudy.kickstarting",
     "train": "understudy.training",
     "evaluate": "understudy.evaluation.evaluate",
     "compare": "understudy.evaluation.compare",
@@ -19,7 +20,18 @@ _HOME = {
     "EnvSpec": "understudy.data",
     "UserError": "understudy.errors",
 }
-__all__ = ["EnvSpec", "Policy", "UserError", "__version__", "compare", "distill", "evaluate", "load", "train"]
+__all__ = [
+    "EnvSpec",
+    "Policy",
+    "UserError",
+    "__version__",
+    "compare",
+    "distill",
+    "evaluate",
+    "kickstart",
+    "load",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

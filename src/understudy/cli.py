@@ -1,4 +1,4 @@
-"""The command line: ``understudy distill | train | inspect | evaluate | compare | play | demo``.
+"""The command line: ``understudy distill | train | kickstart | inspect | evaluate | compare | play | demo``.
 
 Nothing heavy is imported before a command is chosen, and mistakes of the user end in one line.
 """
@@ -20,7 +20,7 @@ import yaml
 from understudy import __version__
 from understudy.config import flags, merge, nest
 from understudy.errors import UserError, suggest
-from understudy.settings import DistillSettings, TrainSettings
+from understudy.settings import DistillSettings, KickstartSettings, TrainSettings
 
 # Short forms of flags that are typed often.
 _SHORT = {
@@ -33,7 +33,7 @@ _SHORT = {
     "rollout.num_envs": "--num-envs",
     "stop.env_steps": "--env-steps",
 }
-_SETTINGS: dict[str, Any] = {"distill": DistillSettings, "train": TrainSettings}
+_SETTINGS: dict[str, Any] = {"distill": DistillSettings, "train": TrainSettings, "kickstart": KickstartSettings}
 """Of the commands that have them."""
 
 
@@ -121,6 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--profile", action="store_true", help="print where the time went, and the limit it adds up to")
     _add_settings(train, TrainSettings)
 
+    _add_kickstart(command("kickstart", "Train a policy by its own rewards and by teachers, and surpass them."))
+
     inspect = command("inspect", "Print what a teacher is: algorithm, spaces, network, normaliser, environments.")
     inspect.add_argument("teacher")
     inspect.add_argument("--env", help="environment id, for formats that do not say their spaces")
@@ -151,6 +153,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_kickstart(kickstart: argparse.ArgumentParser) -> None:
+    kickstart.add_argument(
+        "--teacher", action="append", default=[], metavar="FILE", help="what distill takes; may be given several times"
+    )
+    kickstart.add_argument(
+        "--preset", nargs="+", default=[], help="presets or YAML files, merged from left to right [kickstarting]"
+    )
+    kickstart.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
+    kickstart.add_argument(
+        "--resume", metavar="RUN", help="go on with the run in this folder, from its last checkpoint"
+    )
+    kickstart.add_argument(
+        "--against-scratch", action="store_true", help="also train without teachers, and print what they saved"
+    )
+    kickstart.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="with --against-scratch: runs of each, from seed on [1]"
+    )
+    kickstart.add_argument(
+        "--teacher-steps", type=float, metavar="N", help="with --against-scratch: env steps that the teachers cost"
+    )
+    _add_settings(kickstart, KickstartSettings)
+
+
 def _distill(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
     from understudy.data import EnvSpec
     from understudy.terminal import run_distill
@@ -177,6 +202,25 @@ def _train(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
     run_train(settings, arguments.preset, run, bool(arguments.resume), arguments.profile)
 
 
+def _kickstart(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
+    from understudy.terminal_kickstart import run_against_scratch, run_kickstart
+
+    settings, teachers = nest(dotted), arguments.teacher
+    if arguments.against_scratch:
+        if arguments.resume:
+            raise UserError("--against-scratch runs from the start: leave --resume out")
+        run_against_scratch(
+            teachers, settings, arguments.preset, arguments.run, arguments.seeds, arguments.teacher_steps
+        )
+        return
+    if arguments.seeds != 1 or arguments.teacher_steps is not None:
+        raise UserError("--seeds and --teacher-steps go with --against-scratch; one run has --seed")
+    run = arguments.run
+    if arguments.resume:
+        settings, run = merge(_saved(arguments.resume)["settings"], settings), arguments.resume
+    run_kickstart(teachers, settings, arguments.preset, run, bool(arguments.resume))
+
+
 def _saved(run: str) -> dict[str, Any]:
     """Return what a run's folder says of it."""
     path = Path(run) / "config.yaml"
@@ -199,6 +243,8 @@ def _run(argv: Sequence[str] | None) -> None:
         return _distill(arguments, dotted)
     if arguments.command == "train":
         return _train(arguments, dotted)
+    if arguments.command == "kickstart":
+        return _kickstart(arguments, dotted)
     from understudy import terminal
 
     getattr(terminal, f"run_{arguments.command}")(arguments)

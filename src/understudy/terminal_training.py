@@ -13,6 +13,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 console = Console(highlight=False)
+_SHOWN = (
+    ("entropy", "entropy"), ("approx_kl", "KL"), ("explained_variance", "expl. var."),
+    ("teacher_weight", "λ"), ("kl/teacher", "to teacher"),
+)  # fmt: skip
 _EVERY = 2.0
 """Seconds between plain lines."""
 
@@ -50,7 +54,7 @@ class Live:
             text = f"[bold]evaluation {metrics['eval_return']:.4g}[/] ± {metrics['eval_std']:.3g}"
             self._line(metrics["eval_env_steps"], f"{text}  ({metrics['eval_seconds']:.1f} s beside training)")
         text = f"{metrics['rate']:,.0f} steps/s  return {self._return:.4g}"
-        for name, label in (("entropy", "entropy"), ("approx_kl", "KL"), ("explained_variance", "expl. var.")):
+        for name, label in _SHOWN:
             if name in metrics:
                 text += f"  {label} {metrics[name]:.3g}"
         if metrics.get("lag"):
@@ -81,12 +85,20 @@ def run_train(settings: Mapping[str, Any], preset: str | None, run: str | None, 
     )
     with Live(resolved.stop.env_steps) as live:
         result = train(settings=resolved, run=folder, resume=resume, report=live)
+    print_result(result, resolved.evaluation.final)
+    if profile:
+        print_profile(result.env_steps, result.seconds, execution.type, execution.num_workers)
+    console.print(f"policy: {escape(str(folder / 'last.safetensors'))}", soft_wrap=True)
+
+
+def print_result(result: Any, episodes: int) -> None:
+    """Print the score of a ``TrainResult`` over so many fresh episodes, and where the time went."""
     seconds = result.seconds
     low, high = result.interval
     reasons = {"score": "the score was reached", "seconds": "the time is over"}
     console.print(f"[bold]{reasons.get(result.stopped, 'all env steps are done')}[/]", soft_wrap=True)
     console.print(
-        f"  return {result.score:.5g} [{low:.5g}, {high:.5g}] over {resolved.evaluation.final} fresh episodes",
+        f"  return {result.score:.5g} [{low:.5g}, {high:.5g}] over {episodes} fresh episodes",
         markup=False,
     )
     rate = result.env_steps / max(seconds["collect"] + seconds["learn"], 1e-9)
@@ -94,9 +106,6 @@ def run_train(settings: Mapping[str, Any], preset: str | None, run: str | None, 
     if result.restarts:
         console.print(f"  {result.restarts} workers were replaced, {result.lost_episodes} unfinished episodes lost")
     print_split(seconds)
-    if profile:
-        print_profile(result.env_steps, seconds, execution.type, execution.num_workers)
-    console.print(f"policy: {escape(str(folder / 'last.safetensors'))}", soft_wrap=True)
 
 
 def print_split(seconds: Mapping[str, float]) -> None:

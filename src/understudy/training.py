@@ -24,7 +24,7 @@ from understudy.policies.files import write_atomic
 from understudy.policies.policy import Policy
 from understudy.session import Report
 from understudy.settings import TrainSettings
-from understudy.training_session import TrainSession, final_seeds
+from understudy.training_session import Teach, TrainSession, final_seeds
 
 
 @dataclass
@@ -73,6 +73,7 @@ def train(
     run: str | os.PathLike[str] | None = None,
     resume: bool = False,
     report: Report | None = None,
+    teach: Teach | None = None,
     **overrides: Any,
 ) -> TrainResult:
     """Train a policy by reinforcement learning.
@@ -84,6 +85,7 @@ def train(
         run: Folder of the run; by default ``runs/ENV-TIME``.
         resume: Go on with the run in that folder, from its last checkpoint.
         report: Called with the metrics of each round.
+        teach: Adds teachers; ``understudy.kickstart`` makes it.
         **overrides: Settings with their dots as double underscores, such as ``update__lr="1e-3"``.
 
     Raises:
@@ -101,7 +103,7 @@ def train(
         resolved = resolve_training(over, preset)
     folder = run_folder(resolved, run, resume)
     begin = time.perf_counter()
-    session = TrainSession(resolved, folder, resume)
+    session = TrainSession(resolved, folder, resume, teach)
     log: RunLog | None = None
     try:
         write_atomic(folder / "config.yaml", yaml.safe_dump({"settings": plain(resolved)}, sort_keys=False).encode())

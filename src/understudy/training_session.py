@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from understudy.learning.actor_critic import ActorCritic
 from understudy.learning.beside import BesideExaminer
 from understudy.learning.from_gradients import FromGradients, SharedGradientExecution, SharedWeights
 from understudy.learning.from_rollouts import FromRollouts, TrainProgress
+from understudy.learning.teaching import Teaching
 from understudy.loop import Learning, Metrics, Run
 from understudy.policies.files import save_policy
 from understudy.policies.initialisation import orthogonal_init
@@ -35,6 +36,9 @@ from understudy.policies.spec import PICTURES, TEXTS, PolicySpec, default_encode
 from understudy.session import Report
 from understudy.settings import TrainSettings
 from understudy.settings.train import NetworkSettings
+
+Teach = Callable[[Policy], Teaching]
+"""Fits teachers to a student; it may change the student's weights."""
 
 
 def policy_spec(
@@ -125,7 +129,7 @@ def set_threads(settings: TrainSettings, spec: PolicySpec) -> None:
 class TrainSession:
     """One run and its folder: builds the parts, saves and restores them."""
 
-    def __init__(self, settings: TrainSettings, folder: Path, resume: bool = False) -> None:
+    def __init__(self, settings: TrainSettings, folder: Path, resume: bool = False, teach: Teach | None = None) -> None:
         saved = read_arrays(folder / "state.safetensors") if resume else None
         self.settings, self.folder, self.env = settings, folder, settings.env.spec()
         self._next_save = time.perf_counter() + SAVE_SECONDS
@@ -134,6 +138,8 @@ class TrainSession:
         set_threads(settings, self.spec)
         about = About("understudy", "", self.env, [f"trained by reinforcement in {self.env.id}, seed {settings.seed}"])
         self.policy = new_policy(self.spec, settings.policy, settings.seed, about)
+        # Before anything starts: teachers may not fit the student.
+        self.teaching = None if teach is None else teach(self.policy)
         rollout = settings.rollout
         seeds = tuple(settings.seed * 1_000 + i for i in range(rollout.num_envs))
         setup = Setup(self.env, seeds, rollout.steps, self.spec, None, settings.evaluation.num_envs, traced=True)
@@ -146,7 +152,7 @@ class TrainSession:
             self.execution, self.learner = execution, SharedWeights(self.policy, execution.pool.shared)
         else:
             self.execution = make_execution(settings, setup)
-            self.learner = ActorCritic(self.policy, settings)
+            self.learner = ActorCritic(self.policy, settings, teaching=self.teaching)
         try:
             limits = settings.execution
             if settings.evaluation.every or settings.evaluation.final:
@@ -177,7 +183,8 @@ class TrainSession:
             learning = FromRollouts(self.learner, settings.rollout.steps, progress)
         else:
             learning = FromGradients(settings.rollout.steps, progress)
-        self.examiner = BesideExaminer(settings, self.evaluator, progress, self.learner.weights, self._keep_best)
+        wait = settings.evaluation.wait or (self.teaching is not None and self.teaching.gated)
+        self.examiner = BesideExaminer(settings, self.evaluator, progress, self.learner.weights, self._keep_best, wait)
         stop = settings.stop
         return Run(self.execution, learning, self.examiner, progress, stop.env_steps, stop.seconds, report, self.save)
 

@@ -15,7 +15,7 @@ from understudy.objectives.schedules import Constant
 from understudy.policies import distributions
 from understudy.policies.policy import Policy
 from understudy.policies.spaces import space_to_json
-from understudy.policies.spec import PolicySpec
+from understudy.policies.spec import Encoder, PolicySpec
 
 FEATURES, N = 5, 24
 ACTIONS = {
@@ -214,3 +214,11 @@ def test_refusals():
     kernel = ActorCriticKernel.from_policy(student(), N, **PLAIN)
     with pytest.raises(ValueError, match="built for 1 to 24"):
         kernel.step(*arrays(data(student(), N + 1)), lr=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["nature_cnn", "impala_small", "impala_resnet", "a3c_cnn", "grid_cnn"])
+def test_networks_that_read_pictures_are_refused(kind):
+    """The kernel would leave them as they were initialised: only layers after the encoders learn in it."""
+    spaces = gym.spaces.Box(0, 255, (3, 40, 40), np.uint8), ACTIONS["categorical"]
+    encoder = Encoder("", kind, 0 if kind == "a3c_cnn" else 8)
+    assert not supports(PolicySpec(*map(space_to_json, spaces), "categorical", (encoder,), value_hidden=(4,)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from understudy.objectives.returns import RewardScaler, RunningMoments, gae, vtr
 from understudy.objectives.schedules import parse
 from understudy.policies.policy import Policy, named_arrays
 from understudy.settings.train import TrainSettings
+
+if TYPE_CHECKING:
+    from understudy.learning.teaching import Teaching
 
 
 class ActorCritic:
@@ -32,6 +35,7 @@ class ActorCritic:
         settings: TrainSettings,
         envs: int | None = None,
         optimizer: torch.optim.Optimizer | None = None,
+        teaching: Teaching | None = None,
     ) -> None:
         """Build the parts.
 
@@ -40,8 +44,9 @@ class ActorCritic:
             settings: Of the run.
             envs: B, where it is not all environments of the run.
             optimizer: In the place of the one that the settings name.
+            teaching: What teachers add.
         """
-        self.policy, self._settings = policy, settings
+        self.policy, self._settings, self.teaching = policy, settings, teaching
         envs = envs or settings.rollout.num_envs
         self._minibatch = settings.update.minibatch or envs * settings.rollout.steps
         objective, update = settings.objective, settings.update
@@ -50,17 +55,22 @@ class ActorCritic:
         if (
             fast
             and optimizer is None
+            and teaching is None  # the hand-derived gradient knows no teachers
             and update.optimizer == "adam"
             and objective.value_weight
             and supports(policy.spec)
         ):
             self._updater: Updater = KernelUpdater(policy, objective, update, self._minibatch)
         else:
-            self._updater = AutogradUpdater(policy, objective, update, settings.device, optimizer)
+            terms = None if teaching is None else teaching.terms(objective)
+            warm_up = 0 if teaching is None else teaching.warm_up
+            self._updater = AutogradUpdater(policy, objective, update, settings.device, optimizer, terms, warm_up)
         self._rng = np.random.default_rng((settings.seed, 2))
         self._scaler = RewardScaler(envs, objective.gamma) if objective.normalize_reward else None
         self._moments = {
-            key: RunningMoments(policy.get_buffer(f"normalizer_mean:{key}").shape) for key in policy.spec.normalized
+            key: RunningMoments(policy.get_buffer(f"normalizer_mean:{key}").shape)
+            for key in policy.spec.normalized
+            if teaching is None or not teaching.keeps_normalizer
         }
 
     def update(self, rollout: Rollout, env_steps: int, fresh: bool = True) -> dict[str, float]:
@@ -79,7 +89,13 @@ class ActorCritic:
         """
         settings = self._settings
         self._updater.load(rollout)
-        columns, variance = self._estimate(rollout, fresh)
+        reward = None
+        if self.teaching is not None:
+            assert isinstance(self._updater, AutogradUpdater)
+            labels = self.teaching.label(rollout, env_steps)
+            self._updater.teach(labels)
+            reward = self.teaching.reward(rollout, labels, env_steps)
+        columns, variance = self._estimate(rollout, fresh, reward)
         lr, updates = self._lr.value(env_steps), 0
         steps, envs = rollout.shape
         units = envs if self.policy.lstm is not None else steps * envs
@@ -94,11 +110,16 @@ class ActorCritic:
                 break
         metrics = self._updater.metrics()
         self._check(metrics, env_steps)
+        if self.teaching is not None:
+            self.teaching.observe(metrics, steps * envs)
         self._normalize(rollout)
         return metrics | {"lr": lr, "explained_variance": variance, "updates": updates}
 
-    def _estimate(self, rollout: Rollout, fresh: bool) -> tuple[Columns, float]:
-        """Return the columns of the objective, and how much of the targets' variance the values explain."""
+    def _estimate(self, rollout: Rollout, fresh: bool, extra: Array | None = None) -> tuple[Columns, float]:
+        """Return the columns of the objective, and how much of the targets' variance the values explain.
+
+        ``extra`` [T, B] is added to the rewards after they were scaled and clipped.
+        """
         objective, trace = self._settings.objective, rollout.trace
         assert trace is not None
         reward = rollout.reward
@@ -107,6 +128,8 @@ class ActorCritic:
             reward = self._scaler.scale(reward, ended)
         if objective.reward_clip:
             reward = np.clip(reward, -objective.reward_clip, objective.reward_clip)
+        if extra is not None:
+            reward = reward + extra
         if fresh:
             log_prob, value, last = trace.log_prob, trace.value, trace.last_value
         else:
@@ -153,7 +176,8 @@ class ActorCritic:
             arrays |= {f"moments:{key}:{name}": np.asarray(array) for name, array in moments.state().items()}
         if self._scaler is not None:
             arrays |= {f"reward:{name}": np.asarray(array) for name, array in self._scaler.state().items()}
-        return arrays, {"optimizer": data, "rng": self._rng.bit_generator.state}
+        taught = {} if self.teaching is None else {"teaching": self.teaching.state()}
+        return arrays, {"optimizer": data, "rng": self._rng.bit_generator.state, **taught}
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """Go on from ``state``."""
@@ -170,3 +194,5 @@ class ActorCritic:
         if self._scaler is not None:
             self._scaler.restore(part("reward:"))
         self._rng.bit_generator.state = data["rng"]
+        if self.teaching is not None:
+            self.teaching.restore(data["teaching"])

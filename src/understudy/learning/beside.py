@@ -15,7 +15,7 @@ from understudy.settings.train import TrainSettings
 
 
 class BesideExaminer:
-    """Orders an evaluation every so many env steps, and never waits for it; see ``loop.Examiner``."""
+    """Orders an evaluation every so many env steps, and does not wait for it by default; see ``loop.Examiner``."""
 
     def __init__(
         self,
@@ -24,7 +24,10 @@ class BesideExaminer:
         progress: TrainProgress,
         weights: Callable[[], dict[str, Array]],
         keep_best: Callable[[dict[str, Array], float, int], None],
+        wait: bool = False,
     ) -> None:
+        """Keep the parts; with ``wait`` the learner waits for every evaluation."""
+        self._wait = wait
         self._settings, self._evaluator, self._progress = settings, evaluator, progress
         self._weights, self._keep_best = weights, keep_best
         self._judged: dict[str, Array] = {}
@@ -35,19 +38,25 @@ class BesideExaminer:
         evaluator, progress, evaluation = self._evaluator, self._progress, self._settings.evaluation
         if evaluator is None:
             return ""
-        score = self._settings.stop.score
-        episodes = evaluator.result()
-        if episodes is not None:
-            self._note(episodes, metrics)
-            if score is not None and progress.score >= score:
-                return "score"
+        if self._read(evaluator.result(), metrics):
+            return "score"
         if evaluation.every and progress.env_steps >= progress.next_evaluation and not evaluator.busy:
             progress.next_evaluation = progress.env_steps + evaluation.every
             self._judged = {name: np.array(array) for name, array in self._weights().items()}
             self._judged_steps = progress.env_steps
             first = self._settings.evaluation_seed
             evaluator.begin(self._judged, tuple(range(first, first + evaluation.episodes)), evaluation.deterministic)
+            if self._wait and self._read(evaluator.result(wait=True), metrics):
+                return "score"
         return ""
+
+    def _read(self, episodes: Episodes | None, metrics: Metrics) -> bool:
+        """Note the episodes, where there are some; returns whether the run may end."""
+        score = self._settings.stop.score
+        if episodes is None:
+            return False
+        self._note(episodes, metrics)
+        return score is not None and self._progress.score >= score
 
     def _note(self, episodes: Episodes, metrics: Metrics) -> None:
         progress = self._progress

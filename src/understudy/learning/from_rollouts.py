@@ -62,6 +62,8 @@ class FromRollouts:
     def learn(self, rollout: Rollout, info: Collected) -> Metrics:
         """Update the student by the rollout."""
         progress = self.progress
+        if self.learner.teaching is not None:
+            self.learner.teaching.note_score(progress.score)
         metrics: Metrics = dict(self.learner.update(rollout, progress.env_steps - info.env_steps, info.lag == 0))
         progress.updates += int(metrics.pop("updates"))
         return metrics | {"lag": info.lag} | progress.note(info)

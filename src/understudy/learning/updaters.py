@@ -14,15 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from understudy.data import Array, Rollout, flatten_time, map_obs
+from understudy.data import Array, Rollout, Target, flatten_time, map_obs
 from understudy.objectives.actor_critic_kernel import ActorCriticKernel
 from understudy.objectives.batch import Batch
-from understudy.objectives.objective import Objective, unit_output
+from understudy.objectives.feedback import Product
+from understudy.objectives.objective import Objective, Term, unit_output
 from understudy.objectives.rl import EntropyBonus, PolicyGradient, ValueRegression
-from understudy.objectives.schedules import Constant, Schedule, parse
+from understudy.objectives.schedules import Constant, Schedule, Weight, parse
 from understudy.policies import distributions
 from understudy.policies.policy import Policy, as_tensors
 from understudy.settings.train import ObjectiveSettings, UpdateSettings
+
+_ONE = Constant(1.0)
 
 
 class Columns(NamedTuple):
@@ -132,8 +135,20 @@ class AutogradUpdater:
         update: UpdateSettings,
         device: str,
         optimizer: torch.optim.Optimizer | None = None,
+        terms: Sequence[Term] | None = None,
+        warm_up: int = 0,
     ) -> None:
-        """Move the policy to the device; ``optimizer`` takes the place of the one that the settings name."""
+        """Move the policy to the device.
+
+        Args:
+            policy: Learns in place.
+            objective: Which terms there are.
+            update: How steps are taken.
+            device: Where.
+            optimizer: In the place of the one that the settings name.
+            terms: In the place of those that the settings name.
+            warm_up: Env steps before which only the value function's own layers learn.
+        """
         self._policy, self._update, self._device = policy.to(device), update, torch.device(device)
         self._recurrent = policy.lstm is not None
         self._parameters = [p for p in policy.parameters() if p.requires_grad]
@@ -143,7 +158,10 @@ class AutogradUpdater:
             self._optimizer = torch.optim.Adam(self._parameters, 0.0, eps=update.eps, fused=True)
         else:
             self._optimizer = torch.optim.RMSprop(self._parameters, 0.0, update.decay, update.eps, foreach=True)
-        self.objective = Objective(actor_critic_terms(objective))
+        self.objective = Objective(actor_critic_terms(objective) if terms is None else terms)
+        self._warm_up = warm_up
+        self._actor = [p for name, p in policy.named_parameters() if not name.startswith("value_")]
+        self._targets: list[dict[str, Tensor] | None] = []
         self._sums: dict[str, Tensor] = {}
         self._counted = 0
 
@@ -168,6 +186,16 @@ class AutogradUpdater:
         self._choice = self._move(choice)
         self._starts = None if flat else self._move(rollout.episode_start)
         self._state = None if flat else unpack_state(self._policy, self._move(trace.state))
+
+    def teach(self, labels: Sequence[Mapping[str, Array] | None]) -> None:
+        """Take what each teacher says about the loaded rollout: columns [T, B, ...] by the names of ``Target``."""
+        size = (-1,) if not self._recurrent else self._shape
+        self._targets = [
+            None
+            if columns is None
+            else {n: self._move(np.reshape(c, (*size, *c.shape[2:]))) for n, c in columns.items()}
+            for columns in labels
+        ]
 
     @torch.no_grad()
     def evaluate(self) -> tuple[Array, Array, Array]:
@@ -215,12 +243,19 @@ class AutogradUpdater:
         batch = Batch(
             map_obs(take, self._obs), None, state, starts,
             action=take(self._choice), log_prob=log_prob, advantage=advantage, target_value=target, old_value=old,
+            targets=tuple(
+                None if columns is None else Target(**{name: take(column) for name, column in columns.items()})
+                for columns in self._targets
+            ),
         )  # fmt: skip
         self._optimizer.param_groups[0]["lr"] = lr
         with self._precision():
             loss, parts = self.objective(self._policy, batch, env_steps)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if env_steps < self._warm_up:
+            for parameter in self._actor:
+                parameter.grad = None  # optimisers skip it, moments and all
         limit = self._update.max_grad_norm or float("inf")
         parts["grad_norm"] = torch.nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True)
         self._optimizer.step()
@@ -266,14 +301,22 @@ def entropy_schedule(objective: ObjectiveSettings) -> Schedule:
     return parse(objective.entropy_weight, "objective.entropy_weight")
 
 
-def actor_critic_terms(objective: ObjectiveSettings) -> Sequence[Any]:
-    """Return the terms of the reinforcement-learning objective."""
-    terms: list[Any] = [PolicyGradient(Constant(1.0), objective.clip or None, objective.normalize_advantage)]
+def actor_critic_terms(objective: ObjectiveSettings, weight: Weight = _ONE, begin: int = 0) -> list[Term]:
+    """Return the terms of the reinforcement-learning objective.
+
+    Args:
+        objective: Which there are.
+        weight: c, which multiplies policy gradient and entropy bonus; the value function learns whatever c is.
+        begin: Env steps before which c is 0.
+    """
+    terms: list[Term] = [
+        PolicyGradient(Product(_ONE, weight, begin), objective.clip or None, objective.normalize_advantage)
+    ]
     if objective.value_weight:
         terms.append(ValueRegression(Constant(objective.value_weight), objective.value_clip or None))
     entropy = entropy_schedule(objective)
     if not (entropy.constant and entropy.value(0) == 0):
-        terms.append(EntropyBonus(entropy))
+        terms.append(EntropyBonus(Product(entropy, weight, begin)))
     return terms
 
 

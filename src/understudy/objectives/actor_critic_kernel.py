@@ -47,7 +47,7 @@ def supports(spec: PolicySpec) -> bool:
     return (
         spec.std == std
         and (spec.unit_actions or spec.family != "gaussian")
-        and all(e.type != "nature_cnn" for e in spec.encoders)
+        and not any(e.learned for e in spec.encoders)
         and (spec.lstm, spec.tasks, spec.task_actions, spec.quantiles) == (0, 1, (), 1)
         and bool(spec.hidden and spec.value_hidden)
         and spec.activation in ACTIVATIONS

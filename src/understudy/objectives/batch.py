@@ -37,3 +37,5 @@ class Batch(NamedTuple):
     """[N], what the value function should say: a return estimated from rewards."""
     old_value: Tensor | None = None
     """[N], what the value function said when the states were visited; for clipped value losses."""
+    targets: tuple[Target | None, ...] = ()
+    """Of each of several teachers, shaped as ``target``, in reinforcement learning; None: not asked."""

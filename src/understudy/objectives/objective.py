@@ -18,7 +18,7 @@ from torch import Tensor
 from understudy.errors import UserError
 from understudy.objectives.batch import Batch
 from understudy.objectives.distances import Distance
-from understudy.objectives.schedules import Constant, Schedule
+from understudy.objectives.schedules import Constant, Schedule, Weight
 from understudy.policies import distributions
 from understudy.policies.family import ActionMap, Family
 from understudy.policies.policy import Output, Policy
@@ -32,7 +32,7 @@ class Term(Protocol):
         """What logs call it; unique in an objective."""
 
     @property
-    def weight(self) -> Schedule:
+    def weight(self) -> Weight:
         """How much it counts."""
 
     def loss(self, policy: Policy, batch: Batch, output: Output) -> Tensor:

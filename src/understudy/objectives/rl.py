@@ -20,7 +20,7 @@ from torch import Tensor
 from understudy.errors import UserError
 from understudy.objectives.batch import Batch
 from understudy.objectives.objective import mean_valid
-from understudy.objectives.schedules import Constant, Schedule
+from understudy.objectives.schedules import Constant, Weight
 from understudy.policies import distributions
 from understudy.policies.policy import Output, Policy
 
@@ -84,7 +84,7 @@ class PolicyGradient:
         normalize: Normalise the advantages over the batch.
     """
 
-    weight: Schedule = Constant(1.0)
+    weight: Weight = Constant(1.0)
     clip: float | None = 0.2
     normalize: bool = True
     name: str = "policy_gradient"
@@ -133,7 +133,7 @@ class ValueRegression:
         clip: How far the value may move from ``old_value``; None for no limit. In the scale of the returns.
     """
 
-    weight: Schedule = Constant(0.5)
+    weight: Weight = Constant(0.5)
     clip: float | None = None
     name: str = "value_regression"
 
@@ -157,7 +157,7 @@ class ValueRegression:
 class EntropyBonus:
     """Minus the mean entropy of the student over valid states, in nats (Williams 1991; Mnih 2016)."""
 
-    weight: Schedule = Constant(0.01)
+    weight: Weight = Constant(0.01)
     name: str = "entropy_bonus"
 
     def loss(self, policy: Policy, batch: Batch, output: Output) -> Tensor:

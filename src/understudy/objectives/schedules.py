@@ -18,11 +18,22 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from understudy.errors import UserError, suggest
+
+
+class Weight(Protocol):
+    """How much something counts; the schedules below, and those that follow what is measured (``feedback``)."""
+
+    def value(self, env_steps: int) -> float:
+        """Return the value after ``env_steps`` steps."""
+
+    @property
+    def constant(self) -> bool:
+        """Whether the value never changes."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from understudy.settings.distill import (
     StudentSettings,
 )
 from understudy.settings.execution import ExecutionSettings
+from understudy.settings.kickstart import KickstartSettings, TeachingSettings
 from understudy.settings.train import EnvSettings, TrainSettings
 
 __all__ = [
@@ -21,8 +22,10 @@ __all__ = [
     "EnvSettings",
     "EvaluationSettings",
     "ExecutionSettings",
+    "KickstartSettings",
     "LearningSettings",
     "StopSettings",
     "StudentSettings",
+    "TeachingSettings",
     "TrainSettings",
 ]

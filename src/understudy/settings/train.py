@@ -97,6 +97,7 @@ class TrainEvaluation:
     num_envs: int = doc("environments that run them together", 5)
     deterministic: bool = doc("the mode of the policy acts, instead of samples", True)
     seed: int = doc("first seed of the evaluation episodes", 1_000_000)
+    wait: bool = doc("the learner waits for every evaluation, so that none is late or left out", False)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,215 @@
+"""Before a kickstarted run starts: load the teachers, choose environment and settings, refuse what cannot work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from understudy.config import build, merge
+from understudy.config import preset as read_preset
+from understudy.data import EnvSpec
+from understudy.envs.multitask import task_names
+from understudy.errors import UserError
+from understudy.job import load_for
+from understudy.objectives.feedback import Gated, TargetKL, ends, parse_schedule, parse_weight
+from understudy.objectives.schedules import parse
+from understudy.policies.policy import Policy, PolicyLike
+from understudy.settings import KickstartSettings
+from understudy.settings.train import EnvSettings
+from understudy.teachers.combine import combine
+from understudy.teachers.routing import TaskTeachers
+from understudy.training import run_folder
+
+PRESET = "kickstarting"
+_SCHEDULES = ("weight", "value_weight", "reward_weight", "rl_weight")
+
+
+@dataclass(frozen=True)
+class KickstartJob:
+    """A run that is ready to start: everything is loaded, checked and resolved."""
+
+    settings: KickstartSettings
+    teachers: tuple[PolicyLike, ...]
+    """One for each term: combined ones count as one."""
+    folder: Path
+    resume: bool
+    notes: tuple[str, ...] = ()
+    """What the user should know before it starts."""
+
+
+def resolve(settings: Mapping[str, Any], presets: Sequence[str]) -> KickstartSettings:
+    """Return the settings: defaults < presets from left to right < what the caller says, not yet checked.
+
+    Raises:
+        UserError: An unknown preset, key or value.
+    """
+    base: dict[str, Any] = {}
+    for name in presets or (PRESET,):
+        base = merge(base, read_preset(name))
+    return build(KickstartSettings, merge(base, settings))
+
+
+def prepare(
+    teachers: Sequence[Any],
+    env: str | EnvSpec | None = None,
+    settings: KickstartSettings | Mapping[str, Any] | None = None,
+    *,
+    preset: str | Sequence[str] = (),
+    run: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+) -> KickstartJob:
+    """Load the teachers and refuse what cannot work, before anything starts.
+
+    Args:
+        teachers: As ``understudy.load`` takes them; those that the settings name where there are none.
+        env: Where the student learns; the teacher's own environment by default. An id alone comes with the wrappers of
+            the first teacher that was made for it.
+        settings: ``KickstartSettings``, or nested mappings on top of the presets.
+        preset: Name of a preset, or several that are merged from left to right; ``kickstarting`` by default.
+        run: Folder of the run; by default ``runs/ENV-TIME``.
+        resume: Go on with the run in that folder.
+
+    Raises:
+        UserError: Anything the user can mend.
+    """
+    if not isinstance(settings, KickstartSettings):
+        over = dict(settings or {})
+        if env is not None:
+            over = merge(over, {"env": {"id": env} if isinstance(env, str) else env.to_json()})
+        settings = resolve(over, [preset] if isinstance(preset, str) else preset)
+    sources = list(teachers) or list(settings.teaching.teachers)
+    if not sources:
+        raise UserError("no teacher: pass --teacher FILE, or use understudy train to learn without one")
+    names = tuple(os.fspath(s) if isinstance(s, (str, os.PathLike)) else _called(s) for s in sources)
+    settings = replace(settings, teaching=replace(settings.teaching, teachers=names))
+    tasks = settings.teaching.assignment == "task"
+    settings, loaded = (_load_tasks if tasks else _load_all)(settings, sources)
+    settings.check()
+    _check_schedules(settings)
+    for teacher in loaded:
+        _check_teacher(settings, teacher)
+    folder = run_folder(settings, run, resume)
+    return KickstartJob(settings, tuple(loaded), folder, resume, tuple(_notes(settings)))
+
+
+def _called(teacher: Any) -> str:
+    about = getattr(teacher, "about", None)
+    return (about.source or about.algorithm) if about else getattr(teacher, "__name__", type(teacher).__name__)
+
+
+def _load_all(settings: KickstartSettings, sources: Sequence[Any]) -> tuple[KickstartSettings, list[PolicyLike]]:
+    """Load teachers of the student's own environment."""
+    env = settings.env
+    if not env.id or not (env.wrappers or env.kwargs):
+        env = _like_teacher(env, sources)
+    spec = env.spec()
+    loaded = [load_for(source, spec) for source in sources]
+    kinds = {teacher.family.continuous for teacher in loaded}
+    if len(kinds) > 1:
+        raise UserError("teachers must all act with numbers or all with choices")
+    if settings.teaching.assignment == "mixture":
+        loaded = [combine(loaded, "distributions")]
+    return replace(settings, env=env), loaded
+
+
+def _like_teacher(env: EnvSettings, sources: Sequence[Any]) -> EnvSettings:
+    """Return the environment with the arguments and wrappers of the first teacher that was made for it."""
+    for source in sources:
+        own = load_for(source, env.id or None).about.env
+        if own is not None and (not env.id or own.id == env.id):
+            backend = own.backend if env.backend == "auto" else env.backend
+            return EnvSettings(own.id, dict(own.kwargs), tuple(dict(w) for w in own.wrappers), backend)
+    if not env.id:
+        raise UserError("no teacher says its environment: pass --env ID")
+    return env
+
+
+def _load_tasks(settings: KickstartSettings, sources: Sequence[Any]) -> tuple[KickstartSettings, list[PolicyLike]]:
+    """Load one teacher for each task; together they say what the environment is."""
+    if settings.env.id not in ("", "multitask"):
+        raise UserError(
+            f"teaching.assignment task learns the teachers' own tasks, not {settings.env.id}: leave --env out"
+        )
+    team = combine([load_for(source) for source in sources]) if len(sources) > 1 else None
+    if not isinstance(team, TaskTeachers):
+        raise UserError("teaching.assignment task needs teachers of different tasks; theirs is the same")
+    spec = team.about.env
+    assert spec is not None
+    count = len(task_names(spec))
+    execution, envs = settings.execution, settings.rollout.num_envs
+    share = envs // (1 if execution.type == "single" else execution.num_workers)
+    if share % count:
+        raise UserError(
+            f"{count} tasks need as many environments each: {share} for every worker does not divide among them, "
+            f"take --num-envs {count * max(share // count, 1) * (envs // share)}"
+        )
+    return replace(settings, env=EnvSettings(spec.id, dict(spec.kwargs))), [team]
+
+
+def _check_schedules(settings: KickstartSettings) -> None:
+    teaching, run = settings.teaching, settings.stop.env_steps
+    for name, text in settings.schedules.items():
+        parse(text, name)
+    parsed = {name: parse_weight(getattr(teaching, name), f"teaching.{name}", run) for name in _SCHEDULES[:1]}
+    others = {name: parse_schedule(getattr(teaching, name), f"teaching.{name}", run) for name in _SCHEDULES[1:]}
+    if isinstance(parsed["weight"], Gated) and not settings.evaluation.every:
+        raise UserError("teaching.weight gated follows evaluations, but evaluation.every is 0")
+    last = teaching.warm_up + ends(parsed["weight"])
+    if ends(others["rl_weight"]) == 0 and not settings.objective.value_weight and last < run:
+        raise UserError(
+            f"teaching.rl_weight is 0 and teaching.weight ends after {last:,.0f} of {run:,} env steps: nothing would "
+            "be left to learn from"
+        )
+
+
+def _check_teacher(settings: KickstartSettings, teacher: PolicyLike) -> None:
+    """Refuse a teacher that lacks what the settings want of it."""
+    teaching, name = settings.teaching, teacher.about.source or teacher.about.algorithm
+    recurrent = teacher.initial_state(1) is not None
+    if recurrent and settings.execution.type == "async" and settings.execution.max_lag:
+        raise UserError(
+            f"the teacher {name} has a memory, but async joins rollouts in any order: take --execution sync, or "
+            "--execution.max_lag 0"
+        )
+    if teaching.reward == "log_prob" and not teacher.family.stochastic:
+        raise UserError(f"teaching.reward log_prob needs a teacher with probabilities, not a {teacher.family.name} one")
+    wants_value = teaching.gate == "value" or teaching.reward == "value" or teaching.value_weight not in ("0", "0.0")
+    if wants_value and not _has_value(teacher):
+        raise UserError(f"teaching.gate, value_weight and reward value need a teacher with a value; {name} has none")
+    if recurrent and teaching.reward == "value":
+        raise UserError(f"teaching.reward value needs teachers without a memory; {name} has one")
+    if teaching.init == "teacher" and not isinstance(teacher, Policy):
+        raise UserError(f"teaching.init teacher needs a policy of Understudy's own format, not {name}: distil it first")
+
+
+def _has_value(teacher: PolicyLike) -> bool:
+    """Ask the teacher about one observation of zeros."""
+    one = teacher.observation_space.sample()
+    obs: Any = (
+        {k: np.zeros_like(v)[None] for k, v in one.items()} if isinstance(one, dict) else np.zeros_like(one)[None]
+    )
+    state = teacher.initial_state(1)
+    if state is not None:
+        obs = {k: v[None] for k, v in obs.items()} if isinstance(obs, dict) else obs[None]
+    start = None if state is None else np.ones((1, 1), bool)
+    return teacher.label(obs, state, start)[0].value is not None
+
+
+def _notes(settings: KickstartSettings) -> list[str]:
+    teaching, run = settings.teaching, settings.stop.env_steps
+    weight = parse_weight(teaching.weight, "teaching.weight", run)
+    learns = ends(parse_schedule(teaching.rl_weight, "teaching.rl_weight", run)) > 0
+    if not learns or weight.value(0) == 0:
+        return []
+    if weight.constant:
+        return [
+            f"teaching.weight {teaching.weight} never falls: such a student ends at its teacher; try linear(1, 0, 15%)"
+        ]
+    if isinstance(weight, (Gated, TargetKL)) or ends(weight) <= run or weight.value(run) == 0:
+        return []
+    return [f"teaching.weight {teaching.weight} is still {weight.value(run):.3g} at the end: it holds the student back"]

@@ -1,0 +1,186 @@
+"""``understudy.kickstart``: reinforcement learning with teachers, by a student that may surpass them."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from understudy.config import merge, nest
+from understudy.data import EnvSpec
+from understudy.errors import UserError
+from understudy.evaluation.contestants import resolve as contestant
+from understudy.evaluation.evaluate import play_out
+from understudy.kickstart_job import KickstartJob, prepare
+from understudy.learning.teaching import Guide, Teaching
+from understudy.objectives.distances import Distance
+from understudy.objectives.feedback import Gated, Scaled, parse_schedule, parse_weight
+from understudy.objectives.schedules import Constant
+from understudy.policies.files import write_atomic
+from understudy.policies.policy import Policy, PolicyLike
+from understudy.policies.spec import PolicySpec
+from understudy.rollouts.episodes import Episodes
+from understudy.session import Report, distance_of
+from understudy.settings import KickstartSettings
+from understudy.teachers.routing import TaskTeachers
+from understudy.training import TrainResult, train
+from understudy.training_session import Teach
+
+
+def default_distance(teacher: PolicyLike, student: PolicySpec) -> str:
+    """Return the name of a sound distance for learning beside rewards.
+
+    Cross-entropy where actions are choices, KL(T||S) between Gaussians of one kind, else the squared error of the
+    executed actions: that of a deterministic teacher leaves the student's deviation to the policy gradient.
+    """
+    name = "forward_kl" if student.distribution.continuous else "cross_entropy"
+    return "mse" if Distance(name).refusal(teacher.family, student.distribution) else name
+
+
+def fit(job: KickstartJob, scores: Mapping[str, Any] | None = None) -> Teach:
+    """Return what fits the teachers to a student.
+
+    Args:
+        job: From ``prepare``.
+        scores: ``teachers`` and ``random``, for gates.
+    """
+    settings, teaching = job.settings, job.settings.teaching
+    run = settings.stop.env_steps
+
+    def teach(student: Policy) -> Teaching:
+        if teaching.init == "teacher":
+            copy_teacher(job.teachers[0], student)
+        guides = []
+        rho = teaching.rho or (1.0,) * len(teaching.teachers)
+        for i, teacher in enumerate(job.teachers):
+            wanted = teaching.distance
+            if wanted.name == "auto":
+                wanted = replace(wanted, name=default_distance(teacher, student.spec))
+            weight = parse_weight(teaching.weight, "teaching.weight", run)
+            if isinstance(weight, Gated) and scores is not None:
+                weight.teacher, weight.random = scores["teachers"][i], scores["random"]
+            routed = isinstance(teacher, TaskTeachers)
+            factor = 1.0 if routed or teaching.assignment == "mixture" else rho[i]
+            guides.append(
+                Guide(
+                    "teacher" if len(job.teachers) == 1 else f"teacher_{i + 1}",
+                    teacher,
+                    distance_of(wanted, teacher, student.spec),
+                    Scaled(weight, factor, teaching.warm_up),
+                    parse_schedule(teaching.value_weight, "teaching.value_weight", run),
+                    rho if routed and teaching.rho else (),
+                )
+            )
+        return Teaching(
+            guides,
+            rl_weight=parse_schedule(teaching.rl_weight, "teaching.rl_weight", run),
+            gate=teaching.gate == "value",
+            proximal=teaching.proximal,
+            reward=teaching.reward,
+            reward_weight=parse_schedule(teaching.reward_weight, "teaching.reward_weight", run)
+            if teaching.reward != "none"
+            else Constant(0.0),
+            gamma=settings.objective.gamma,
+            warm_up=teaching.warm_up,
+            keeps_normalizer=teaching.init == "teacher",
+        )
+
+    return teach
+
+
+def copy_teacher(teacher: PolicyLike, student: Policy) -> None:
+    """Give the student the teacher's weights and input statistics; a value function that the teacher lacks stays fresh.
+
+    Raises:
+        UserError: Their networks differ.
+    """
+    assert isinstance(teacher, Policy)
+    mine, theirs = asdict(student.spec), asdict(teacher.spec)
+    apart = {"observation_space", "action_space", "value_hidden", "normalizer_clip", "normalizer_epsilon"}
+    differ = [name for name in mine if name not in apart and mine[name] != theirs[name]]
+    weights = teacher.state_dict()
+    with torch.no_grad():
+        for name, tensor in student.state_dict().items():
+            if name in weights and weights[name].shape == tensor.shape:
+                tensor.copy_(weights[name])
+            elif not name.startswith("value_"):
+                differ.append(name)
+    if differ:
+        told = ", ".join(f"{n} {theirs.get(n)} against {mine.get(n)}" for n in differ[:3])
+        raise UserError(
+            f"teaching.init teacher: the student's network must be its teacher's, but they differ in {told} "
+            "(understudy inspect TEACHER; flags --policy.*)"
+        )
+
+
+def kickstart(
+    env: str | EnvSpec | None = None,
+    teacher: Any = (),
+    preset: str | Sequence[str] = (),
+    settings: KickstartSettings | Mapping[str, Any] | None = None,
+    *,
+    run: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    report: Report | None = None,
+    **overrides: Any,
+) -> TrainResult:
+    """Train a student by its own rewards and by teachers; see ``docs/kickstart.md``.
+
+    Args:
+        env: Environment id or description; the teacher's own by default.
+        teacher: Anything that ``understudy.load`` takes, or a list of several.
+        preset: Name of a preset, or several, merged from left to right; ``kickstarting`` by default.
+        settings: ``KickstartSettings``, or nested mappings such as ``{"teaching": {"weight": "gated(1)"}}``.
+        run: Folder of the run; by default ``runs/ENV-TIME``.
+        resume: Go on with the run in that folder.
+        report: Called with the metrics of each round.
+        **overrides: Settings with their dots as double underscores, such as ``teaching__weight="linear(2, 0, 10%)"``.
+
+    Raises:
+        UserError: Anything the user can mend.
+    """
+    if not isinstance(settings, KickstartSettings):
+        settings = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
+    teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+    job = prepare(teachers, env, settings, preset=preset, run=run, resume=resume)
+    for note in job.notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
+    return run_job(job, report)
+
+
+def run_job(job: KickstartJob, report: Report | None = None) -> TrainResult:
+    """Run what ``prepare`` returned."""
+    gated = isinstance(
+        parse_weight(job.settings.teaching.weight, "teaching.weight", job.settings.stop.env_steps), Gated
+    )
+    scores = measured_scores(job) if gated else None
+    return train(
+        settings=job.settings, run=job.folder, resume=job.resume, report=report, teach=fit(job, scores)
+    )  # fmt: skip
+
+
+def measured_scores(job: KickstartJob) -> dict[str, Any]:
+    """Return the mean returns of the teachers and of the random policy; measured once for each run folder."""
+    path = job.folder / "scores.json"
+    if job.resume and path.exists():
+        known: dict[str, Any] = json.loads(path.read_text())
+        return known
+    teachers = [play_for(job, teacher).returns for teacher in job.teachers]
+    random = play_for(job, "random").returns
+    found = {"teachers": [float(r.mean()) for r in teachers], "random": float(random.mean()), "episodes": len(random)}
+    write_atomic(path, json.dumps(found, indent=2).encode())
+    return found
+
+
+def play_for(job: KickstartJob, policy: Any, seed_shift: int = 700_000) -> Episodes:
+    """Play episodes as the student's evaluations do, on seeds that neither they nor the final ones use."""
+    settings = job.settings
+    count = settings.evaluation.final or settings.evaluation.episodes
+    seed = settings.evaluation.seed + seed_shift
+    player = contestant(policy, settings.env.spec(), seed=seed)
+    return play_out(player, count, seed, settings.evaluation.num_envs, settings.evaluation.deterministic)
