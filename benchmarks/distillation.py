@@ -57,7 +57,9 @@ def ours(teacher: str, env: str | None, settings: dict[str, Any], preset: str | 
         settings = merge(settings, {"seed": seed})
         job = prepare([teacher], [env] if env else None, settings, preset=preset, run=Path(folder) / "run")
         result = distill(job)
-    seconds = {**result.seconds, "learn": result.seconds["learn"] + result.seconds["label"]}
+    seconds = dict(result.seconds)
+    seconds["learn"] += seconds["label"]
+    seconds["collect"] += seconds["start"]  # workers that start and build environments are part of the bill
     return Outcome(result.stopped == "parity", result.ratio, result.env_steps, result.updates, seconds)
 
 
