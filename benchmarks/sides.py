@@ -160,7 +160,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
         execution = settings.execution
         if not execution.shared_gradients:  # the profile does not know of learning inside the workers
             wall = 1e6 * (seconds["collect"] + seconds["learn"]) / last["env_steps"]
-            found["limit_share"] = limit(last["env_steps"], seconds, execution.type, execution.num_workers) / wall
+            found["limit_share"] = limit(last["env_steps"], seconds, execution.type) / wall
         if job.get("final"):
             found["returns"] = watch.judge(predict)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -117,25 +116,22 @@ def print_split(seconds: Mapping[str, float]) -> None:
     console.print(f"  {seconds['total']:.1f} s: {text}; evaluation beside it {seconds['evaluate']:.1f} s")
 
 
-def limit(env_steps: int, seconds: Mapping[str, float], execution: str, workers: int) -> float:
+def limit(env_steps: int, seconds: Mapping[str, float], execution: str) -> float:
     """Return the microseconds of wall time that a step would take if nothing were lost between its parts.
 
     In ``single``, ``sync`` and ``ray`` collection and learning take turns: the limit is a step's environment and
-    inference time (of the slowest worker, who has 1 / N of the steps) and its learning time, with nothing lost between.
-    In ``async`` they run side by side, as far as there are cores for them.
+    inference time (of the slowest worker, who has 1 / N of the steps) and its learning time. In ``async`` they run side
+    by side: the longer of the two. Parts are wall times: where processes share cores, they hold what others took.
     """
     parts = {name: 1e6 * seconds[key] / env_steps for name, key in _PARTS.items()}
     collecting, learning = parts["environment"] + parts["inference"], parts["learning"]
-    if execution == "async":
-        cores = min(len(os.sched_getaffinity(0)), workers + 1)
-        return max(collecting, learning, (workers * collecting + learning) / cores)
-    return collecting + learning
+    return max(collecting, learning) if execution == "async" else collecting + learning
 
 
 def print_profile(env_steps: int, seconds: Mapping[str, float], execution: str, workers: int) -> None:
     """Print the cost of a step, part by part, and the rate that the parts add up to; see ``limit``."""
     parts = {name: 1e6 * seconds[key] / env_steps for name, key in _PARTS.items()}
-    least = limit(env_steps, seconds, execution, workers)
+    least = limit(env_steps, seconds, execution)
     wall = 1e6 * (seconds["collect"] + seconds["learn"]) / env_steps
     where = execution if execution == "single" else f"{execution}, {workers} workers"
     table = Table("per env step", "µs", "env steps/s", title=f"profile ({where})")
