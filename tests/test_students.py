@@ -75,7 +75,7 @@ def valued_teacher():
 @pytest.mark.parametrize("distance", ["forward_kl", "reverse_kl", "wasserstein2", "nll", "mse"])
 def test_gaussian_students_learn_distribution_and_value(tmp_path, distance, monkeypatch):
     # A random teacher is no better than a random policy; what is tested here is learning, not judging.
-    monkeypatch.setattr("understudy.train._judge", lambda run, metrics: None)
+    monkeypatch.setattr("understudy.learning.from_dataset.ParityExaminer._judge", lambda self, metrics: False)
     rounds = []
     result = distill(
         valued_teacher(), None,

@@ -122,7 +122,8 @@ def test_losses_label_each_state_by_one_teacher_drawn_uniformly():
     a, b = (teacher(VECTOR, BOUNDS, "gaussian", "E-v0", seed) for seed in (1, 2))
     both, obs = combine([a, b], "losses"), vectors(2000)
     first, second, got = params(a, obs), params(b, obs), params(both, obs)
-    by_first, by_second = ((got == other).all(dim=1) for other in (first, second))
+    # Not bit for bit: how a matrix product rounds depends on how many rows it has.
+    by_first, by_second = (((got - other).abs() < 1e-5).all(dim=1) for other in (first, second))
     assert bool((by_first ^ by_second).all())
     assert abs(by_first.float().mean() - 0.5) < 0.05  # 4.5 standard errors
     torch.testing.assert_close(params(combine([a, b], "losses"), obs), got)  # seeded
@@ -147,7 +148,7 @@ def test_losses_act_by_one_member_for_an_episode():
     action, same = both.predict(obs, who, later, True)
     np.testing.assert_array_equal(same, who)
     modes = np.stack([m.predict(obs, deterministic=True)[0] for m in (a, b)])
-    np.testing.assert_allclose(action, modes[who, np.arange(64)], rtol=1e-6)
+    np.testing.assert_allclose(action, modes[who, np.arange(64)], rtol=1e-4, atol=1e-5)
     assert not np.array_equal(both.predict(obs, who, start, True)[1], who)
 
 
