@@ -15,7 +15,7 @@ from understudy.envs.make import spaces_of
 from understudy.envs.multitask import task_names
 from understudy.errors import UserError
 from understudy.evaluation.judge import Judge
-from understudy.execution.base import Execution, Portable, Setup
+from understudy.execution.base import EvaluatingExecution, Portable, Setup
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.learner import Learner, make_learner
 from understudy.learning.from_dataset import DistillProgress, FromDataset, ParityExaminer, TeacherLabels
@@ -61,7 +61,7 @@ def portable(teacher: PolicyLike) -> Portable | None:
     return Portable(source=recipe["source"], load_kwargs=recipe["kwargs"]) if recipe else None
 
 
-def make_execution(settings: DistillSettings, setup: Setup, teacher: PolicyLike) -> Execution:
+def make_execution(settings: DistillSettings, setup: Setup, teacher: PolicyLike) -> EvaluatingExecution:
     """Start the execution that the settings name.
 
     Raises:

@@ -13,18 +13,16 @@ used later than ``max_lag`` updates after it was given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from understudy.data import Rollout
 from understudy.envs.make import spaces_of
 from understudy.errors import UserError
-from understudy.execution.base import Arrays, EvaluationJob, Faults, Setup
+from understudy.execution.base import Arrays, Faults, Setup
 from understudy.execution.pool import Pool, columns_of
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.buffers import new_rollout
 from understudy.rollouts.collect import Collected, merge_collected
-from understudy.rollouts.episodes import Episodes
 
 
 @dataclass(eq=False)
@@ -100,10 +98,6 @@ class AsyncExecution:
         busy = sorted({order.worker for order in self._ordered if order.info is None})
         for worker, info in self.pool.answers(busy, block) if busy else []:
             next(o for o in self._ordered if o.worker == worker and o.info is None).info = info
-
-    def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Episodes]:
-        """Not here: workers never stop gathering; see ``execution.evaluator``."""
-        raise NotImplementedError("async workers do not evaluate; use an Evaluator")
 
     @property
     def faults(self) -> Faults:

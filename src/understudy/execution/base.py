@@ -91,15 +91,19 @@ class Execution(Protocol):
     def end_collect(self) -> tuple[Rollout, Collected]:
         """Wait for the rollout [T, B]; it is valid until the next ``begin_collect``."""
 
-    def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Episodes]:
-        """Run evaluation episodes on environments of their own."""
-
     @property
     def faults(self) -> Faults:
         """What went wrong in workers so far."""
 
     def close(self) -> None:
         """End every process and free every environment; may be called twice."""
+
+
+class EvaluatingExecution(Execution, Protocol):
+    """An execution whose workers stop gathering between rollouts, and can run evaluation episodes then."""
+
+    def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Episodes]:
+        """Run evaluation episodes on environments of their own."""
 
 
 def actor_of(policy: Portable, seed: int = 0) -> Actor:

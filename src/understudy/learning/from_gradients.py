@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from understudy.data import Array, Rollout
-from understudy.execution.base import Arrays, EvaluationJob, Faults, Setup
+from understudy.execution.base import Arrays, Faults, Setup
 from understudy.execution.pool import Pool, columns_of
 from understudy.learning.from_rollouts import TrainProgress
 from understudy.learning.shared_optimizer import load, shared_shapes
@@ -16,7 +16,6 @@ from understudy.loop import Metrics, Order
 from understudy.policies.policy import Policy, named_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.collect import Collected
-from understudy.rollouts.episodes import Episodes
 from understudy.settings import TrainSettings
 
 ROLLOUTS = 20
@@ -53,10 +52,6 @@ class SharedGradientExecution:
             self._told = self.pool.answers(range(len(self.pool)))
         worker, info = self._told.pop(0)
         return self.pool.rollouts[worker], info
-
-    def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Episodes]:
-        """Not here; see ``execution.evaluator``."""
-        raise NotImplementedError("A3C's workers do not evaluate; use an Evaluator")
 
     @property
     def faults(self) -> Faults:
