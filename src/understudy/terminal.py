@@ -4,44 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from understudy.errors import UserError
-
-console = Console(highlight=False)
+from understudy.terminal_progress import ProgressLine, console
 
 
 class Live:
-    """A progress line on a terminal, plain lines elsewhere."""
+    """Shows rounds of a distillation."""
 
     def __init__(self, budget: int, ratio: float) -> None:
         self._ratio = ratio
-        columns = (
-            TextColumn("[bold]distil[/]"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:,}/{task.total:,} env steps"),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-        )
-        self._progress = Progress(*columns, console=console, transient=True) if console.is_terminal else None
-        self._task = self._progress.add_task("distil", total=budget, text="starting") if self._progress else None
-        self._begin = time.perf_counter()
+        self._line = ProgressLine("distil", budget)
 
     def __enter__(self) -> Live:
-        if self._progress:
-            self._progress.start()
+        self._line.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._progress:
-            self._progress.stop()
+        self._line.stop()
 
     def __call__(self, metrics: Mapping[str, Any]) -> None:
         """Show one round."""
@@ -51,11 +36,7 @@ class Live:
             text += f"  return {metrics['student_return']:.4g} = {metrics['ratio']:.1%} of the teacher's (goal {goal})"
         if "parity_p" in metrics:
             text += f"  p {metrics['parity_p']:.3g}"
-        if self._progress and self._task is not None:
-            self._progress.update(self._task, completed=metrics["env_steps"], text=text)
-        else:
-            seconds = time.perf_counter() - self._begin
-            console.print(f"{seconds:6.1f} s  {metrics['env_steps']:>8,} env steps  {text}", soft_wrap=True)
+        self._line.update(metrics["env_steps"], text)
 
 
 def _verdict(result: Any, ratio: float) -> str:

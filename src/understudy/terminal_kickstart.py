@@ -13,19 +13,14 @@ from rich.table import Table
 from understudy.evaluation.speedup import Comparison, Saving
 from understudy.evaluation.statistics import Interval, bootstrap_interval
 from understudy.evaluation.tables import number
-from understudy.terminal_training import Live, console, print_result
+from understudy.terminal_progress import console
+from understudy.terminal_training import Live, print_header, print_result
 
 
 def _begin(job: Any) -> None:
     """Print what is about to run, and what the user should know of it."""
     settings = job.settings
-    execution = settings.execution
-    where = execution.type if execution.type == "single" else f"{execution.type}, {execution.num_workers} workers"
-    console.print(
-        f"[bold]{escape(settings.env.id)}[/]  {settings.rollout.num_envs} environments, {where}; "
-        f"run folder {escape(str(job.folder))}",
-        soft_wrap=True,
-    )
+    print_header(settings, job.folder)
     for teacher in job.teachers:
         about = teacher.about
         console.print(f"  teacher {escape(about.source or about.algorithm)} ({about.algorithm})", soft_wrap=True)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-console = Console(highlight=False)
+from understudy.settings import TrainSettings
+from understudy.terminal_progress import ProgressLine, console
+
 _SHOWN = (
     ("entropy", "entropy"), ("approx_kl", "KL"), ("explained_variance", "expl. var."),
     ("teacher_weight", "λ"), ("kl/teacher", "to teacher"),
@@ -21,52 +21,43 @@ _EVERY = 2.0
 
 
 class Live:
-    """A progress line on a terminal, plain lines elsewhere; evaluations get a line of their own."""
+    """Shows rounds of training; evaluations get a line of their own."""
 
     def __init__(self, budget: int) -> None:
-        columns = (
-            TextColumn("[bold]train[/]"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed:,}/{task.total:,} env steps"),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-        )
-        self._progress = Progress(*columns, console=console, transient=True) if console.is_terminal else None
-        self._task = self._progress.add_task("train", total=budget, text="starting") if self._progress else None
-        self._begin = self._shown = time.perf_counter()
+        self._line = ProgressLine("train", budget, _EVERY)
         self._return = float("nan")
 
     def __enter__(self) -> Live:
-        if self._progress:
-            self._progress.start()
+        self._line.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._progress:
-            self._progress.stop()
+        self._line.stop()
 
     def __call__(self, metrics: Mapping[str, Any]) -> None:
         """Show one round."""
-        now = time.perf_counter()
         self._return = metrics.get("training_return", self._return)
         if "eval_return" in metrics:
             text = f"[bold]evaluation {metrics['eval_return']:.4g}[/] ± {metrics['eval_std']:.3g}"
-            self._line(metrics["eval_env_steps"], f"{text}  ({metrics['eval_seconds']:.1f} s beside training)")
+            self._line.add(metrics["eval_env_steps"], f"{text}  ({metrics['eval_seconds']:.1f} s beside training)")
         text = f"{metrics['rate']:,.0f} steps/s  return {self._return:.4g}"
         for name, label in _SHOWN:
             if name in metrics:
                 text += f"  {label} {metrics[name]:.3g}"
         if metrics.get("lag"):
             text += f"  lag {metrics['lag']:.2g}"
-        if self._progress and self._task is not None:
-            self._progress.update(self._task, completed=metrics["env_steps"], text=text)
-        elif now - self._shown > _EVERY:
-            self._shown = now
-            self._line(metrics["env_steps"], text)
+        self._line.update(metrics["env_steps"], text)
 
-    def _line(self, env_steps: int, text: str) -> None:
-        seconds = time.perf_counter() - self._begin
-        console.print(f"{seconds:6.1f} s  {env_steps:>10,} env steps  {text}", soft_wrap=True)
+
+def print_header(settings: TrainSettings, folder: Path) -> None:
+    """Print what is about to run, and where."""
+    execution = settings.execution
+    where = execution.type if execution.type == "single" else f"{execution.type}, {execution.num_workers} workers"
+    console.print(
+        f"[bold]{escape(settings.env.id)}[/]  {settings.rollout.num_envs} environments, {where}; "
+        f"run folder {escape(str(folder))}",
+        soft_wrap=True,
+    )
 
 
 def run_train(settings: Mapping[str, Any], preset: str | None, run: str | None, resume: bool, profile: bool) -> None:
@@ -75,18 +66,12 @@ def run_train(settings: Mapping[str, Any], preset: str | None, run: str | None, 
 
     resolved = resolve_training(settings, preset)
     folder = run_folder(resolved, run, resume)
-    execution = resolved.execution
-    where = execution.type if execution.type == "single" else f"{execution.type}, {execution.num_workers} workers"
-    console.print(
-        f"[bold]{escape(resolved.env.id)}[/]  {resolved.rollout.num_envs} environments, {where}; "
-        f"run folder {escape(str(folder))}",
-        soft_wrap=True,
-    )
+    print_header(resolved, folder)
     with Live(resolved.stop.env_steps) as live:
         result = train(settings=resolved, run=folder, resume=resume, report=live)
     print_result(result, resolved.evaluation.final)
     if profile:
-        print_profile(result.env_steps, result.seconds, execution.type, execution.num_workers)
+        print_profile(result.env_steps, result.seconds, resolved.execution.type, resolved.execution.num_workers)
     console.print(f"policy: {escape(str(folder / 'last.safetensors'))}", soft_wrap=True)
 
 

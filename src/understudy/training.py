@@ -101,7 +101,13 @@ def train(
         if env is not None:
             over = merge(over, {"env": {"id": env} if isinstance(env, str) else env.to_json()})
         resolved = resolve_training(over, preset)
-    folder = run_folder(resolved, run, resume)
+    return _run(resolved, run_folder(resolved, run, resume), resume, report, teach)
+
+
+def _run(
+    resolved: TrainSettings, folder: Path, resume: bool, report: Report | None, teach: Teach | None
+) -> TrainResult:
+    """Run resolved settings in a folder; see ``train``."""
     begin = time.perf_counter()
     session = TrainSession(resolved, folder, resume, teach)
     log: RunLog | None = None

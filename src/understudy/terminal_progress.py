@@ -1,0 +1,57 @@
+"""A progress line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+console = Console(highlight=False)
+
+
+class ProgressLine:
+    """What a run says of itself while it goes on, against its budget of env steps."""
+
+    def __init__(self, title: str, budget: int, every: float = 0.0) -> None:
+        """Start the clock.
+
+        Args:
+            title: The first word of the line.
+            budget: Env steps of the whole run.
+            every: Least seconds between two plain lines.
+        """
+        columns = (
+            TextColumn(f"[bold]{title}[/]"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed:,}/{task.total:,} env steps"),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+        )
+        self._progress = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self._task = self._progress.add_task(title, total=budget, text="starting") if self._progress else None
+        self._every = every
+        self._begin = self._shown = time.perf_counter()
+
+    def start(self) -> None:
+        """Show the line."""
+        if self._progress:
+            self._progress.start()
+
+    def stop(self) -> None:
+        """Take it away."""
+        if self._progress:
+            self._progress.stop()
+
+    def update(self, env_steps: int, text: str) -> None:
+        """Say how far the run is."""
+        if self._progress and self._task is not None:
+            self._progress.update(self._task, completed=env_steps, text=text)
+        elif time.perf_counter() - self._shown >= self._every:
+            self._shown = time.perf_counter()
+            self.add(env_steps, text)
+
+    def add(self, env_steps: int, text: str) -> None:
+        """Print a line that stays."""
+        seconds = time.perf_counter() - self._begin
+        console.print(f"{seconds:6.1f} s  {env_steps:>10,} env steps  {text}", soft_wrap=True)
