@@ -19,8 +19,8 @@ FAST = {
     "data.first_steps": 0,
     "learning.update_to_data": 0.75,
     "learning.batch_size": 128,
-    "evaluation.episodes": 6,
-    "evaluation.num_envs": 6,
+    "evaluation.episodes": 20,
+    "evaluation.num_envs": 20,
     "stop.env_steps": 8000,
 }
 

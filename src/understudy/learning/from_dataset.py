@@ -139,7 +139,7 @@ class ParityExaminer:
     def look(self, metrics: Metrics) -> str:
         """Judge the student if it is time."""
         progress, now = self.progress, self.progress.round
-        if now < progress.next_look or not progress.updates:
+        if now < progress.next_look or progress.env_steps < self.settings.evaluation.after or not progress.updates:
             return ""
         spent = self.judge.env_steps
         passed = self._judge(metrics)

@@ -83,6 +83,7 @@ class LearningSettings:
 class EvaluationSettings:
     """How the student is judged while it learns, and at the end."""
 
+    after: int = doc("env steps before the first evaluation", 0)
     every: int = doc("least rounds between evaluations", 1)
     backoff: float = doc("after round r the next evaluation is not before round r x backoff: long runs look less", 1.15)
     pause: float = doc("after a failed evaluation, gather this share of the env steps it took before the next", 0.125)
