@@ -112,17 +112,20 @@ SAVE_SECONDS = 30.0
 """Between two checkpoints where ``checkpoint_every`` is 0."""
 
 
-def set_threads(settings: TrainSettings, spec: PolicySpec) -> None:
-    """Set the threads of PyTorch and of NumPy's BLAS in the learner's process.
+def set_threads(settings: TrainSettings, policy: Policy) -> None:
+    """Set the threads of PyTorch and of NumPy's BLAS in the learner's process, and those of the policy's pictures.
 
     One for small networks, which are slower with more (ten times, where other processes are busy). Networks that see
-    pictures gain from more, but only where the other cores are idle while the learner learns.
+    pictures gain from more, but only where the other cores are idle while the learner learns; they have threads of
+    their own (``policies.pictures``).
     """
     execution = settings.execution
     waiting = execution.type in ("single", "sync")
-    pictures = any(encoder.type in PICTURES for encoder in spec.encoders)
+    pictures = any(encoder.type in PICTURES for encoder in policy.spec.encoders)
     automatic = len(os.sched_getaffinity(0)) if waiting and pictures else 1
-    torch.set_num_threads(execution.learner_threads or automatic)
+    threads = execution.learner_threads or automatic
+    policy.threads = threads if pictures else 1
+    torch.set_num_threads(1 if pictures else threads)
     threadpool_limits(1, user_api="blas")
 
 
@@ -135,9 +138,9 @@ class TrainSession:
         self._next_save = time.perf_counter() + SAVE_SECONDS
         spaces = spaces_of(self.env)
         self.spec = policy_spec(settings.policy, *spaces, bool(settings.objective.value_weight))
-        set_threads(settings, self.spec)
         about = About("understudy", "", self.env, [f"trained by reinforcement in {self.env.id}, seed {settings.seed}"])
         self.policy = new_policy(self.spec, settings.policy, settings.seed, about)
+        set_threads(settings, self.policy)
         # Before anything starts: teachers may not fit the student.
         self.teaching = None if teach is None else teach(self.policy)
         rollout = settings.rollout

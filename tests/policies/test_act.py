@@ -6,19 +6,19 @@ import pytest
 import torch
 
 from understudy.policies import distributions
-from understudy.policies.arrays import ArrayPolicy
+from understudy.policies.arrays import ArrayPolicy, supports
 from understudy.policies.initialisation import orthogonal_init
 from understudy.policies.policy import Policy, named_arrays
-from understudy.policies.spec import PolicySpec, default_encoders, space_to_json
+from understudy.policies.spec import Encoder, PolicySpec, default_encoders, space_to_json
 
 VECTOR = gym.spaces.Box(-np.inf, np.inf, (5,), np.float64)
 BOX = gym.spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32))
 DICT = gym.spaces.Dict({"a": gym.spaces.Box(-1, 1, (2, 2)), "b": gym.spaces.Discrete(3)})
 
 
-def policy(family, observations=VECTOR, actions=BOX, **options):
+def policy(family, observations=VECTOR, actions=BOX, encoders=(), **options):
     torch.manual_seed(0)
-    encoders = default_encoders(observations)
+    encoders = encoders or default_encoders(observations)
     built = Policy(PolicySpec(space_to_json(observations), space_to_json(actions), family, encoders, **options)).eval()
     with torch.no_grad():
         for name, buffer in built.named_buffers():
@@ -167,3 +167,39 @@ def test_orthogonal_init():
     again, other = fresh(0), fresh(1)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
     assert not torch.equal(one.head.weight, other.head.weight)
+
+
+PICTURE, PICTURE_LAST = gym.spaces.Box(0, 255, (2, 13, 13), np.uint8), gym.spaces.Box(0, 255, (9, 12, 1), np.uint8)
+WITH_MEMORY = {
+    "two layers": (VECTOR, (), {"lstm": 8, "lstm_layers": 2, "normalized": ("",)}),
+    "pictures": (PICTURE, (Encoder("", "a3c_cnn", 0, 1 / 255),), {"lstm": 16}),
+    "channels last": (PICTURE_LAST, (Encoder("", "a3c_cnn", 0, 1.0),), {"lstm": 4, "hidden": (8,)}),
+    "pictures without memory": (PICTURE, (Encoder("", "a3c_cnn", 0, 1 / 255),), {}),
+}
+
+
+@pytest.mark.parametrize("name", WITH_MEMORY)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_numpy_remembers_and_sees_what_torch_does(name, batch):
+    space, encoders, options = WITH_MEMORY[name]
+    one = policy("categorical", space, gym.spaces.Discrete(4), encoders, **{"value_hidden": (16,), **options})
+    twin = ArrayPolicy(one.spec, named_arrays(one))
+    assert supports(one.spec)
+    states, predicted = [None, None], [None, None]
+    space.seed(0)
+    for t in range(5):
+        obs, noise = np.stack([space.sample() for _ in range(batch)]), noise_for(one, batch)
+        start = np.array([t in (0, 3), t == 2, False][:batch])
+        for who, each in enumerate((one, twin)):
+            value = each.value_of(obs, states[who], start)
+            choice, log_prob, acted, states[who] = each.act(obs, states[who], start, noise)
+            action, predicted[who] = each.predict(obs, predicted[who], start, True)
+            np.testing.assert_allclose(value, acted, atol=1e-6)
+            if who == 0:
+                expected = (choice, log_prob, acted, action)
+        for ours, theirs in zip((choice, log_prob, acted, action), expected, strict=True):
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        for ours, theirs in zip(states[1] or (), states[0] or (), strict=True):
+            assert ours.dtype == np.float32 and ours.shape == theirs.shape
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)

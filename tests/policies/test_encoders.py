@@ -92,7 +92,7 @@ def test_sizes_are_the_papers(name):
     obs = torch.as_tensor(np.stack([space.sample() for _ in range(5)]))
     encoded = one.encode(obs)
     assert encoded.shape == (5, features) and encoded.dtype == torch.float32
-    assert not supports(one.spec) and network_text(one.spec)
+    assert supports(one.spec) == (encoder.type == "a3c_cnn") and network_text(one.spec)
 
 
 def test_the_large_network_has_15_convolutions():

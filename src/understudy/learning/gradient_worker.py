@@ -17,7 +17,7 @@ from understudy.execution.place import Place
 from understudy.execution.station import Station
 from understudy.execution.worker import run
 from understudy.learning.actor_critic import ActorCritic
-from understudy.learning.shared_optimizer import SharedOptimizer, load
+from understudy.learning.shared_optimizer import SharedOptimizer
 from understudy.policies.policy import Policy, named_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.buffers import rollout_views, views
@@ -37,7 +37,6 @@ def _serve(control: Connection, place: Place, block: mmap.mmap, closing: context
     beat = views(place.beats, block)["beats"][place.number]
     station = Station(place.setup, place.columns, place.eval_envs, beat=beat)
     rollout = rollout_views(place.rollouts[0], block)
-    vector = torch.from_numpy(shared["parameters"])
     env_steps = shared["env_steps"]
     closing.callback(station.close)
     station.prepare()
@@ -45,7 +44,7 @@ def _serve(control: Connection, place: Place, block: mmap.mmap, closing: context
         _, steps, rollouts, restart = control.recv()
         found: list[Collected] = []
         for _ in range(rollouts):
-            load(parameters, vector)
+            optimizer.load()
             info = station.collect(Mixture(0.0, sample=True), named_arrays(policy), steps, rollout, restart)
             metrics: dict[str, Any] = learner.update(rollout, int(env_steps[:, 0].sum()))
             env_steps[place.number, 0] += info.env_steps

@@ -37,7 +37,8 @@ class SharedOptimizer(torch.optim.Optimizer):
     """RMSprop or Adam with shared statistics (Mnih 2016, section 4, eq. 8 and 9; Kingma 2015, algorithm 1).
 
     The gradients of local parameters move the shared vector; the local ones stay as they are until they are loaded
-    again. Adam's bias correction counts the updates of all workers.
+    again. Adam's bias correction counts the updates of all workers. Local parameters and gradients become views of one
+    vector each, so loading and stepping are single passes over memory.
     """
 
     def __init__(
@@ -56,23 +57,37 @@ class SharedOptimizer(torch.optim.Optimizer):
         )
         self._updates, self._number = shared["updates"], number
         self._kind, self._eps, self._decay = kind, eps, decay
+        self._values, self._grad, self._scratch = (torch.zeros_like(self._vector) for _ in range(3))
+        cuts = [p.numel() for p in self._local]
+        pieces = (torch.split(vector, cuts) for vector in (self._values, self._grad))
+        for p, values, grad in zip(self._local, *pieces, strict=True):
+            p.data, p.grad = values.view(p.shape), grad.view(p.shape)
+        self.load()
+
+    @torch.no_grad()
+    def load(self) -> None:
+        """Copy the shared parameters into the local ones."""
+        self._values.copy_(self._vector)
+
+    @torch.no_grad()
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set the gradients to 0; they stay views of one vector, whatever ``set_to_none`` says."""
+        self._grad.zero_()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Apply the local gradients to the shared parameters."""
-        grad = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in self._local])
-        if not bool(grad.isfinite().all()):
+        if not bool(torch.linalg.vector_norm(self._grad).isfinite()):
             return  # never into the shared weights, which others learn from and which are saved; the learner names it
         lr = self.param_groups[0]["lr"]
         self._updates[self._number, 0] += 1
         if self._kind == "rmsprop":
-            self._second.mul_(self._decay).addcmul_(grad, grad, value=1 - self._decay)
-            self._vector.addcdiv_(grad, self._second.sqrt().add_(self._eps), value=-lr)
+            self._second.mul_(self._decay).addcmul_(self._grad, self._grad, value=1 - self._decay)
+            deviation = torch.sqrt(self._second, out=self._scratch).add_(self._eps)
+            self._vector.addcdiv_(self._grad, deviation, value=-lr)
             return
-        count = int(self._updates[:, 0].sum())
-        self._first.lerp_(grad, 1 - BETA1)
-        self._second.mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
-        scale = (1 - BETA2**count) ** 0.5
-        self._vector.addcdiv_(
-            self._first, self._second.sqrt().div_(scale).add_(self._eps), value=-lr / (1 - BETA1**count)
-        )
+        count = torch.tensor(float(self._updates[:, 0].sum()))
+        torch._fused_adam_(  # the kernel of torch.optim.Adam(fused=True), without its bookkeeping
+            [self._vector], [self._grad], [self._first], [self._second], [], [count], lr=lr, beta1=BETA1, beta2=BETA2,
+            weight_decay=0.0, eps=self._eps, amsgrad=False, maximize=False,
+        )  # fmt: skip

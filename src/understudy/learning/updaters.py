@@ -22,6 +22,7 @@ from understudy.objectives.objective import Objective, Term, unit_output
 from understudy.objectives.rl import EntropyBonus, PolicyGradient, ValueRegression
 from understudy.objectives.schedules import Constant, Schedule, Weight, parse
 from understudy.policies import distributions
+from understudy.policies.pictures import laid_out, rows
 from understudy.policies.policy import Policy, as_tensors
 from understudy.settings.train import ObjectiveSettings, UpdateSettings
 
@@ -181,7 +182,7 @@ class AutogradUpdater:
         trace, flat = rollout.trace, not self._recurrent
         self._shape, self._rollout = rollout.shape, rollout
         obs = flatten_time(rollout.obs) if flat else rollout.obs
-        self._obs = map_obs(self._move, obs)
+        self._obs = laid_out(self._policy.spec, map_obs(self._move, obs))
         choice = np.reshape(trace.choice, (-1, *trace.choice.shape[2:])) if flat else trace.choice
         self._choice = self._move(choice)
         self._starts = None if flat else self._move(rollout.episode_start)
@@ -229,7 +230,7 @@ class AutogradUpdater:
         dim = 1 if self._recurrent else 0
         if self._order is None:
             return tensor.narrow(dim, begin, end - begin)
-        return tensor.index_select(dim, self._order[begin:end])
+        return rows(tensor, dim, self._order[begin:end])
 
     def step(self, begin: int, end: int, lr: float, env_steps: int) -> None:
         """See ``Updater``."""

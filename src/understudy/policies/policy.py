@@ -16,9 +16,10 @@ from understudy.policies.batching import batch_observation
 from understudy.policies.encoders import NETWORKS
 from understudy.policies.family import ActionMap, Family
 from understudy.policies.networks import mlp
+from understudy.policies.pictures import in_threads
 from understudy.policies.protocol import About, PolicyLike, State, TensorState
 from understudy.policies.spaces import flat_size, members
-from understudy.policies.spec import ABSENT, PolicySpec, encoded_size
+from understudy.policies.spec import ABSENT, PICTURES, PolicySpec, encoded_size
 
 
 class Output(NamedTuple):
@@ -50,6 +51,8 @@ class Policy(nn.Module):
         self._family = spec.distribution
         self._spaces = members(self.observation_space)
         self._map = ActionMap(self.action_space)
+        self.threads = 1
+        """Of the networks that see pictures, on the CPU; see ``policies.pictures``."""
         for key in spec.normalized:
             shape = (*((len(spec.task_actions),) if spec.task_actions else ()), *(self._spaces[key].shape or ()))
             self.register_buffer(f"normalizer_mean:{key}", torch.zeros(shape, dtype=torch.float64))
@@ -119,7 +122,8 @@ class Policy(nn.Module):
                 x = (x - mean) / torch.sqrt(var + self.spec.normalizer_epsilon)
                 x = x.clamp(-self.spec.normalizer_clip, self.spec.normalizer_clip)
             if encoder.learned:
-                parts.append(self.cnns[encoder.key or "_"](x))
+                threads = self.threads if encoder.type in PICTURES else 1
+                parts.append(in_threads(self.cnns[encoder.key or "_"], x, threads))
                 continue
             x = x.to(torch.float32)
             if encoder.scale != 1.0:
