@@ -8,9 +8,23 @@ from understudy.config import flags, preset
 from understudy.settings import DistillSettings, KickstartSettings, TrainSettings
 
 PAGES = (
-    ("distill", DistillSettings, ("distill-continuous", "distill-discrete", "demo")),
+    ("distill", DistillSettings, ("distill-continuous", "distill-discrete", "dagger", "demo")),
     ("train", TrainSettings, ("ppo", "a2c", "a3c", "impala", "reinforce")),
-    ("kickstart", KickstartSettings, ("kickstarting", "distill-student", "ppd", "finetune", "value-shaping")),
+    (
+        "kickstart",
+        KickstartSettings,
+        (
+            "kickstarting",
+            "distill-student",
+            "distill-teacher",
+            "n-distill",
+            "eer",
+            "ppd",
+            "jsrl",
+            "finetune",
+            "value-shaping",
+        ),
+    ),
 )
 HEAD = """# Settings
 

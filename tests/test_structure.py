@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "understudy"
 ORDER = [
     "__init__", "errors", "data", "config", "settings", "policies", "objectives", "teachers", "envs", "rollouts",
     "learner", "student", "execution", "evaluation", "io", "loop", "learning", "job", "session", "distillation",
-    "training_session", "training", "kickstart_job", "kickstarting", "against_scratch",
+    "training_session", "training", "kickstart_checks", "kickstart_job", "kickstarting", "against_scratch",
     "terminal_progress", "terminal", "terminal_training",
     "terminal_kickstart", "cli",
 ]  # fmt: skip

@@ -170,7 +170,7 @@ def test_contradictions_are_refused_before_anything_starts(tmp_path, settings, m
 
 
 def _of_training(name):
-    return not name.startswith(("distill", "demo")) and "teaching" not in preset(name)
+    return not name.startswith(("distill", "demo", "dagger")) and "teaching" not in preset(name)
 
 
 @pytest.mark.parametrize("name", [name for name in presets() if _of_training(name)])

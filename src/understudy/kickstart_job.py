@@ -16,9 +16,11 @@ from understudy.data import EnvSpec
 from understudy.envs.multitask import task_names
 from understudy.errors import UserError
 from understudy.job import load_for
+from understudy.kickstart_checks import called, check_behaviour, check_key, notes_on_behaviour, one_each
 from understudy.objectives.feedback import Gated, TargetKL, ends, parse_schedule, parse_weight
 from understudy.objectives.schedules import parse
 from understudy.policies.policy import Policy, PolicyLike
+from understudy.session import portable
 from understudy.settings import KickstartSettings
 from understudy.settings.train import EnvSettings
 from understudy.teachers.combine import combine
@@ -85,7 +87,7 @@ def prepare(
     sources = list(teachers) or list(settings.teaching.teachers)
     if not sources:
         raise UserError("no teacher: pass --teacher FILE, or use understudy train to learn without one")
-    names = tuple(os.fspath(s) if isinstance(s, (str, os.PathLike)) else _called(s) for s in sources)
+    names = tuple(os.fspath(s) if isinstance(s, (str, os.PathLike)) else called(s) for s in sources)
     settings = replace(settings, teaching=replace(settings.teaching, teachers=names))
     tasks = settings.teaching.assignment == "task"
     settings, loaded = (_load_tasks if tasks else _load_all)(settings, sources)
@@ -95,11 +97,6 @@ def prepare(
         _check_teacher(settings, teacher)
     folder = run_folder(settings, run, resume)
     return KickstartJob(settings, tuple(loaded), folder, resume, tuple(_notes(settings)))
-
-
-def _called(teacher: Any) -> str:
-    about = getattr(teacher, "about", None)
-    return (about.source or about.algorithm) if about else getattr(teacher, "__name__", type(teacher).__name__)
 
 
 def _load_all(settings: KickstartSettings, sources: Sequence[Any]) -> tuple[KickstartSettings, list[PolicyLike]]:
@@ -112,6 +109,8 @@ def _load_all(settings: KickstartSettings, sources: Sequence[Any]) -> tuple[Kick
     kinds = {teacher.family.continuous for teacher in loaded}
     if len(kinds) > 1:
         raise UserError("teachers must all act with numbers or all with choices")
+    if settings.teaching.assignment == "key" and settings.teaching.key:
+        check_key(settings.teaching.key, spec, len(loaded))
     if settings.teaching.assignment == "mixture":
         loaded = [combine(loaded, "distributions")]
     return replace(settings, env=env), loaded
@@ -135,7 +134,10 @@ def _load_tasks(settings: KickstartSettings, sources: Sequence[Any]) -> tuple[Ki
         raise UserError(
             f"teaching.assignment task learns the teachers' own tasks, not {settings.env.id}: leave --env out"
         )
-    team = combine([load_for(source) for source in sources]) if len(sources) > 1 else None
+    loaded = [load_for(source) for source in sources]
+    if settings.env.kwargs:
+        loaded = one_each(settings.env.spec(), loaded)
+    team = combine(loaded) if len(loaded) > 1 else None
     if not isinstance(team, TaskTeachers):
         raise UserError("teaching.assignment task needs teachers of different tasks; theirs is the same")
     spec = team.about.env
@@ -157,10 +159,16 @@ def _check_schedules(settings: KickstartSettings) -> None:
         parse(text, name)
     parsed = {name: parse_weight(getattr(teaching, name), f"teaching.{name}", run) for name in _SCHEDULES[:1]}
     others = {name: parse_schedule(getattr(teaching, name), f"teaching.{name}", run) for name in _SCHEDULES[1:]}
+    for text in teaching.rho:
+        if any(parse_schedule(text, "teaching.rho", run).value(k) < 0 for k in (0, run // 2, run)):
+            raise UserError("teaching.rho must be 0 or more")
+    parse_schedule(teaching.rehearsal.weight, "teaching.rehearsal.weight", run)
     if isinstance(parsed["weight"], Gated) and not settings.evaluation.every:
         raise UserError("teaching.weight gated follows evaluations, but evaluation.every is 0")
+    check_behaviour(settings, ends(others["rl_weight"]) == 0)
     last = teaching.warm_up + ends(parsed["weight"])
-    if ends(others["rl_weight"]) == 0 and not settings.objective.value_weight and last < run:
+    alone = not settings.objective.value_weight and not teaching.rehearsal.data
+    if ends(others["rl_weight"]) == 0 and alone and last < run:
         raise UserError(
             f"teaching.rl_weight is 0 and teaching.weight ends after {last:,.0f} of {run:,} env steps: nothing would "
             "be left to learn from"
@@ -176,11 +184,23 @@ def _check_teacher(settings: KickstartSettings, teacher: PolicyLike) -> None:
             f"the teacher {name} has a memory, but async joins rollouts in any order: take --execution sync, or "
             "--execution.max_lag 0"
         )
+    behaviour = teaching.behaviour
+    if behaviour.acts and behaviour.samples and not hasattr(teacher, "act"):
+        raise UserError(
+            f"teaching.behaviour.samples: {name} is no policy of Understudy's or Stable-Baselines3's format: it acts "
+            "by its mode; set it false"
+        )
+    if behaviour.acts and behaviour.jump.strip().startswith("curriculum") and portable(teacher) is None:
+        raise UserError(f"teaching.behaviour.jump curriculum is evaluated in another process, where {name} cannot go")
+    if behaviour.acts and settings.execution.type != "single" and portable(teacher) is None:
+        raise UserError(f"{name} is a Python object and cannot act in workers: take --execution single")
     if teaching.reward == "log_prob" and not teacher.family.stochastic:
         raise UserError(f"teaching.reward log_prob needs a teacher with probabilities, not a {teacher.family.name} one")
     wants_value = teaching.gate == "value" or teaching.reward == "value" or teaching.value_weight not in ("0", "0.0")
     if wants_value and not _has_value(teacher):
         raise UserError(f"teaching.gate, value_weight and reward value need a teacher with a value; {name} has none")
+    if recurrent and teaching.rehearsal.data:
+        raise UserError(f"teaching.rehearsal asks about single states, but {name} has a memory")
     if recurrent and teaching.reward == "value":
         raise UserError(f"teaching.reward value needs teachers without a memory; {name} has one")
     if teaching.init == "teacher" and not isinstance(teacher, Policy):
@@ -203,13 +223,16 @@ def _has_value(teacher: PolicyLike) -> bool:
 def _notes(settings: KickstartSettings) -> list[str]:
     teaching, run = settings.teaching, settings.stop.env_steps
     weight = parse_weight(teaching.weight, "teaching.weight", run)
-    learns = ends(parse_schedule(teaching.rl_weight, "teaching.rl_weight", run)) > 0
+    learns = teaching.env_reward and ends(parse_schedule(teaching.rl_weight, "teaching.rl_weight", run)) > 0
+    notes = notes_on_behaviour(settings) if learns else []
     if not learns or weight.value(0) == 0:
-        return []
+        return notes
     if weight.constant:
         return [
-            f"teaching.weight {teaching.weight} never falls: such a student ends at its teacher; try linear(1, 0, 15%)"
+            *notes,
+            f"teaching.weight {teaching.weight} never falls: such a student ends at its teacher; try linear(1, 0, 15%)",
         ]
     if isinstance(weight, (Gated, TargetKL)) or ends(weight) <= run or weight.value(run) == 0:
-        return []
-    return [f"teaching.weight {teaching.weight} is still {weight.value(run):.3g} at the end: it holds the student back"]
+        return notes
+    said = f"teaching.weight {teaching.weight} is still {weight.value(run):.3g} at the end: it holds the student back"
+    return [*notes, said]

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from understudy.errors import UserError
 from understudy.evaluation.contestants import resolve as contestant
 from understudy.evaluation.evaluate import play_out
 from understudy.kickstart_job import KickstartJob, prepare
+from understudy.learning.behaviours import TeacherActs
+from understudy.learning.rehearsal import Rehearsal, check_states, rehearsal_of, stored_states
 from understudy.learning.teaching import Guide, Teaching
 from understudy.objectives.distances import Distance
-from understudy.objectives.feedback import Gated, Scaled, parse_schedule, parse_weight
+from understudy.objectives.feedback import Curriculum, Gated, Product, Scaled, parse_jump, parse_schedule, parse_weight
 from understudy.objectives.schedules import Constant
 from understudy.policies.files import write_atomic
 from understudy.policies.policy import Policy, PolicyLike
@@ -56,7 +59,7 @@ def fit(job: KickstartJob, scores: Mapping[str, Any] | None = None) -> Teach:
         if teaching.init == "teacher":
             copy_teacher(job.teachers[0], student)
         guides = []
-        rho = teaching.rho or (1.0,) * len(teaching.teachers)
+        rho = tuple(parse_schedule(text, "teaching.rho", run) for text in teaching.rho)
         for i, teacher in enumerate(job.teachers):
             wanted = teaching.distance
             if wanted.name == "auto":
@@ -65,15 +68,16 @@ def fit(job: KickstartJob, scores: Mapping[str, Any] | None = None) -> Teach:
             if isinstance(weight, Gated) and scores is not None:
                 weight.teacher, weight.random = scores["teachers"][i], scores["random"]
             routed = isinstance(teacher, TaskTeachers)
-            factor = 1.0 if routed or teaching.assignment == "mixture" else rho[i]
+            own = Scaled(weight, 1.0, teaching.warm_up)
             guides.append(
                 Guide(
                     "teacher" if len(job.teachers) == 1 else f"teacher_{i + 1}",
                     teacher,
                     distance_of(wanted, teacher, student.spec),
-                    Scaled(weight, factor, teaching.warm_up),
+                    Product(own, rho[i]) if rho and not routed else own,
                     parse_schedule(teaching.value_weight, "teaching.value_weight", run),
-                    rho if routed and teaching.rho else (),
+                    rho if routed else (),
+                    (teaching.key, i) if teaching.assignment == "key" else None,
                 )
             )
         return Teaching(
@@ -85,12 +89,46 @@ def fit(job: KickstartJob, scores: Mapping[str, Any] | None = None) -> Teach:
             reward_weight=parse_schedule(teaching.reward_weight, "teaching.reward_weight", run)
             if teaching.reward != "none"
             else Constant(0.0),
+            env_reward=teaching.env_reward,
             gamma=settings.objective.gamma,
             warm_up=teaching.warm_up,
             keeps_normalizer=teaching.init == "teacher",
+            acting=acting(job, scores),
+            rehearsal=rehearsal(job, student),
         )
 
     return teach
+
+
+def acting(job: KickstartJob, scores: Mapping[str, Any] | None = None) -> TeacherActs | None:
+    """Return the teacher that acts in rollouts, as the settings say; None where none does."""
+    behaviour, run = job.settings.teaching.behaviour, job.settings.stop.env_steps
+    if not behaviour.acts:
+        return None
+    jump = parse_jump(behaviour.jump, "teaching.behaviour.jump", run)
+    if isinstance(jump, Curriculum) and scores is not None:
+        jump.teacher, jump.random = scores["teachers"][0], scores["random"]
+    beta = parse_schedule(behaviour.beta, "teaching.behaviour.beta", run)
+    return TeacherActs(job.teachers[0], beta, jump, behaviour.samples)
+
+
+def rehearsal(job: KickstartJob, student: Policy) -> Rehearsal | None:
+    """Return the term on stored states that the settings name; None for none.
+
+    Raises:
+        UserError: There are no such states, or they are not the student's.
+    """
+    teaching, wanted = job.settings.teaching, job.settings.teaching.rehearsal
+    if not wanted.data:
+        return None
+    states, teacher = stored_states(Path(wanted.data)), job.teachers[0]
+    check_states(states, student)
+    distance = teaching.distance
+    if distance.name == "auto":
+        distance = replace(distance, name=default_distance(teacher, student.spec))
+    weight = parse_schedule(wanted.weight, "teaching.rehearsal.weight", job.settings.stop.env_steps)
+    fitted = distance_of(distance, teacher, student.spec)
+    return rehearsal_of(states, teacher, fitted, Scaled(weight, 1.0, teaching.warm_up), wanted.batch, job.settings.seed)
 
 
 def copy_teacher(teacher: PolicyLike, student: Policy) -> None:
@@ -155,10 +193,11 @@ def kickstart(
 
 def run_job(job: KickstartJob, report: Report | None = None) -> TrainResult:
     """Run what ``prepare`` returned."""
-    gated = isinstance(
-        parse_weight(job.settings.teaching.weight, "teaching.weight", job.settings.stop.env_steps), Gated
-    )
-    scores = measured_scores(job) if gated else None
+    teaching, run = job.settings.teaching, job.settings.stop.env_steps
+    weight = parse_weight(teaching.weight, "teaching.weight", run)
+    jump = parse_jump(teaching.behaviour.jump, "teaching.behaviour.jump", run)
+    follows = isinstance(weight, Gated) or isinstance(jump, Curriculum)
+    scores = measured_scores(job) if follows else None
     return train(
         settings=job.settings, run=job.folder, resume=job.resume, report=report, teach=fit(job, scores)
     )  # fmt: skip

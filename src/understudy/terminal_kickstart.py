@@ -25,6 +25,13 @@ def _begin(job: Any) -> None:
         about = teacher.about
         console.print(f"  teacher {escape(about.source or about.algorithm)} ({about.algorithm})", soft_wrap=True)
     console.print(f"  λ {escape(settings.teaching.weight)}, c {escape(settings.teaching.rl_weight)}", soft_wrap=True)
+    behaviour = settings.teaching.behaviour
+    if behaviour.acts:
+        how = "draws its actions" if behaviour.samples else "by its mode"
+        console.print(
+            f"  the teacher acts ({how}): β {escape(behaviour.beta)}, first steps {escape(behaviour.jump)}",
+            soft_wrap=True,
+        )
     for note in job.notes:
         console.print(f"[yellow]note: {escape(note)}[/]", soft_wrap=True)
 

@@ -14,7 +14,7 @@ from understudy.terminal_progress import ProgressLine, console
 
 _SHOWN = (
     ("entropy", "entropy"), ("approx_kl", "KL"), ("explained_variance", "expl. var."),
-    ("teacher_weight", "λ"), ("kl/teacher", "to teacher"),
+    ("teacher_weight", "λ"), ("kl/teacher", "to teacher"), ("teacher_acted", "teacher acts"),
 )  # fmt: skip
 _EVERY = 2.0
 """Seconds between plain lines."""

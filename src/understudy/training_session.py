@@ -29,11 +29,11 @@ from understudy.learning.teaching import Teaching
 from understudy.loop import Learning, Metrics, Run
 from understudy.policies.files import save_policy
 from understudy.policies.initialisation import orthogonal_init
-from understudy.policies.policy import About, Policy
+from understudy.policies.policy import About, Policy, PolicyLike
 from understudy.policies.policy import build as build_policy
 from understudy.policies.spaces import is_image, members, space_to_json
 from understudy.policies.spec import PICTURES, TEXTS, PolicySpec, default_encoders
-from understudy.session import Report
+from understudy.session import Report, portable
 from understudy.settings import TrainSettings
 from understudy.settings.train import NetworkSettings
 
@@ -87,14 +87,25 @@ def new_policy(spec: PolicySpec, settings: NetworkSettings, seed: int, about: Ab
     return policy
 
 
-def make_execution(settings: TrainSettings, setup: Setup) -> Execution:
-    """Start the execution that the settings name."""
+def make_execution(settings: TrainSettings, setup: Setup, teacher: PolicyLike | None = None) -> Execution:
+    """Start the execution that the settings name.
+
+    Args:
+        settings: Of the run.
+        setup: Has the teacher that acts in workers.
+        teacher: The same as an object, which may act in this process even if it cannot travel.
+
+    Raises:
+        UserError: It cannot travel to workers.
+    """
     execution = settings.execution
     limits = execution.num_workers, execution.worker_timeout, execution.restarts
     if execution.type == "single":
         from understudy.execution.single import SingleExecution
 
-        return SingleExecution(setup)
+        return SingleExecution(setup, teacher if setup.teacher is None else None)
+    if teacher is not None and setup.teacher is None:
+        raise UserError("this teacher is a Python object and cannot act in workers: use --execution single")
     if execution.type == "async":
         from understudy.execution.asynchronous import AsyncExecution
 
@@ -145,7 +156,10 @@ class TrainSession:
         self.teaching = None if teach is None else teach(self.policy)
         rollout = settings.rollout
         seeds = tuple(settings.seed * 1_000 + i for i in range(rollout.num_envs))
-        setup = Setup(self.env, seeds, rollout.steps, self.spec, None, settings.evaluation.num_envs, traced=True)
+        acting = None if self.teaching is None else self.teaching.acting
+        teacher = None if acting is None else acting.teacher
+        travels = None if teacher is None else portable(teacher)
+        setup = Setup(self.env, seeds, rollout.steps, self.spec, travels, settings.evaluation.num_envs, traced=True)
         # Before the learner is built, so that workers start meanwhile.
         self.evaluator: Evaluator | None = None
         self.execution: Execution
@@ -154,7 +168,7 @@ class TrainSession:
             execution = SharedGradientExecution(setup, self.policy, settings)
             self.execution, self.learner = execution, SharedWeights(self.policy, execution.pool.shared)
         else:
-            self.execution = make_execution(settings, setup)
+            self.execution = make_execution(settings, setup, teacher)
             self.learner = ActorCritic(self.policy, settings, teaching=self.teaching)
         try:
             limits = settings.execution
@@ -187,7 +201,11 @@ class TrainSession:
         else:
             learning = FromGradients(settings.rollout.steps, progress)
         wait = settings.evaluation.wait or (self.teaching is not None and self.teaching.gated)
-        self.examiner = BesideExaminer(settings, self.evaluator, progress, self.learner.weights, self._keep_best, wait)
+        acting = None if self.teaching is None else self.teaching.acting
+        self.examiner = BesideExaminer(
+            settings, self.evaluator, progress, self.learner.weights, self._keep_best, wait,
+            None if acting is None else acting.curriculum,
+        )  # fmt: skip
         stop = settings.stop
         return Run(self.execution, learning, self.examiner, progress, stop.env_steps, stop.seconds, report, self.save)
 

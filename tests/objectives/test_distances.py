@@ -40,6 +40,7 @@ def test_categorical_by_enumeration():
         "forward_kl": kl(P, S),
         "reverse_kl": kl(S, P),
         "cross_entropy": -0.8 * LOG(0.5) - 0.2 * LOG(0.5),
+        "reverse_cross_entropy": -0.5 * LOG(0.8) - 0.5 * LOG(0.2),
         "nll": -LOG(0.5),
         "jsd": 0.3 * kl(P, m) + 0.7 * kl(S, m),
     }
@@ -102,6 +103,8 @@ def test_gaussian_by_integration():
     close(Distance("reverse_kl")(GAUSS, T_GAUSS, GAUSS, S_GAUSS), reverse)
     entropy = sum(stats.norm.entropy(*t) for t in TEACHER)
     close(Distance("cross_entropy")(GAUSS, T_GAUSS, GAUSS, S_GAUSS), forward + entropy)
+    mine = sum(stats.norm.entropy(*s) for s in STUDENT)
+    close(Distance("reverse_cross_entropy")(GAUSS, T_GAUSS, GAUSS, S_GAUSS), reverse + mine)
     close(Distance("nll")(GAUSS, T_GAUSS, GAUSS, S_GAUSS), -sum(stats.norm.logpdf(t[0], *s) for t, s in pairs))
 
 
@@ -199,7 +202,7 @@ def test_a_perfect_student_has_no_gradient_and_sequences_keep_their_shape(name):
         value = distance(family, params.detach(), family, params)
         assert value.shape == (3, 5)
         (gradient,) = torch.autograd.grad(value.sum(), params)
-        if name != "nll":
+        if name not in ("nll", "reverse_cross_entropy"):  # those end at the likeliest action
             assert gradient.abs().max() < 1e-9
 
 
@@ -208,6 +211,7 @@ REFUSED = [
     ("forward_kl", POINT, POINT, "use mse or huber"),
     ("reverse_kl", GAUSS, POINT, "deterministic student is a point mass"),
     ("cross_entropy", SQUASHED, GAUSS, "squashed by a tanh"),
+    ("reverse_cross_entropy", SQUASHED, SQUASHED, "use reverse_kl"),
     ("wasserstein2", SQUASHED, POINT, "use mse or huber"),
     ("wasserstein2", CAT, CAT, "numbers, not choices"),
     ("jsd", GAUSS, GAUSS, "no closed form"),

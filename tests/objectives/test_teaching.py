@@ -91,13 +91,18 @@ def test_the_proximal_ratio_weighs_and_is_learnt_through(policy):
     assert loss == pytest.approx((weight * kl).mean(), rel=1e-5)
 
 
-def test_factors_of_tasks(policy):
+def test_a_teacher_of_some_states(policy):
     teacher, student = numbers(6, 2, ACTIONS), numbers(7, 2, ACTIONS)
-    batch = Batch({"task": torch.eye(2)}, targets=(Target(teacher),))
-    term = FromTeacher(Distance("forward_kl"), FAMILY, rho=(2.0, 0.0))
-    _, grad, _ = gradient(term, policy, batch, student)
-    expected = (soft(student.numpy()) - soft(teacher.numpy()))[0]
-    np.testing.assert_allclose(grad, [expected, expected * 0], atol=1e-6)
+    expected = (soft(student.numpy()) - soft(teacher.numpy())) / 2
+    for task in (torch.eye(2), torch.tensor([0, 1])):  # one-hot, or a number
+        batch = Batch({"task": task}, targets=(Target(teacher),))
+        for k in (0, 1):
+            term = FromTeacher(Distance("forward_kl"), FAMILY, where=("task", k))
+            _, grad, parts = gradient(term, policy, batch, student)
+            np.testing.assert_allclose(grad[k], expected[k], atol=1e-6)
+            assert not grad[1 - k].any()
+            t, s = soft(teacher.numpy())[k], soft(student.numpy())[k]
+            assert float(parts["kl/teacher"]) == pytest.approx((t * np.log(t / s)).sum(), abs=1e-5)
 
 
 def test_values_from_the_teacher(policy):

@@ -9,6 +9,8 @@
 | Raising-v0, Hanging-v0 | raises, or sleeps for ``seconds``, in step ``after``; with ``flag``, see ``Probe._fails`` |
 | LengthBias-v0 | half of the episodes last 1 step and return 0, the others 100 steps and return 1 |
 | Privileged-v0 | the key ``privileged`` shows the right action, ``observation`` only noise |
+| Whose-v0 | the key ``who`` says 0 or 1, all along an episode; no reward |
+| Chain-v0 | ``length`` right actions in a row earn 1, a wrong one ends the episode: chance finds nothing |
 """
 
 from __future__ import annotations
@@ -183,6 +185,40 @@ class Privileged(Probe):
         return float(int(action) == self._cue), False
 
 
+class Whose(Probe):
+    """Ten steps; the same number under ``who`` in all of them."""
+
+    def __init__(self) -> None:
+        numbers = {"observation": gym.spaces.Box(-np.inf, np.inf, (1,)), "who": gym.spaces.Discrete(2)}
+        self.observation_space = gym.spaces.Dict(numbers)
+
+    def _see(self) -> Any:
+        if self._t == 0:
+            self._who = int(self.np_random.integers(2))
+        return {"observation": np.array([self._t], np.float32), "who": np.int64(self._who)}
+
+
+class Chain(Probe):
+    """The right action changes from place to place (``wanted``); each place is seen as itself alone."""
+
+    def __init__(self, length: int = 14) -> None:
+        self.observation_space = gym.spaces.Box(0, 1, (length + 1,))
+        self._length = length
+
+    @staticmethod
+    def wanted(place: Any) -> Any:
+        """Return the right action at a place, or at many."""
+        return np.asarray(place) * 7 // 3 % 2
+
+    def _see(self) -> Any:
+        return np.eye(self._length + 1, dtype=np.float32)[self._t]
+
+    def _act(self, action: Any) -> tuple[float, bool]:
+        right = int(action) == self.wanted(self._t - 1)
+        done = right and self._t == self._length
+        return float(done), done or not right
+
+
 def _register(name: str, env: type[Probe], limit: int | None, **kwargs: Any) -> None:
     if f"understudy/{name}" not in gym.registry:
         gym.register(f"understudy/{name}", f"{__name__}:{env.__name__}", max_episode_steps=limit, kwargs=kwargs)
@@ -198,3 +234,5 @@ _register("Raising-v0", Raising, 100)
 _register("Hanging-v0", Hanging, 100)
 _register("LengthBias-v0", LengthBias, None)
 _register("Privileged-v0", Privileged, 10)
+_register("Whose-v0", Whose, 10)
+_register("Chain-v0", Chain, None)

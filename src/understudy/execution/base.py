@@ -44,6 +44,8 @@ class EvaluationJob:
     seeds: tuple[int, ...]
     arrays: Arrays | None = None
     deterministic: bool = True
+    jump: int = 0
+    """The teacher plays so many first steps of every episode of the student's."""
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,12 @@ class Evaluator:
         """Whether a job is running."""
         return self._pool.pending(0) > 0
 
-    def begin(self, weights: Mapping[str, Array], seeds: tuple[int, ...], deterministic: bool) -> None:
-        """Start a job; the weights are taken before this returns."""
+    def begin(self, weights: Mapping[str, Array], seeds: tuple[int, ...], deterministic: bool, jump: int = 0) -> None:
+        """Start a job; the weights are taken before this returns. The teacher plays the first ``jump`` steps."""
         assert not self.busy, "one job at a time"
         # Not through the pipe: the learner would wait for whoever starts, and for ever for one that hangs.
         self._pool.board.publish(weights)
-        self._pool.order(0, ("evaluate", EvaluationJob("student", seeds, None, deterministic), seeds))
+        self._pool.order(0, ("evaluate", EvaluationJob("student", seeds, None, deterministic, jump), seeds))
 
     def result(self, wait: bool = False) -> Episodes | None:
         """Return the episodes of the job if it is done; with ``wait``, once it is done.

@@ -67,9 +67,9 @@ class RayExecution:
         if student is not None:
             self._weights = self._cluster.ray.put(dict(student))
             self._version += 1
-        weights = self._weights if mixture.beta < 1 else None
+        version, weights = (self._version, self._weights) if mixture.asks_student else (0, None)
         for i in range(len(self.pool)):
-            self.pool.order(i, ("collect", mixture, steps, restart, self._version if mixture.beta < 1 else 0, weights))
+            self.pool.order(i, ("collect", mixture, steps, restart, version, weights))
 
     def end_collect(self) -> tuple[Rollout, Collected]:
         """Wait for all actors; columns are copied as they come."""

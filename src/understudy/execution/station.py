@@ -18,6 +18,7 @@ from understudy.execution.base import Arrays, EvaluationJob, Portable, Setup, ac
 from understudy.rollouts.behaviour import Actor, Mixture
 from understudy.rollouts.collect import Collected, Collector
 from understudy.rollouts.episodes import Episodes, random_policy, run_episodes
+from understudy.rollouts.jump_start import JumpStart
 
 
 class Station:
@@ -81,8 +82,8 @@ class Station:
         assert self._collector is not None
         if restart is not None:
             self._collector.restart(self._seeds(restart))
-        student = self._act_as_student(arrays) if mixture.beta < 1 else None
-        teacher = self._act_as_teacher() if mixture.beta > 0 else None
+        student = self._act_as_student(arrays) if mixture.asks_student else None
+        teacher = self._act_as_teacher() if mixture.asks_teacher else None
         return self._collector.collect(steps, mixture, student, teacher, out)
 
     def evaluate(self, job: EvaluationJob, seeds: Sequence[int]) -> Episodes:
@@ -97,6 +98,8 @@ class Station:
             policy = self._act_as_teacher()
         else:
             policy = actor_of(Portable(self._setup.student, job.arrays), int(np.sum(seeds)) % 2**31)
+            teacher = self._act_as_teacher() if job.jump else None
+            policy = policy if teacher is None else JumpStart(teacher, policy, job.jump)
         assert policy is not None
         return run_episodes(policy, self._eval_env, seeds, job.deterministic)
 

@@ -50,7 +50,7 @@ def _serve(control: Connection, place: Place, block: mmap.mmap, closing: context
         answer: Any
         if command == "collect":
             mixture, steps, restart, slot = arguments
-            version, weights = board.read() if mixture.beta < 1 else (0, None)
+            version, weights = board.read() if mixture.asks_student else (0, None)
             answer = station.collect(mixture, weights, steps, rollouts[slot], restart)
             answer.version = version
         else:

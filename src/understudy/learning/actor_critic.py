@@ -93,8 +93,8 @@ class ActorCritic:
         if self.teaching is not None:
             assert isinstance(self._updater, AutogradUpdater)
             labels = self.teaching.label(rollout, env_steps)
-            self._updater.teach(labels)
-            reward = self.teaching.reward(rollout, labels, env_steps)
+            self._updater.teach(labels, own_steps(rollout))
+            reward = self.teaching.reward(rollout, labels, env_steps, self.policy.family, self._updater.params)
         columns, variance = self._estimate(rollout, fresh, reward)
         lr, updates = self._lr.value(env_steps), 0
         steps, envs = rollout.shape
@@ -118,34 +118,42 @@ class ActorCritic:
     def _estimate(self, rollout: Rollout, fresh: bool, extra: Array | None = None) -> tuple[Columns, float]:
         """Return the columns of the objective, and how much of the targets' variance the values explain.
 
-        ``extra`` [T, B] is added to the rewards after they were scaled and clipped.
+        ``extra`` [T, B] is added to the rewards after they were scaled and clipped. Where a teacher acted, V-trace's
+        ratio is 0: nothing is learnt from that step, and returns of the steps before it end there, at the student's
+        value.
         """
         objective, trace = self._settings.objective, rollout.trace
         assert trace is not None
-        reward = rollout.reward
-        ended = rollout.terminated | rollout.truncated
-        if self._scaler is not None:
-            reward = self._scaler.scale(reward, ended)
-        if objective.reward_clip:
-            reward = np.clip(reward, -objective.reward_clip, objective.reward_clip)
-        if extra is not None:
-            reward = reward + extra
+        reward = self._reward(rollout) if extra is None else self._reward(rollout) + extra
         if fresh:
             log_prob, value, last = trace.log_prob, trace.value, trace.last_value
         else:
             log_prob, value, last = self._updater.evaluate()
         ends = (rollout.terminated, rollout.truncated, trace.bootstrap, last)
-        if fresh and objective.estimator == "gae":
+        own = own_steps(rollout)
+        if fresh and own is None and objective.estimator == "gae":
             advantage, target = gae(reward, value, *ends, objective.gamma, objective.lam)
         else:
             log_ratio = log_prob - trace.log_prob
+            if own is not None:
+                log_ratio = np.where(own, log_ratio, np.float32(-np.inf))
             clips = (objective.rho_clip, objective.c_clip)
             advantage, target = vtrace(
                 log_ratio, reward, value, *ends, objective.gamma, objective.lam, *clips, objective.estimator
             )
-        spread = float(np.var(target))
-        explained = 1 - float(np.var(target - value)) / spread if spread > 0 else float("nan")
+        counted = own if own is not None and own.any() else slice(None)
+        spread = float(np.var(target[counted]))
+        explained = 1 - float(np.var((target - value)[counted])) / spread if spread > 0 else float("nan")
         return Columns(log_prob, advantage, target, value), explained
+
+    def _reward(self, rollout: Rollout) -> Array:
+        """Return the environment's rewards as they are learnt from, [T, B]: scaled and clipped."""
+        if self.teaching is not None and not self.teaching.env_reward:
+            return np.zeros_like(rollout.reward)
+        reward, clip = rollout.reward, self._settings.objective.reward_clip
+        if self._scaler is not None:
+            reward = self._scaler.scale(reward, rollout.terminated | rollout.truncated)
+        return np.clip(reward, -clip, clip) if clip else reward
 
     def _check(self, metrics: Mapping[str, float], env_steps: int) -> None:
         for name in ("loss", "grad_norm"):
@@ -196,3 +204,8 @@ class ActorCritic:
         self._rng.bit_generator.state = data["rng"]
         if self.teaching is not None:
             self.teaching.restore(data["teaching"])
+
+
+def own_steps(rollout: Rollout) -> Array | None:
+    """Return where the student acted, [T, B] bool; None: everywhere."""
+    return ~rollout.teacher_acted if rollout.teacher_acted.any() else None

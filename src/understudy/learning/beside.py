@@ -10,6 +10,7 @@ from understudy.data import Array
 from understudy.execution.evaluator import Evaluator
 from understudy.learning.from_rollouts import TrainProgress
 from understudy.loop import Metrics
+from understudy.objectives.feedback import Curriculum
 from understudy.rollouts.episodes import Episodes
 from understudy.settings.train import TrainSettings
 
@@ -25,9 +26,10 @@ class BesideExaminer:
         weights: Callable[[], dict[str, Array]],
         keep_best: Callable[[dict[str, Array], float, int], None],
         wait: bool = False,
+        curriculum: Curriculum | None = None,
     ) -> None:
-        """Keep the parts; with ``wait`` the learner waits for every evaluation."""
-        self._wait = wait
+        """Keep the parts; with ``wait`` the learner waits for every evaluation, as a ``curriculum`` needs it."""
+        self._wait, self._curriculum = wait, curriculum
         self._settings, self._evaluator, self._progress = settings, evaluator, progress
         self._weights, self._keep_best = weights, keep_best
         self._judged: dict[str, Array] = {}
@@ -48,7 +50,22 @@ class BesideExaminer:
             evaluator.begin(self._judged, tuple(range(first, first + evaluation.episodes)), evaluation.deterministic)
             if self._wait and self._read(evaluator.result(wait=True), metrics):
                 return "score"
+            self._move_curriculum(evaluator, metrics)
         return ""
+
+    def _move_curriculum(self, evaluator: Evaluator, metrics: Metrics) -> None:
+        """Play the same seeds with the teacher in front, and let it play less if that went well."""
+        curriculum, evaluation = self._curriculum, self._settings.evaluation
+        jump = 0 if curriculum is None else round(curriculum.value(self._progress.env_steps))
+        if curriculum is None or not jump:
+            return
+        first = self._settings.evaluation_seed
+        seeds = tuple(range(first, first + evaluation.episodes))
+        evaluator.begin(self._judged, seeds, evaluation.deterministic, jump)
+        episodes = evaluator.result(wait=True)
+        assert episodes is not None
+        metrics["jump_return"] = float(episodes.returns.mean())
+        curriculum.note(metrics["jump_return"])
 
     def _read(self, episodes: Episodes | None, metrics: Metrics) -> bool:
         """Note the episodes, where there are some; returns whether the run may end."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from understudy.data import Rollout
 from understudy.learning.actor_critic import ActorCritic
+from understudy.learning.behaviours import STUDENT
 from understudy.loop import Metrics, Order, Progress
-from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.collect import Collected
 
 
@@ -51,9 +51,11 @@ class FromRollouts:
     progress: TrainProgress
 
     def order(self) -> Order:
-        """Let the student act by its own distribution."""
+        """Let the student act by its own distribution, and a teacher where teaching wants it."""
         restart, self.progress.restart = self.progress.restart, None
-        return Order(Mixture(0.0, sample=True), self.learner.weights(), self.steps, restart)
+        teaching = self.learner.teaching
+        mixture = STUDENT if teaching is None else teaching.mixture(self.progress.env_steps)
+        return Order(mixture, self.learner.weights(), self.steps, restart)
 
     def meanwhile(self) -> Metrics:
         """Nothing: the rollout is what there is to learn from."""
@@ -62,8 +64,11 @@ class FromRollouts:
     def learn(self, rollout: Rollout, info: Collected) -> Metrics:
         """Update the student by the rollout."""
         progress = self.progress
-        if self.learner.teaching is not None:
-            self.learner.teaching.note_score(progress.score)
-        metrics: Metrics = dict(self.learner.update(rollout, progress.env_steps - info.env_steps, info.lag == 0))
+        teaching, before = self.learner.teaching, progress.env_steps - info.env_steps
+        if teaching is not None:
+            teaching.note_score(progress.score)
+        metrics: Metrics = dict(self.learner.update(rollout, before, info.lag == 0))
+        if teaching is not None and teaching.acting is not None:
+            metrics |= {"teacher_acted": float(rollout.teacher_acted.mean()), "jump": teaching.mixture(before).jump}
         progress.updates += int(metrics.pop("updates"))
         return metrics | {"lag": info.lag} | progress.note(info)

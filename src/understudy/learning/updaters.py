@@ -163,6 +163,7 @@ class AutogradUpdater:
         self._warm_up = warm_up
         self._actor = [p for name, p in policy.named_parameters() if not name.startswith("value_")]
         self._targets: list[dict[str, Tensor] | None] = []
+        self._own: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
         self._counted = 0
 
@@ -188,9 +189,13 @@ class AutogradUpdater:
         self._starts = None if flat else self._move(rollout.episode_start)
         self._state = None if flat else unpack_state(self._policy, self._move(trace.state))
 
-    def teach(self, labels: Sequence[Mapping[str, Array] | None]) -> None:
-        """Take what each teacher says about the loaded rollout: columns [T, B, ...] by the names of ``Target``."""
+    def teach(self, labels: Sequence[Mapping[str, Array] | None], own: Array | None = None) -> None:
+        """Take what each teacher says about the loaded rollout: columns [T, B, ...] by the names of ``Target``.
+
+        ``own`` [T, B] is where the student acted; None: everywhere.
+        """
         size = (-1,) if not self._recurrent else self._shape
+        self._own = None if own is None else self._move(np.reshape(own, size).astype(np.float32))
         self._targets = [
             None
             if columns is None
@@ -220,6 +225,13 @@ class AutogradUpdater:
         log_prob_, value_, last_ = (a.float().cpu().numpy() for a in arrays if a is not None)
         return log_prob_.reshape(self._shape), value_.reshape(self._shape), last_
 
+    @torch.no_grad()
+    def params(self) -> Array:
+        """Return what the current weights say about the loaded rollout: parameters [T, B, P] in unit actions."""
+        with self._precision():
+            output = unit_output(self._policy, Batch(self._obs, None, self._state, self._starts))
+        return output.params.cpu().numpy().reshape(*self._shape, -1)
+
     def arrange(self, columns: Columns, order: Array | None) -> None:
         """See ``Updater``."""
         flat = not self._recurrent
@@ -244,6 +256,7 @@ class AutogradUpdater:
         batch = Batch(
             map_obs(take, self._obs), None, state, starts,
             action=take(self._choice), log_prob=log_prob, advantage=advantage, target_value=target, old_value=old,
+            own=None if self._own is None else take(self._own),
             targets=tuple(
                 None if columns is None else Target(**{name: take(column) for name, column in columns.items()})
                 for columns in self._targets

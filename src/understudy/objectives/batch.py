@@ -37,5 +37,14 @@ class Batch(NamedTuple):
     """[N], what the value function should say: a return estimated from rewards."""
     old_value: Tensor | None = None
     """[N], what the value function said when the states were visited; for clipped value losses."""
+    own: Tensor | None = None
+    """[N] float32, 1 where the student acted: terms of reinforcement learning count no other states. None: all."""
     targets: tuple[Target | None, ...] = ()
     """Of each of several teachers, shaped as ``target``, in reinforcement learning; None: not asked."""
+
+    @property
+    def acted(self) -> Tensor | None:
+        """Weights of the states that terms of reinforcement learning count: ``valid`` and ``own``."""
+        if self.own is None or self.valid is None:
+            return self.valid if self.own is None else self.own
+        return self.valid * self.own

@@ -12,6 +12,8 @@
 | mse, huber    | of actions; of logits, Q values or all | anything continuous; on parameters the same family     |
 |               | parameters                             |                                                        |
 
+``reverse_cross_entropy`` is H(S, T) = KL(S||T) + H(S), between what reverse_kl fits but for squashed Gaussians.
+
 mse, huber: **mean** over the action dimension A (or over P). All others: **sum** over A and over the parts of a
 multi-discrete action, as distances of joint distributions are. Gaussian parameters are compared in unit actions (-1 to
 1 at the bounds); those of squashed Gaussians before the tanh, which leaves KL as it is, while wasserstein2 there is the
@@ -183,6 +185,8 @@ def _refusal_of_continuous(distance: Distance, teacher: Family, student: Family)
         return "a deterministic student is a point mass, whose KL divergence is infinite; use mse or huber"
     if one_squashed:
         return "only one of them is squashed by a tanh and there is no closed form; use nll, mse or huber"
+    if name == "reverse_cross_entropy" and student.name == "squashed_gaussian":
+        return "the entropy after a tanh has no closed form; use reverse_kl"
     if name == "jsd" and distance.beta not in (0.0, 1.0):
         return "the JSD of Gaussians has no closed form; use forward_kl or reverse_kl (which are jsd at beta 0 and 1)"
     return ""
@@ -240,17 +244,21 @@ def _log_probs(distance: Distance, pair: _Pair) -> list[tuple[Tensor, Tensor]]:
 
 
 def _divergence(distance: Distance, pair: _Pair) -> Tensor:
-    """KL either way, cross-entropy and JSD: summed over parts or over A."""
+    """KL and cross-entropy either way, and JSD: summed over parts or over A."""
     name, beta = distance.name, {"forward_kl": 0.0, "reverse_kl": 1.0}.get(distance.name, distance.beta)
     if not pair.student.continuous:
         probabilities = _log_probs(distance, pair)
         if name == "cross_entropy":
             return torch.stack([divergences.categorical_cross_entropy(p, q) for p, q in probabilities]).sum(0)
+        if name == "reverse_cross_entropy":
+            return torch.stack([divergences.categorical_cross_entropy(q, p) for p, q in probabilities]).sum(0)
         return torch.stack([divergences.categorical_jsd(p, q, beta) for p, q in probabilities]).sum(0)
     p = _floored(distance, pair.teacher, pair.teacher_params)
     q = distributions.split(pair.student, pair.student_params)
     if name == "cross_entropy":
         return pair.reduce(divergences.gaussian_cross_entropy(*p, *q))
+    if name == "reverse_cross_entropy":
+        return pair.reduce(divergences.gaussian_cross_entropy(*q, *p))
     return pair.reduce(divergences.gaussian_kl(*q, *p) if beta == 1.0 else divergences.gaussian_kl(*p, *q))
 
 
@@ -279,6 +287,7 @@ _DISTANCES: dict[str, Callable[[Distance, _Pair], Tensor]] = {
     "reverse_kl": _divergence,
     "jsd": _divergence,
     "cross_entropy": _divergence,
+    "reverse_cross_entropy": _divergence,
     "wasserstein2": _wasserstein2,
     "nll": _nll,
     "mse": _regression,

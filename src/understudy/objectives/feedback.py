@@ -6,6 +6,8 @@
 | ``target_kl(d, initial)``          | ``initial`` times 1 + clip(D / d - 1, -0.2, 0.2) n / horizon after n env steps |
 | ``target_kl(d, initial, horizon)`` | the same; the horizon is 10,000 env steps by default                           |
 
+``curriculum(first, stages, tolerance)`` is for steps that a teacher plays, see ``Curriculum``.
+
 In all text forms, the clock's included, ``15%`` means that share of the run's env steps.
 """
 
@@ -71,6 +73,35 @@ class TargetKL:
         self.number *= max(1 + error * env_steps / self.horizon, 0.1)
 
 
+class Curriculum:
+    """How many first steps of each episode the teacher plays: fewer, once both together do well (Uchendu 2022, alg. 1).
+
+    h <- h - h_0 / stages after an evaluation with  G_h >= G_R + (1 - tolerance) (G_T - G_R),
+
+    where G_h is the mean return of episodes in which the teacher plays the first h steps and the student the rest, G_T
+    the teacher's and G_R the random policy's. Differs in: the bar is the teacher's own score, not the best so far less
+    a tolerance; one evaluation decides, not a running mean.
+    """
+
+    constant = False
+
+    def __init__(self, first: float, stages: float = 10.0, tolerance: float = 0.05) -> None:
+        if not (first >= 1 and stages >= 1 and 0 <= tolerance < 1):
+            raise UserError("schedule curriculum: needs steps and stages of at least 1, and a tolerance from 0 to 1")
+        self.number, self.fall, self.tolerance = first, first / stages, tolerance
+        self.teacher = self.random = math.nan
+        """Scores, once they are known."""
+
+    def value(self, env_steps: int) -> float:
+        """Return the steps that the teacher plays now."""
+        return self.number
+
+    def note(self, score: float) -> None:
+        """Take in the score of both together."""
+        if score >= self.random + (1 - self.tolerance) * (self.teacher - self.random):
+            self.number = self.number - self.fall if self.number > 1.5 * self.fall else 0.0
+
+
 @dataclass(frozen=True)
 class Scaled:
     """``factor`` times ``weight``, whose clock begins at ``begin``; 0 before."""
@@ -130,6 +161,24 @@ def parse_weight(text: str, where: str, run: int) -> Weight:
     return TargetKL(*numbers)
 
 
+def parse_jump(text: str, where: str, run: int) -> Weight:
+    """Read a schedule of first steps, ``curriculum(first, stages, tolerance)`` among them.
+
+    Raises:
+        UserError: It is none.
+    """
+    match = re.fullmatch(r"\s*curriculum\s*\(([^()]*)\)\s*", str(text))
+    if match is None:
+        return parse_schedule(text, where, run)
+    try:
+        numbers = [float(part) for part in match[1].split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"{where}: {text!r} holds what is no number") from None
+    if not 1 <= len(numbers) <= 3 or not all(map(math.isfinite, numbers)):
+        raise UserError(f"{where}: write curriculum(steps, stages, tolerance), such as curriculum(100, 10, 0.05)")
+    return Curriculum(*numbers)
+
+
 def parse_schedule(text: str, where: str, run: int) -> Schedule:
     """Read a schedule on the clock alone, whose steps may be shares of the run.
 
@@ -156,6 +205,8 @@ def ends(weight: Weight) -> float:
         # From the first of the points of value 0 at the end on.
         last = max((i for i, (_, value) in enumerate(weight.points) if value), default=-1)
         return weight.points[last + 1][0] if last >= 0 else 0.0
+    if isinstance(weight, Curriculum):
+        return 0.0 if weight.number == 0 else math.inf
     if isinstance(weight, Scaled):
         return 0.0 if weight.factor == 0 else weight.begin + ends(weight.weight)
     if isinstance(weight, Product):
@@ -164,18 +215,20 @@ def ends(weight: Weight) -> float:
 
 
 def find(weight: Weight) -> Weight:
-    """Return what a scaled weight is made of."""
+    """Return what a scaled weight, or the first of a product, is made of."""
+    if isinstance(weight, Product):
+        return find(weight.first)
     return find(weight.weight) if isinstance(weight, Scaled) else weight
 
 
 def state(weight: Weight) -> dict[str, float]:
     """Return what a weight has measured, for an exact resume."""
     inner = find(weight)
-    return {"number": inner.number} if isinstance(inner, TargetKL) else {}
+    return {"number": inner.number} if isinstance(inner, (TargetKL, Curriculum)) else {}
 
 
 def restore(weight: Weight, saved: Mapping[str, float]) -> None:
     """Go on from ``state``."""
     inner = find(weight)
-    if isinstance(inner, TargetKL):
+    if isinstance(inner, (TargetKL, Curriculum)):
         inner.number = saved["number"]

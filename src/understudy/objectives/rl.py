@@ -1,7 +1,8 @@
 """Reinforcement learning from the student's own rewards: policy gradients, value regression, entropy.
 
-Pure functions give one number per state, [...]; terms for ``Objective`` take their mean over valid states. Columns of
-the batch (``action``, ``log_prob``, ``advantage``, ``target_value``, ``old_value``) come from ``objectives.returns``.
+Pure functions give one number per state, [...]; terms for ``Objective`` take their mean over the valid states in which
+the student acted. Columns of the batch (``action``, ``log_prob``, ``advantage``, ``target_value``, ``old_value``) come
+from ``objectives.returns``.
 
 | method              | terms                                                                                          |
 |---------------------|------------------------------------------------------------------------------------------------|
@@ -109,7 +110,7 @@ class PolicyGradient:
             raise UserError("policy gradients do not cover several tasks with continuous actions of different sizes")
         advantage = _column(batch.advantage, "advantage")
         if self.normalize:
-            advantage = normalize_advantage(advantage, batch.valid)
+            advantage = normalize_advantage(advantage, batch.acted)
         log_prob = distributions.log_prob(family, output.params, _column(batch.action, "action"))
         if self.clip is None:
             losses = policy_gradient(log_prob, advantage)
@@ -121,8 +122,8 @@ class PolicyGradient:
                 diagnostics["approx_kl"] = approximate_kl(log_prob, batch.log_prob)
                 if self.clip is not None:
                     diagnostics["clip_fraction"] = clip_fraction(log_prob, batch.log_prob, self.clip)
-            means = {name: mean_valid(each, batch.valid) for name, each in diagnostics.items()}
-        return mean_valid(losses, batch.valid), means
+            means = {name: mean_valid(each, batch.acted) for name, each in diagnostics.items()}
+        return mean_valid(losses, batch.acted), means
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class ValueRegression:
             raise UserError("value regression: the student has no value function; give it one or switch the term off")
         old = None if self.clip is None else _column(batch.old_value, "old_value")
         losses = value_loss(output.value, _column(batch.target_value, "target_value"), old, self.clip)
-        return mean_valid(losses, batch.valid)
+        return mean_valid(losses, batch.acted)
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class EntropyBonus:
         """
         if not policy.family.stochastic:
             raise UserError(f"an entropy bonus needs a student with probabilities, not a {policy.family.name} one")
-        return -mean_valid(distributions.entropy(policy.family, output.params), batch.valid)
+        return -mean_valid(distributions.entropy(policy.family, output.params), batch.acted)
 
 
 def _column(column: Tensor | None, name: str) -> Tensor:

@@ -4,12 +4,13 @@
 
 States are those of the student's own trajectories. w_i is a product of the parts that are switched on: the gate
 1[V_T(s) > V_S(s)] (Czarnecki 2019), the proximal ratio max(pi_S/pi_old, 1 - clip) (Spigler 2025), and
-the factor of the state's task.
+whether the state is one of T_i's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,14 +25,16 @@ from understudy.policies import distributions
 from understudy.policies.family import Family
 from understudy.policies.policy import Output, Policy
 
+_DIVERGENCES = {"cross_entropy": "forward_kl", "reverse_cross_entropy": "reverse_kl"}
+
 
 @dataclass(frozen=True)
 class FromTeacher:
     """Mean over valid states of w_i(s) D_i(T_i(s), S(s)).
 
-    Diagnostics: ``kl/NAME``, the distance itself, or KL(T||S) where the distance is the cross-entropy, which differs
-    from it by the teacher's entropy; unweighted, so that it says how far the student is from its teacher. With a gate,
-    ``gate/NAME`` is the share of states that count.
+    Diagnostics: ``kl/NAME``, the distance itself, or KL where the distance is a cross-entropy, which differs from it by
+    an entropy: KL(T||S) for H(T, S), KL(S||T) for H(S, T); unweighted, so that it says how far the student is from its
+    teacher. With a gate, ``gate/NAME`` is the share of states that count.
 
     Attributes:
         distance: D_i.
@@ -42,7 +45,8 @@ class FromTeacher:
         gate: Only states with V_T > V_S count; the sum is still divided by the number of all valid states.
         proximal: Clip range of the ratio's lower bound; None for no ratio. The gradient goes through the ratio, as in
             the authors' code (sb3_distill, ppd.py): teaching then also moves the probability of the actions taken.
-        rho: Factor of every task, where ``obs["task"]`` is one-hot; empty for none.
+        where: An observation key and a number: only states count whose key says it, as an integer or as a one-hot
+            vector; the sum is still divided by the number of all valid states. None: all states.
     """
 
     distance: Distance
@@ -52,7 +56,7 @@ class FromTeacher:
     name: str = "teacher"
     gate: bool = False
     proximal: float | None = None
-    rho: tuple[float, ...] = ()
+    where: tuple[str, int] | None = None
 
     def loss(self, policy: Policy, batch: Batch, output: Output) -> Tensor:
         """See ``Term``."""
@@ -68,11 +72,17 @@ class FromTeacher:
         assert target is not None, "a term of weight above 0 whose teacher was not asked"
         said = (self.teacher, target.params, policy.family, output.params)
         distances = self.distance(*said, target.mask)
+        taught = batch.valid
+        if self.where is not None:
+            here = says(batch.obs[self.where[0]], self.where[1], distances.ndim)
+            taught = here if batch.valid is None else batch.valid * here
         with torch.no_grad():
             apart = distances
-            if self.distance.name == "cross_entropy":
-                apart = replace(self.distance, name="forward_kl")(*said, target.mask)
-            diagnostics = {f"kl/{self.name}": mean_valid(apart, batch.valid)}
+            if self.distance.name in _DIVERGENCES:
+                apart = replace(self.distance, name=_DIVERGENCES[self.distance.name])(*said, target.mask)
+            diagnostics = {f"kl/{self.name}": mean_valid(apart, taught)}
+        if self.where is not None:
+            distances = distances * here
         if self.gate:
             opened = _opened(target, output)
             distances = distances * opened
@@ -81,9 +91,18 @@ class FromTeacher:
             assert batch.action is not None and batch.log_prob is not None
             log_prob = distributions.log_prob(policy.family, output.params, batch.action)
             distances = distances * torch.exp(log_prob - batch.log_prob).clamp_min(1 - self.proximal)
-        if self.rho:
-            distances = distances * (batch.obs["task"] @ torch.tensor(self.rho, device=distances.device))
         return mean_valid(distances, batch.valid), diagnostics
+
+
+def says(column: Any, number: int, ndim: int) -> Any:
+    """Return 1.0 where an observation key says this number, else 0.0, [...]; of tensors and arrays alike.
+
+    Args:
+        column: [...] integers, or one-hot vectors [..., n].
+        number: Which.
+        ndim: Axes of the result.
+    """
+    return (column == number) * 1.0 if column.ndim == ndim else column[..., number]
 
 
 def _opened(target: Target, output: Output) -> Tensor:

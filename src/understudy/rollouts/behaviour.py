@@ -17,6 +17,9 @@ from understudy.data import Array, Observation, Trace
 from understudy.errors import UserError
 from understudy.policies.family import ActionMap, Family
 
+_OLD = 2**40
+"""Steps that no episode has."""
+
 
 class Actor(Protocol):
     """Anything with the ``predict`` of a policy."""
@@ -50,13 +53,28 @@ class Mixture:
         noise: Standard deviation of Gaussian noise added to the action, in unit actions; for discrete actions the
             probability of a uniformly random one.
         noise_share: Share of the steps on which noise is added.
-        sample: The student samples from its distribution, instead of its mode, and the rollout gets a trace.
+        sample: The student samples from its distribution, instead of its mode, and the rollout gets a trace, also of
+            steps at which the teacher acts.
+        jump: The teacher acts in the first ``jump`` steps of every episode, whatever beta is (Uchendu 2022).
+        teacher_samples: The teacher samples from its distribution, instead of its mode; it must have ``act``.
     """
 
     beta: float = 1.0
     noise: float = 0.0
     noise_share: float = 1.0
     sample: bool = False
+    jump: int = 0
+    teacher_samples: bool = False
+
+    @property
+    def asks_student(self) -> bool:
+        """Whether the student is asked about any step."""
+        return self.beta < 1 or self.sample
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the teacher is asked about any step."""
+        return self.beta > 0 or self.jump > 0
 
 
 @dataclass
@@ -68,6 +86,8 @@ class Draws:
     noise: Array
     sample: Array
     """[T, B, K] standard normal (continuous) or Gumbel noise for the student's sample; K = 0 where it does not."""
+    teacher_sample: Array
+    """The same for the teacher's."""
 
 
 class Behaviour:
@@ -79,6 +99,8 @@ class Behaviour:
         self._states: dict[str, Any] = {}
         self._names: dict[str, Actor] = {}
         self._mixture = Mixture()
+        self._age: Array = np.full(len(seeds), _OLD)
+        """[B] steps since the episode's first; counted where the mixture jumps, else unknown."""
         self._draws: Draws | None = None
 
     def rng_state(self) -> list[dict[str, Any]]:
@@ -96,16 +118,28 @@ class Behaviour:
         Raises:
             UserError: The mixture needs a policy that is not there.
         """
-        if mixture.beta > 0 and teacher is None:
+        if mixture.asks_teacher and teacher is None:
             raise UserError("behaviour: beta > 0 needs a teacher that can act")
-        if mixture.beta < 1 and student is None:
+        if mixture.asks_student and student is None:
             raise UserError("behaviour: beta < 1 needs a student")
-        actors = {"teacher": teacher if mixture.beta > 0 else None, "student": student if mixture.beta < 1 else None}
+        actors = {
+            "teacher": teacher if mixture.asks_teacher else None,
+            "student": student if mixture.asks_student else None,
+        }
         self._names = {name: actor for name, actor in actors.items() if actor is not None}
         self._states = {name: self._states.get(name) for name in self._names}
         self._mixture = mixture
-        family = student.family if mixture.sample and student is not None else None  # type: ignore[attr-defined]
-        rows = [(*self._draw(rng, steps, mixture), _sample_noise(rng, steps, family)) for rng in self._rngs]
+        if not mixture.jump:
+            self._age[:] = _OLD
+        samples = {"student": mixture.sample, "teacher": mixture.teacher_samples}
+        families: list[Family | None] = [
+            self._names[name].family if wanted and name in self._names else None  # type: ignore[attr-defined]
+            for name, wanted in samples.items()
+        ]
+        rows = [
+            (*self._draw(rng, steps, mixture), *(_sample_noise(rng, steps, family) for family in families))
+            for rng in self._rngs
+        ]
         self._draws = Draws(*(np.stack(column, axis=1) for column in zip(*rows, strict=True)))
 
     def _draw(self, rng: np.random.Generator, steps: int, mixture: Mixture) -> tuple[Array, Array, Array]:
@@ -140,9 +174,17 @@ class Behaviour:
                 )
                 trace.choice[step], trace.log_prob[step], trace.value[step] = choice, log_prob, value
                 actions[name], self._states[name] = self._map.to_env(choice), state
+            elif name == "teacher" and self._mixture.teacher_samples:
+                drawn: Explorer = actor  # type: ignore[assignment]
+                noise = self._draws.teacher_sample[step]
+                choice, _, _, self._states[name] = drawn.act(obs, self._states[name], episode_start, noise)
+                actions[name] = self._map.to_env(choice)
             else:
                 actions[name], self._states[name] = actor.predict(obs, self._states[name], episode_start, True)
         teacher_acts = self._draws.teacher_acts[step]
+        if self._mixture.jump:
+            self._age = np.where(episode_start, 0, self._age + 1)
+            teacher_acts = teacher_acts | (self._age < self._mixture.jump)
         if len(actions) == 2:
             pick = teacher_acts.reshape(-1, *(1,) * (actions["student"].ndim - 1))
             action = np.where(pick, actions["teacher"], actions["student"])

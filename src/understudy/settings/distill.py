@@ -54,7 +54,10 @@ class DataSettings:
 class DistanceSettings:
     """What is compared between teacher and student; see docs/distances.md."""
 
-    name: str = doc("auto, forward_kl, reverse_kl, jsd, cross_entropy, wasserstein2, nll, mse or huber", "auto")
+    name: str = doc(
+        "auto, forward_kl, reverse_kl, jsd, cross_entropy, reverse_cross_entropy, wasserstein2, nll, mse or huber",
+        "auto",
+    )
     temperature: float | None = doc("softmax(logits / temperature) of a discrete teacher; none: 1, or 0.01 for Q", None)
     temperature_of: str | None = doc("teacher or both", None)
     beta: float = doc("of jsd: 0 is KL(T||S), 1 is KL(S||T)", 0.5)
