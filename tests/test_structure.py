@@ -12,9 +12,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "understudy"
 ORDER = [
     "__init__", "errors", "data", "config", "settings", "policies", "objectives", "teachers", "envs", "rollouts",
     "learner", "student", "execution", "evaluation", "io", "loop", "learning", "job", "session", "distillation",
-    "training_session", "training", "kickstart_checks", "kickstart_job", "kickstarting", "against_scratch",
-    "terminal_progress", "terminal", "terminal_training",
-    "terminal_kickstart", "cli",
+    "training_session", "training", "kickstart_checks", "kickstart_job", "kickstarting", "against_scratch", "sweeping",
+    "report", "terminal_progress", "terminal", "terminal_training", "terminal_kickstart", "terminal_report",
+    "terminal_watch", "terminal_sweep", "terminal_export", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -13,9 +13,11 @@ _HOME = {
     "load": "understudy.teachers.load",
     "distill": "understudy.distillation",
     "kickstart": "understudy.kickstarting",
+    "sweep": "understudy.sweeping",
     "train": "understudy.training",
     "evaluate": "understudy.evaluation.evaluate",
     "compare": "understudy.evaluation.compare",
+    "export": "understudy.io.export.export",
     "Policy": "understudy.policies.policy",
     "EnvSpec": "understudy.data",
     "UserError": "understudy.errors",
@@ -28,8 +30,10 @@ __all__ = [
     "compare",
     "distill",
     "evaluate",
+    "export",
     "kickstart",
     "load",
+    "sweep",
     "train",
 ]
 

@@ -1,4 +1,4 @@
-"""The command line: ``understudy distill | train | kickstart | inspect | evaluate | compare | play | demo``.
+"""The command line: ``understudy distill | sweep | train | kickstart | evaluate | compare | play | report | …``.
 
 Nothing heavy is imported before a command is chosen, and mistakes of the user end in one line.
 """
@@ -10,8 +10,9 @@ import os
 import sys
 import types
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -33,8 +34,18 @@ _SHORT = {
     "rollout.num_envs": "--num-envs",
     "stop.env_steps": "--env-steps",
 }
-_SETTINGS: dict[str, Any] = {"distill": DistillSettings, "train": TrainSettings, "kickstart": KickstartSettings}
+_SETTINGS: dict[str, Any] = {
+    "distill": DistillSettings, "train": TrainSettings, "kickstart": KickstartSettings, "sweep": DistillSettings,
+}  # fmt: skip
 """Of the commands that have them."""
+_HOMES = {
+    "report": "terminal_report",
+    "push": "terminal_report",
+    "pull": "terminal_report",
+    "watch": "terminal_watch",
+    "export": "terminal_export",
+}
+"""Modules of the commands that are not in ``terminal``."""
 
 
 def _add_settings(parser: argparse.ArgumentParser, cls: Any) -> None:
@@ -123,6 +134,8 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_kickstart(command("kickstart", "Train a policy by its own rewards and by teachers, and surpass them."))
 
+    _add_sweep(command("sweep", "Distil students of several sizes, and find the smallest that is on par."))
+
     inspect = command("inspect", "Print what a teacher is: algorithm, spaces, network, normaliser, environments.")
     inspect.add_argument("teacher")
     inspect.add_argument("--env", help="environment id, for formats that do not say their spaces")
@@ -147,10 +160,66 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("--episodes", type=int, default=1, metavar="N")
     play.add_argument("--seed", type=int, default=0, metavar="N")
     play.add_argument("--video", metavar="FILE", help="write .mp4 or .gif instead of opening a window")
+    _add_readers(command)
+    _add_export(command("export", "Write a student as ONNX, TorchScript, C, Stable-Baselines3 or for Unity."))
     command("presets", "List the presets.")
     demo = command("demo", "Distil the teacher that ships with Understudy into a 64x64 student.")
     demo.add_argument("--run", default="runs/demo", help="folder of the run [runs/demo]")
     return parser
+
+
+def _add_sweep(sweep: argparse.ArgumentParser) -> None:
+    sweep.add_argument("teacher", nargs="+", help="as of distill")
+    sweep.add_argument("--env", nargs="*", help="environment id; by default the teacher's own")
+    sweep.add_argument("--ensemble", choices=("distributions", "losses"), help="as of distill")
+    sweep.add_argument(
+        "--sizes", nargs="+", default=["8x8", "16x16", "32x32", "64x64"], metavar="SIZE",
+        help="widths of the hidden layers, 0 for none, or shares of the teacher's parameters such as 25%% "
+        "[8x8 16x16 32x32 64x64]",
+    )  # fmt: skip
+    sweep.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
+    sweep.add_argument("--run", default="runs/sweep", help="folder of all runs; finished ones are kept [runs/sweep]")
+    _add_settings(sweep, DistillSettings)
+
+
+def _add_readers(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Add the commands that read finished runs."""
+    report = command("report", "Write one file about runs that can be sent to a colleague: HTML, or a model card.")
+    report.add_argument("run", nargs="+", help="run folders; equal settings with other seeds become one curve")
+    report.add_argument("--out", metavar="FILE", help="the file to write [RUN/report.html or .md]")
+    report.add_argument("--format", choices=("html", "markdown"), default="html", help="[html]")
+    report.add_argument(
+        "--episodes", type=int, default=20, metavar="N", help="episodes to play where the folder holds no table [20]"
+    )
+    report.add_argument("--film", action="store_true", help="also film teacher and student side by side")
+    report.add_argument("--no-play", action="store_true", help="only what the folder holds: load and play nothing")
+    watch = command("watch", "Watch a run in the terminal while it goes on, or look at one that has ended.")
+    watch.add_argument("run", help="run folder")
+    watch.add_argument("--once", action="store_true", help="print one frame and end")
+    watch.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between two frames [1]")
+    push = command("push", "Publish a run on the Hugging Face hub: its policy, its numbers, and a model card.")
+    push.add_argument("run", help="run folder")
+    push.add_argument("repo_id", help="org/name on the hub; made if there is none")
+    push.add_argument("--private", action="store_true", help="only you and your organisation see it")
+    push.add_argument("--episodes", type=int, default=20, metavar="N", help="as of report, for the model card [20]")
+    push.add_argument("--no-play", action="store_true", help="as of report")
+    pull = command("pull", "Fetch a run that was pushed into a folder.")
+    pull.add_argument("repo_id", help="org/name or org/name@revision")
+    pull.add_argument("--out", metavar="FOLDER", help="the folder to make [runs/NAME]")
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("student", help="a run, a .safetensors, or another policy whose network is known")
+    export.add_argument("--format", required=True, choices=("onnx", "torchscript", "c", "sb3", "unity"))
+    export.add_argument("--out", metavar="FILE", help="by default beside the student")
+    export.add_argument("--int8", action="store_true", help="quantise (onnx and c)")
+    export.add_argument("--env", help="environment id; by default the student's own")
+    export.add_argument("--data", metavar="PATH", help="states from a run or .npz instead of playing the student")
+    export.add_argument("--states", type=int, default=1000, metavar="N", help="states to check and quantise by [1000]")
+    export.add_argument("--seed", type=int, default=0, metavar="N", help="of the first recorded episode [0]")
+    export.add_argument("--algorithm", choices=("PPO", "A2C", "DQN", "TD3", "DDPG", "SAC"), help="sb3: which class")
+    export.add_argument("--check-episodes", type=int, default=0, metavar="N", help="play the file beside the student")
+    export.add_argument("--force", action="store_true", help="overwrite files that are there")
 
 
 def _add_kickstart(kickstart: argparse.ArgumentParser) -> None:
@@ -191,6 +260,15 @@ def _distill(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
     if not teachers:
         raise UserError("understudy distill needs a teacher: a zip, a zoo folder, a .safetensors, ... (--help)")
     run_distill(teachers, env, settings, name, run, bool(arguments.resume), ensemble)
+
+
+def _sweep(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
+    from understudy.terminal_sweep import run_sweep
+
+    teachers, preset, run = arguments.teacher, arguments.preset, arguments.run
+    if "student.hidden" in dotted:
+        raise UserError("--student.hidden is one size; a sweep has several: --sizes 8x8 16x16")
+    run_sweep(teachers, arguments.env, arguments.sizes, nest(dotted), preset, run, arguments.ensemble)
 
 
 def _train(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
@@ -241,13 +319,14 @@ def _run(argv: Sequence[str] | None) -> None:
     dotted = {name: value for name, value in vars(arguments).items() if name in settings}
     if arguments.command == "distill":
         return _distill(arguments, dotted)
+    if arguments.command == "sweep":
+        return _sweep(arguments, dotted)
     if arguments.command == "train":
         return _train(arguments, dotted)
     if arguments.command == "kickstart":
         return _kickstart(arguments, dotted)
-    from understudy import terminal
-
-    getattr(terminal, f"run_{arguments.command}")(arguments)
+    home = import_module(f"understudy.{_HOMES.get(arguments.command, 'terminal')}")
+    getattr(home, f"run_{arguments.command}")(arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,6 +16,7 @@ import yaml
 from understudy.config import merge, nest
 from understudy.data import EnvSpec
 from understudy.errors import Interrupted
+from understudy.execution.base import workers_alive
 from understudy.execution.restarts import WorkerError
 from understudy.io.log import RunLog
 from understudy.job import Job, prepare
@@ -97,6 +98,7 @@ def _run_job(job: Job, report: Report | None) -> DistillResult:
             seconds = {f"seconds/{k}": round(v, 3) for k, v in progress.seconds.items()}
             seconds["seconds/evaluate"] = round(session.judge.seconds, 3)
             row = {"round": progress.round, "updates": progress.updates, **metrics, **seconds}
+            row |= workers_alive(session.execution)
             assert log is not None
             log.write(progress.env_steps, row)
             if report is not None:

@@ -16,6 +16,7 @@ from understudy.config import build, merge, nest, plain, preset
 from understudy.data import EnvSpec
 from understudy.errors import Interrupted, UserError
 from understudy.evaluation.statistics import bootstrap_interval
+from understudy.execution.base import workers_alive
 from understudy.execution.restarts import WorkerError
 from understudy.io.log import RunLog
 from understudy.loop import train as loop
@@ -167,7 +168,7 @@ def _row(session: TrainSession, metrics: dict[str, Any], total: float) -> dict[s
         seconds["evaluate"] = session.evaluator.seconds
     faults = session.faults
     counts = {"round": progress.round, "updates": progress.updates, "episodes": progress.episodes}
-    counts |= {"restarts": faults.restarts, "lost_episodes": faults.lost_episodes}
+    counts |= {"restarts": faults.restarts, "lost_episodes": faults.lost_episodes} | workers_alive(session.execution)
     rate = progress.env_steps / max(progress.seconds["collect"] + progress.seconds["learn"], 1e-9)
     return {**counts, **metrics, "rate": rate, **{f"seconds/{k}": round(v, 3) for k, v in seconds.items()}}
 
@@ -176,17 +177,19 @@ def _result(session: TrainSession, total: float, curve: list[tuple[int, float]])
     progress, settings = session.progress, session.settings
     weights = session.learner.weights()
     score, interval = float("nan"), (float("nan"), float("nan"))
+    returns: list[float] = []
     if session.evaluator is not None and settings.evaluation.final:
         session.evaluator.begin(weights, final_seeds(settings), settings.evaluation.deterministic)
         episodes = session.evaluator.result(wait=True)
         assert episodes is not None
         score, interval = float(episodes.returns.mean()), bootstrap_interval(episodes.returns)
+        returns = episodes.returns.tolist()
     faults = session.faults
     seconds = {**progress.seconds, **progress.env_seconds, "total": total}
     seconds["evaluate"] = session.evaluator.seconds if session.evaluator is not None else 0.0
     summary = {
         "stopped": progress.stopped, "env_steps": progress.env_steps, "updates": progress.updates, "score": score,
-        "interval": list(interval), "seconds": seconds, "restarts": faults.restarts,
+        "interval": list(interval), "returns": returns, "seconds": seconds, "restarts": faults.restarts,
         "lost_episodes": faults.lost_episodes, "curve": curve,
     }  # fmt: skip
     write_atomic(session.folder / "summary.json", json.dumps(summary, indent=2).encode())

@@ -108,6 +108,12 @@ class EvaluatingExecution(Execution, Protocol):
         """Run evaluation episodes on environments of their own."""
 
 
+def workers_alive(execution: Any) -> dict[str, int]:
+    """Return how many worker processes live, as a metric; nothing where there are none that can be looked at."""
+    processes = getattr(getattr(execution, "pool", None), "processes", None)
+    return {} if processes is None else {"workers": sum(process.poll() is None for process in processes)}
+
+
 def actor_of(policy: Portable, seed: int = 0) -> Actor:
     """Build a policy that can act: in plain NumPy where its network allows, otherwise with PyTorch."""
     from understudy.policies import arrays

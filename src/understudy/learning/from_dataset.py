@@ -156,7 +156,9 @@ class ParityExaminer:
         progress.ratio, progress.ratios = ratio, judge.ratios(returns)
         found: dict[str, Any] = {"student_return": float(returns.mean()), "teacher_return": float(judge.teacher.mean())}
         found |= {"random_return": float(judge.random.mean()), "ratio": ratio, "eval_episodes": returns.size}
-        if len(judge.tasks) > 1:
+        if len(judge.tasks) == 1:  # returns of different tasks have no common deviation
+            found["student_std"] = float(returns.std())
+        else:
             found |= {f"ratio/{task}": value for task, value in progress.ratios.items()}
         if parity is not None:
             found["parity_p"] = parity.p_value

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from understudy.errors import UserError, missing_extra
 
 _NAME = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<file>.+))?$")
-_PATTERNS = ["*.safetensors", "*.zip", "*.yml", "*.yaml", "*.pkl", "*.pt", "*.ts", "*.onnx"]
+PATTERNS = ("*.safetensors", "*.zip", "*.yml", "*.yaml", "*.pkl", "*.pt", "*.ts", "*.onnx")
+"""What ``load`` can read."""
 
 
-def download(source: str) -> Path:
+def download(source: str, patterns: Sequence[str] = PATTERNS) -> Path:
     """Return the local copy of ``org/name[@revision][/file]``: its folder, or the file in it.
 
-    Only files that ``load`` can read are fetched. Where the hub cannot be reached, the cache is used.
+    Only files of these patterns are fetched, by default those that ``load`` can read. Where the hub cannot be reached,
+    the cache is used.
 
     Raises:
         UserError: huggingface_hub is not installed, the name is malformed, or neither hub nor cache has it.
@@ -31,7 +34,7 @@ def download(source: str) -> Path:
     if ".." in Path(file or "").parts:
         raise UserError(f"hf://{source} leaves its repository")
     try:
-        folder = _snapshot(huggingface_hub.snapshot_download, repo, revision)
+        folder = _snapshot(huggingface_hub.snapshot_download, repo, revision, list(patterns))
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError, OSError) as error:
         reason = str(error).strip().split("\n")[0][:160]
         raise UserError(f"hf://{repo} is neither on the hub nor in the local cache ({reason})") from error
@@ -41,13 +44,13 @@ def download(source: str) -> Path:
     return path
 
 
-def _snapshot(fetch: object, repo: str, revision: str | None) -> Path:
+def _snapshot(fetch: object, repo: str, revision: str | None, patterns: list[str]) -> Path:
     """Ask the hub, then the cache: ``snapshot_download`` only falls back by itself for some network errors."""
     assert callable(fetch)
     try:
-        return Path(str(fetch(repo, revision=revision, allow_patterns=_PATTERNS)))
+        return Path(str(fetch(repo, revision=revision, allow_patterns=patterns)))
     except Exception as error:
         try:
-            return Path(str(fetch(repo, revision=revision, allow_patterns=_PATTERNS, local_files_only=True)))
+            return Path(str(fetch(repo, revision=revision, allow_patterns=patterns, local_files_only=True)))
         except Exception:
             raise error from None  # why the hub refused says more than that the cache is empty

@@ -26,7 +26,7 @@ _FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 _HUB = re.compile(r"^[\w][\w.-]*/[\w][\w.-]*$")
 _FORMATS = (
     "a policy of ours (.safetensors), a run folder, a Stable-Baselines3 zip or zoo folder, TorchScript (.pt, .ts), "
-    "ONNX (.onnx), module:function, or a hub id (hf://org/name)"
+    "ONNX (.onnx), C of understudy export (.c), module:function, or a hub id (hf://org/name)"
 )
 
 
@@ -139,6 +139,8 @@ def _load_hub(source: str, asked: Asked) -> PolicyLike:
     from understudy.teachers.hub import download
 
     path = download(source)
+    if path.suffix == ".c":
+        raise UserError(f"{source} is C and would run as it is: download it, read it, and load the file yourself")
     return _load_folder(path, asked) if path.is_dir() else _load_file(path, asked)
 
 
@@ -163,13 +165,17 @@ def _load_file(path: Path, asked: Asked) -> PolicyLike:
     if suffix == ".safetensors":
         return load_policy(path)
     if suffix == ".onnx":
-        from understudy.teachers.onnx import OnnxTeacher
+        from understudy.teachers.onnx import load_onnx
 
-        return OnnxTeacher(path, asked)
+        return load_onnx(path, asked)
     if suffix in _TORCHSCRIPT:
         from understudy.teachers.torchscript import load_torchscript
 
         return load_torchscript(path, asked)
+    if suffix == ".c":
+        from understudy.teachers.exported_c import load_c
+
+        return load_c(path, asked)
     agent = find_agent(path)
     if suffix in (".zip", "") and agent is not None:
         return load_agent(agent, strict=asked.env is None)

@@ -18,6 +18,9 @@ import torch
 from understudy.data import Array, EnvSpec, Observation
 from understudy.errors import UserError, missing_extra
 from understudy.policies.spaces import space_from_json
+from understudy.teachers.exported import ExportedPolicy, Facts
+from understudy.teachers.exported_onnx import OnnxEngine
+from understudy.teachers.exported_unity import UnityEngine, published
 from understudy.teachers.opaque import OUTPUTS, Asked, OpaqueTeacher
 
 METADATA = "understudy"
@@ -42,8 +45,8 @@ class OnnxTeacher(OpaqueTeacher):
         UserError: onnxruntime is not installed, the file is damaged, or its inputs do not fit the observations.
     """
 
-    def __init__(self, path: Path, asked: Asked) -> None:
-        self._session = _open(path)
+    def __init__(self, path: Path, asked: Asked, session: Any) -> None:
+        self._session = session
         facts = _metadata(self._session, path)
         asked = replace(
             asked,
@@ -110,6 +113,23 @@ class OnnxTeacher(OpaqueTeacher):
         if node.type not in _TYPES:
             raise UserError(f"{self._path}: input {node.name!r} is of type {node.type}, which is not supported")
         return _TYPES[node.type]
+
+
+def load_onnx(path: Path, asked: Asked) -> OpaqueTeacher:
+    """Load an ONNX file, foreign or written by ``understudy export``.
+
+    Raises:
+        UserError: As ``OnnxTeacher`` and ``ExportedPolicy``.
+    """
+    session = _open(path)
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    exported = Facts.parse(text, str(path)) if text else None
+    if exported is not None and exported.file == "unity":
+        exported = published(exported)
+        return ExportedPolicy(exported, UnityEngine(session, exported, text, str(path)), str(path), asked)
+    if exported is not None:
+        return ExportedPolicy(exported, OnnxEngine(session, exported, str(path)), str(path), asked)
+    return OnnxTeacher(path, asked, session)
 
 
 def _open(path: Path) -> Any:

@@ -12,6 +12,8 @@ from torch import nn
 
 from understudy.data import Array, Observation, map_obs
 from understudy.errors import UserError
+from understudy.teachers.exported import ExportedPolicy, Facts
+from understudy.teachers.exported_torchscript import DESCRIPTION, TorchScriptEngine
 from understudy.teachers.opaque import Asked, OpaqueTeacher
 
 
@@ -47,8 +49,8 @@ class ModuleTeacher(OpaqueTeacher):
         return torch.as_tensor(array, device=self._device)
 
 
-def load_torchscript(path: Path, asked: Asked) -> ModuleTeacher:
-    """Load a file that ``torch.jit.save`` wrote.
+def load_torchscript(path: Path, asked: Asked) -> OpaqueTeacher:
+    """Load a file that ``torch.jit.save`` wrote, or ``understudy export``.
 
     Raises:
         UserError: It is not TorchScript (a file of ``torch.save`` would have to be unpickled, which is refused).
@@ -56,12 +58,16 @@ def load_torchscript(path: Path, asked: Asked) -> ModuleTeacher:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            module = torch.jit.load(str(path), map_location=asked.device)  # type: ignore[no-untyped-call]
+            extra = {DESCRIPTION: ""}
+            module = torch.jit.load(str(path), asked.device, _extra_files=extra)  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
             f"{path} is not a TorchScript file ({_last_line(error)}); write one with torch.jit.trace(...).save(...): "
             "files of torch.save hold pickles, which are not opened here"
         ) from error
+    facts = Facts.parse(extra[DESCRIPTION], str(path)) if extra[DESCRIPTION] else None
+    if facts is not None:
+        return ExportedPolicy(facts, TorchScriptEngine(module.cpu(), facts), str(path), asked)
     return ModuleTeacher(module, str(path), asked, "TorchScript")
 
 

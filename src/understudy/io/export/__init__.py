@@ -1,0 +1,1 @@
+"""Students for use elsewhere: ONNX, TorchScript, C, Stable-Baselines3, Unity."""

@@ -1,0 +1,138 @@
+"""ONNX as Unity ML-Agents 2 and 3 read it: the names of its trainer's exports, actions in unit actions.
+
+Pictures come in as ML-Agents gives them, [N, C, H, W] floats from 0 to 1. Checked in onnxruntime, not in Unity.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from understudy.io.export.formats import describe
+from understudy.io.export.graph import Graph
+from understudy.io.export.onnx_file import stamped, trace
+from understudy.policies.policy import Policy
+from understudy.policies.spaces import has_channels_last
+
+OPSET = 9
+"""What ML-Agents itself exports."""
+_VERSION = 3.0
+"""ML-Agents' number of this layout (MLAgents2_0)."""
+_FORBIDDEN = 1e8
+
+
+class UnityGraph(nn.Module):
+    """A ``Graph`` with the inputs and outputs that ML-Agents expects."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.graph = Graph(policy)
+        self.spec, self.family = policy.spec, policy.family
+        spaces = list(self.graph.spaces)
+        self.numbers = [spaces.index(key) for key in self.graph.keys]
+        self.pictures = {e.key for e in policy.spec.encoders if e.learned}
+        self.memory = 2 * policy.spec.lstm_layers * policy.spec.lstm
+
+    @property
+    def input_names(self) -> list[str]:
+        """``obs_0`` and so on, numbered as in the observation space."""
+        names = [f"obs_{number}" for number in self.numbers]
+        names += [] if self.family.continuous else ["action_masks"]
+        return names + (["recurrent_in"] if self.memory else [])
+
+    @property
+    def output_names(self) -> list[str]:
+        """In ML-Agents' words."""
+        kind = "continuous" if self.family.continuous else "discrete"
+        names = ["version_number", "memory_size", f"{kind}_actions", f"{kind}_action_output_shape"]
+        return [*names, f"deterministic_{kind}_actions", *(["recurrent_out"] if self.memory else [])]
+
+    @property
+    def batched(self) -> list[str]:
+        """The inputs and outputs whose first axis is the batch."""
+        constant = ("version_number", "memory_size")
+        names = [n for n in self.output_names if n not in constant and not n.endswith("shape")]
+        return self.input_names + names
+
+    def example(self, count: int = 2) -> tuple[Tensor, ...]:
+        """Return inputs of zeros."""
+        zeros = []
+        for key in self.graph.keys:
+            shape = self.graph.spaces[key].shape or ()
+            if key in self.pictures and has_channels_last(self.graph.spaces[key]):  # type: ignore[arg-type]
+                shape = (shape[2], *shape[:2])
+            zeros.append(torch.zeros(count, *shape))
+        masks = [] if self.family.continuous else [torch.ones(count, sum(self.family.sizes))]
+        return (*zeros, *masks, *([torch.zeros(count, 1, self.memory)] if self.memory else []))
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Inputs by position -> outputs by position."""
+        graph = self.graph
+        obs = {key: self.from_unity(key, x) for key, x in zip(graph.keys, inputs, strict=False)}
+        features = graph.encode(obs)
+        state: tuple[Tensor, ...] = ()
+        if self.memory:
+            both = inputs[-1].reshape(-1, 2 * self.spec.lstm_layers, self.spec.lstm).transpose(0, 1)
+            h, c = both[: self.spec.lstm_layers], both[self.spec.lstm_layers :]
+            features, after = graph.remember(features, h, c)
+            state = (torch.cat(after).transpose(0, 1).reshape(-1, 1, self.memory),)
+        latent = graph.policy.body(features)
+        mean, log_std = graph.mean(latent, obs), graph.log_std(latent, obs)
+        version, size = torch.tensor([_VERSION]), torch.tensor([float(self.memory)])
+        if self.family.continuous:
+            drawn, sure = self.continuous(mean, log_std)
+            shape = torch.tensor([float(self.family.sizes[0])])
+        else:
+            drawn, sure = self.discrete(mean, inputs[len(graph.keys)])
+            shape = torch.tensor([[float(n) for n in self.family.sizes]])
+        return version, size, drawn, shape, sure, *state
+
+    def from_unity(self, key: str, x: Tensor) -> Tensor:
+        """Pictures from 0 to 1 with channels first -> the numbers and the layout of the space."""
+        if key not in self.pictures:
+            return x
+        space = self.graph.spaces[key]
+        x = x * 255.0 if np.dtype(space.dtype) == np.uint8 else x
+        return x.permute(0, 2, 3, 1) if has_channels_last(space) else x  # type: ignore[arg-type]
+
+    def continuous(self, mean: Tensor, log_std: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return a random and the deterministic action, both in unit actions within -1 and 1."""
+        params, action = self.graph.act(mean, log_std)
+        center, half = self.graph.bound("center"), self.graph.bound("half")
+        sure = (action.flatten(1) - center) / half
+        if self.family.name == "deterministic" or log_std is None:
+            return sure, sure
+        raw, spread = params[0], params[1]
+        drawn = raw + spread.exp() * torch.randn_like(raw)
+        unit = torch.tanh(drawn) if self.family.name == "squashed_gaussian" else (drawn - center) / half
+        return unit.clamp(-1.0, 1.0), sure
+
+    def discrete(self, logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return random and likeliest actions [N, branches] among those that the masks (1 for allowed) leave."""
+        logits = logits * masks - (1.0 - masks) * _FORBIDDEN
+        if not self.family.stochastic:
+            sure = self.choose(logits)
+            return sure, sure
+        noise = -torch.log(-torch.log(torch.rand_like(logits) * 0.999999 + 5e-7))
+        return self.choose(logits + noise), self.choose(logits)
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """[N, P] -> [N, branches] int64."""
+        parts = torch.split(logits, list(self.family.sizes), dim=1)
+        return torch.cat([part.argmax(dim=1, keepdim=True) for part in parts], dim=1)
+
+
+def unity_model(policy: Policy) -> bytes:
+    """Return the policy as ONNX in ML-Agents' layout.
+
+    Raises:
+        UserError: A package is missing.
+    """
+    graph = UnityGraph(policy).eval()
+    axes = {name: {0: "batch"} for name in graph.batched}
+    data = trace(graph, graph.example(), graph.input_names, graph.output_names, axes, OPSET)
+    text = describe(
+        policy, "unity", "float32", graph.graph.keys, inputs=graph.input_names, pictures=sorted(graph.pictures)
+    )
+    return stamped(data, text)

@@ -1,0 +1,259 @@
+"""A run's folder as it is read afterwards, or while the run goes on; nothing in it has to be complete."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from understudy.errors import UserError
+
+STUDENTS = ("best.safetensors", "last.safetensors")
+_FILMS = (".mp4", ".webm", ".gif")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What a run's folder holds; what is not there (yet) is None or empty.
+
+    Attributes:
+        path: The folder.
+        kind: ``distill``, ``train`` or ``kickstart``.
+        config: ``config.yaml``.
+        rows: ``log.jsonl``, with rising env steps: what a killed run logged and a resumed one repeated is left out.
+        summary: ``summary.json``; a run that has none was interrupted, or goes on.
+        result: ``result.json``, the table of a distillation on fresh episodes.
+        scores: ``scores.json``, mean returns of the teachers and of the random policy.
+    """
+
+    path: Path
+    kind: str
+    config: dict[str, Any]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+    scores: dict[str, Any] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings."""
+        found: dict[str, Any] = self.config["settings"]
+        return found
+
+    @property
+    def env_id(self) -> str:
+        """Id of the environment."""
+        found = self.config.get("environment") or self.settings.get("env") or {}
+        return str(found.get("id", "")) or "unknown environment"
+
+    @property
+    def teachers(self) -> list[str]:
+        """Where the teachers are, as the run was told; empty without teachers."""
+        if self.kind == "distill":
+            return [str(teacher) for teacher in self.config["teachers"]]
+        return [str(teacher) for teacher in self.settings.get("teaching", {}).get("teachers", [])]
+
+    @property
+    def student(self) -> Path | None:
+        """The policy that the run is known for: the best of a distillation, else the last."""
+        order = STUDENTS if self.kind == "distill" else STUDENTS[::-1]
+        return next((self.path / name for name in order if (self.path / name).is_file()), None)
+
+    @property
+    def film(self) -> Path | None:
+        """A film in the folder, if there is one."""
+        films = sorted(p for p in self.path.iterdir() if p.suffix.lower() in _FILMS and not p.name.startswith("."))
+        return films[0] if films else None
+
+    @property
+    def budget(self) -> int:
+        """Env steps at which the run ends in any case."""
+        return int(self.settings["stop"]["env_steps"])
+
+    def last(self, name: str) -> Any:
+        """Return the newest value of a metric; None where it was never logged."""
+        return next((row[name] for row in reversed(self.rows) if row.get(name) is not None), None)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of ``log.jsonl``; a last line that is still being written, or a broken one, is left out."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return in_order(parse_line(line) for line in text.split("\n"))
+
+
+def parse_line(line: str) -> dict[str, Any] | None:
+    """Read one line of the log; None where it is no whole row."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(row, dict) and isinstance(row.get("env_steps"), (int, float))
+    return row if whole else None
+
+
+def in_order(rows: Iterator[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """Return the rows with rising env steps: a resumed run counts again from its checkpoint, and its rows are valid."""
+    kept: list[dict[str, Any]] = []
+    for row in rows:
+        if row is None:
+            continue
+        while kept and kept[-1]["env_steps"] > row["env_steps"]:
+            kept.pop()
+        kept.append(row)
+    return kept
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None where there is none or it is damaged."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def read_run(path: str | os.PathLike[str], log: bool = True) -> RunFolder:
+    """Read a run's folder, however far the run is; its log may be left out.
+
+    Raises:
+        UserError: There is no such folder, or it is not one of a run.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"no run at {folder}: there is no such folder")
+    config = _config(folder)
+    kind = "distill" if "teachers" in config else "kickstart" if "teaching" in config["settings"] else "train"
+    parts = {name: read_json(folder / f"{name}.json") for name in ("summary", "result", "scores")}
+    if parts["result"] is not None and "rows" not in parts["result"]:
+        parts["result"] = None
+    return RunFolder(folder, kind, config, read_log(folder / "log.jsonl") if log else [], **parts)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError:
+        inside = sorted(found.parent.name for found in folder.glob("*/config.yaml"))
+        if inside:
+            raise UserError(
+                f"{folder} holds runs, and is none itself: name one of them, such as {folder / inside[0]}"
+            ) from None
+        raise UserError(
+            f"{folder} is not the folder of a run: there is no {path.name} in it (understudy distill, train and "
+            "kickstart write one)"
+        ) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} cannot be read as YAML: {error}") from None
+    settings = config.get("settings") if isinstance(config, Mapping) else None
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("stop"), Mapping):
+        raise UserError(f"{path} does not describe a run: it lacks the settings")
+    return dict(config)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seeds only."""
+
+    label: str
+    runs: tuple[RunFolder, ...]
+
+
+def gather(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[Group], dict[str, Any] | None, Path]:
+    """Read run folders, and group those with equal settings but for the seed.
+
+    A folder of ``kickstart --against-scratch`` stands for all runs in it.
+
+    Returns:
+        The groups, in the order of the first run of each; the comparison with scratch, if one of the folders holds one;
+        and the folder that the report belongs to.
+
+    Raises:
+        UserError: A path is no run, there is none, or they are runs in different environments.
+    """
+    comparison: dict[str, Any] | None = None
+    labelled: dict[str, list[RunFolder]] = {}
+    for path in map(Path, paths):
+        found = read_json(path / "comparison.json")
+        if found is None:
+            run = read_run(path)
+            labelled.setdefault(json.dumps(_without_seed(run), sort_keys=True, default=str), []).append(run)
+            continue
+        comparison = found
+        if (path / "config.yaml").is_file():  # a kickstarted run that was pulled from the hub
+            labelled.setdefault("kickstarted", []).append(read_run(path))
+        for kind in ("kickstarted", "scratch"):
+            folders = sorted(path.glob(f"{kind}-*"), key=lambda p: (len(p.name), p.name))
+            labelled.setdefault(kind, []).extend(read_run(folder) for folder in folders)
+    groups = [Group(key, tuple(runs)) for key, runs in labelled.items() if runs]
+    if not groups:
+        raise UserError("there is nothing to report: name at least one run folder")
+    environments = {run.env_id for group in groups for run in group.runs}
+    if len(environments) > 1:
+        raise UserError(
+            f"these are runs in {', '.join(sorted(environments))}: returns of different environments do not go into "
+            "one picture; make a report of each"
+        )
+    return _named(groups), comparison, Path(paths[0])
+
+
+def _without_seed(run: RunFolder) -> dict[str, Any]:
+    settings = {key: value for key, value in run.settings.items() if key != "seed"}
+    return {"kind": run.kind, "teachers": run.teachers, "settings": settings}
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``; mappings inside of lists stay."""
+    out: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            out |= flatten(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
+def _named(groups: list[Group]) -> list[Group]:
+    """Call every group by the settings in which it differs from the others."""
+    if len(groups) == 1:
+        return [Group("student", groups[0].runs)]
+    if all(group.label in ("kickstarted", "scratch") for group in groups):
+        return groups
+    flat = [flatten(group.runs[0].settings) for group in groups]
+    keys = [k for k in dict.fromkeys(k for f in flat for k in f) if k != "seed"]
+    differ = [k for k in keys if len({json.dumps(f.get(k), default=str) for f in flat}) > 1]
+    named = []
+    for group, own in zip(groups, flat, strict=True):
+        text = ", ".join(f"{key} {short(own[key])}" for key in differ if key in own)
+        label = text if 0 < len(differ) <= 2 and text else group.runs[0].path.name
+        named.append(Group(group.label if group.label in ("kickstarted", "scratch") else label, group.runs))
+    return named
+
+
+def short(value: Any) -> str:
+    """Write a setting as on the command line."""
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value)) or "()"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+__all__ = [
+    "Group",
+    "RunFolder",
+    "flatten",
+    "gather",
+    "in_order",
+    "parse_line",
+    "read_json",
+    "read_log",
+    "read_run",
+    "short",
+]

@@ -1,0 +1,215 @@
+"""What has to be measured for a report: policies are loaded, timed, and play a few episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from understudy.data import EnvSpec
+from understudy.errors import UserError
+from understudy.evaluation.compare import Comparison, compare
+from understudy.evaluation.latency import parameters_of
+from understudy.job import load_for, pair_environments
+from understudy.policies.policy import Policy, PolicyLike
+from understudy.report.disagreement import Disagreement, find
+from understudy.report.folder import Group, RunFolder
+from understudy.report.runtimes import Size, measure
+from understudy.settings.train import EnvSettings
+from understudy.teachers.combine import combine
+from understudy.teachers.inspect import network_text, space_text
+
+T = TypeVar("T")
+CardOf = tuple[str, str, tuple[tuple[str, str], ...]]
+"""Role, name, rows."""
+_STATES = 6
+_FILM_STEPS, _FILM_HEIGHT = 300, 240
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What may be measured.
+
+    Attributes:
+        play: Whether policies are loaded at all.
+        episodes: Of everyone, where the folder has no table, and of the student to find disagreements.
+        film: Whether to film teacher and student side by side.
+    """
+
+    play: bool = True
+    episodes: int = 20
+    film: bool = False
+
+
+@dataclass
+class Measured:
+    """What was found."""
+
+    cards_of_teachers: list[CardOf] = field(default_factory=list)
+    card_of_student: CardOf | None = None
+    table: Comparison | None = None
+    sizes: list[Size] = field(default_factory=list)
+    disagreement: Disagreement | None = None
+    film: Path | None = None
+
+
+def env_of(run: RunFolder) -> EnvSpec:
+    """Return the environment that a run learnt in."""
+    if run.kind == "distill":
+        return EnvSpec.from_json(run.config["environment"])
+    env = run.settings["env"]
+    return EnvSettings(env["id"], env["kwargs"], tuple(env["wrappers"]), env["backend"]).spec()
+
+
+def load_teachers(run: RunFolder) -> list[PolicyLike]:
+    """Load the teachers of a run, the best of several first where their scores are known.
+
+    Raises:
+        UserError: One is not where the run found it, or does not load.
+    """
+    if run.kind == "train":
+        return []
+    if run.kind == "kickstart":
+        spec = env_of(run)
+        if spec.id == "multitask":
+            return [combine([load_for(source) for source in run.teachers])]
+        loaded = [load_for(source, spec) for source in run.teachers]
+        scores = (run.scores or {}).get("teachers", [])
+        order = range(len(loaded))
+        if len(scores) == len(loaded):
+            order = sorted(order, key=lambda i: -scores[i])  # type: ignore[assignment]
+        return [loaded[i] for i in order]
+    given = run.config.get("env")
+    env = [e if isinstance(e, str) else EnvSpec.from_json(e) for e in given] if given else None
+    if len(run.teachers) == 1:
+        return [load_for(run.teachers[0], env[0] if env else None)]
+    pairs = zip(run.teachers, pair_environments(run.teachers, env), strict=True)
+    return [combine([load_for(teacher, e) for teacher, e in pairs], run.config.get("ensemble"))]
+
+
+def take_measures(
+    groups: Sequence[Group], plan: Plan, missing: list[str], tell: Callable[[str], None] = lambda line: None
+) -> Measured:
+    """Measure what the plan allows; what fails is noted in ``missing``, in one line each.
+
+    Args:
+        groups: Of runs; the first run of each is measured.
+        plan: What may be measured.
+        missing: Lines are added to it.
+        tell: Told what is going on.
+    """
+    found = Measured()
+    run = groups[0].runs[0]
+    found.film = next((film for g in groups for r in g.runs if (film := r.film) is not None), None)
+    if not plan.play:
+        found.cards_of_teachers = [("teacher", shown(source), ()) for source in run.teachers]
+        found.card_of_student = ("student", run.path.name, ())
+        missing.append("nothing was loaded or played (--no-play): sizes, latencies and disagreements are left out")
+        return found
+    teachers = _attempt(lambda: load_teachers(run), "the teacher could not be loaded", missing) or []
+    students = _students(groups, missing)
+    found.cards_of_teachers = [card("teacher", policy, shown(policy.about.source)) for policy in teachers]
+    if not teachers:
+        found.cards_of_teachers = [("teacher", shown(source), ()) for source in run.teachers]
+    if not students:
+        return found
+    own = students[0][1]
+    found.card_of_student = card("policy" if run.kind == "train" else "student", own, run.path.name)
+    tell("timing")
+    found.sizes = [measure("teacher", policy) for policy in teachers[:1]]
+    found.sizes += [measure(label, policy, folder) for label, policy, folder in students]
+    if teachers:
+        _play(groups, plan, teachers[0], students, found, missing, tell)
+    elif run.kind == "train" and plan.film:
+        missing.append("no film: side by side needs a teacher; understudy play RUN --video FILE films one policy")
+    return found
+
+
+def _students(groups: Sequence[Group], missing: list[str]) -> list[tuple[str, PolicyLike, Path]]:
+    found = []
+    alone = {"train": "policy"}.get(groups[0].runs[0].kind, "student") if len(groups) == 1 else ""
+    for group in groups:
+        run = group.runs[0]
+        if run.student is None:
+            continue
+        load = partial(load_for, str(run.student), env_of(run))
+        policy = _attempt(load, f"{run.path} could not be loaded", missing)
+        if policy is not None:
+            found.append((alone or group.label, policy, run.path))
+    return found
+
+
+def _play(
+    groups: Sequence[Group],
+    plan: Plan,
+    teacher: PolicyLike,
+    students: Sequence[tuple[str, PolicyLike, Path]],
+    found: Measured,
+    missing: list[str],
+    tell: Callable[[str], None],
+) -> None:
+    """Compare on fresh episodes where there is no table yet, find disagreements, film."""
+    run = groups[0].runs[0]
+    env, settings = env_of(run), run.settings
+    own = students[0][1]
+    seed = int(settings["evaluation"]["seed"]) + int(settings.get("seed", 0)) % 2_000 * 1_000_000 + 500_000
+    if run.result is None and plan.episodes > 1:
+        tell(f"{plan.episodes} episodes of everyone")
+        found.table = _attempt(
+            lambda: compare(
+                [teacher, *(policy for _, policy, _ in students)], env, plan.episodes, seed,
+                deterministic=settings["evaluation"].get("deterministic", True),
+                ratio=settings["stop"].get("ratio", 0.95), names=["teacher", *(label for label, _, _ in students)],
+            ),
+            "no table of fresh episodes", missing,
+        )  # fmt: skip
+    if plan.episodes:
+        tell("looking for disagreements")
+        episodes = min(plan.episodes, 8)
+        found.disagreement = _attempt(
+            lambda: find(teacher, own, env, episodes, seed + 400_000, _STATES), "no list of disagreements", missing
+        )
+    if plan.film:
+        tell("filming")
+        found.film = _attempt(lambda: film(run, teacher, own), "no film", missing) or found.film
+
+
+def film(run: RunFolder, teacher: PolicyLike, student: PolicyLike) -> Path:
+    """Film teacher and student side by side into the run's folder, small enough to be sent.
+
+    Raises:
+        UserError: The environment cannot be drawn here.
+    """
+    from understudy.evaluation.play import compare_video
+
+    path = run.path / "side-by-side.mp4"
+    names = ["teacher", "student"]
+    return compare_video([teacher, student], path, env_of(run), names=names, max_steps=_FILM_STEPS, height=_FILM_HEIGHT)
+
+
+def _attempt(call: Callable[[], T], what: str, missing: list[str]) -> T | None:
+    try:
+        return call()
+    except UserError as error:
+        missing.append(f"{what}: {error}")
+        return None
+
+
+def card(role: str, policy: PolicyLike, name: str) -> CardOf:
+    """Describe a policy in a few rows."""
+    rows = [("algorithm", policy.about.algorithm)]
+    if isinstance(policy, Policy):
+        rows.append(("network", network_text(policy.spec).split(";")[0]))
+    count = parameters_of(policy)
+    rows.append(("parameters", "unknown" if count is None else f"{count:,}"))
+    rows.append(("observations", space_text(policy.observation_space)))
+    rows.append(("actions", space_text(policy.action_space)))
+    return role, name, tuple(rows)
+
+
+def shown(source: str) -> str:
+    """Shorten a path to what a colleague can make sense of: absolute ones lose the folders of this machine."""
+    path = Path(source)
+    return "/".join(path.parts[-3:]) if path.is_absolute() else source

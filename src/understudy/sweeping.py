@@ -1,0 +1,251 @@
+"""``understudy.sweep``: a ladder of students of one teacher, and the smallest of them that is on par."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from understudy.config import merge, nest, plain
+from understudy.data import EnvSpec
+from understudy.distillation import distill
+from understudy.envs.make import spaces_of
+from understudy.errors import Interrupted, UserError
+from understudy.evaluation.compare import Comparison, Row, compare
+from understudy.evaluation.ladder import smallest_on_par
+from understudy.job import Job, prepare
+from understudy.policies.files import load_policy, write_atomic
+from understudy.policies.policy import About, Policy, PolicyLike
+from understudy.session import Report
+from understudy.settings import DistillSettings, StudentSettings
+from understudy.student import new_student, student_spec
+
+Tell = Callable[[str, str], None]
+"""Told of every size, and what is done about it."""
+_LAYERS = re.compile(r"^\d+(x\d+)*$")
+_SHARE = re.compile(r"^\d+(\.\d+)?%$")
+_WIDEST = 4096
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a ladder of students came to.
+
+    Attributes:
+        comparison: The teacher, then one row per size, on the same fresh episodes; each test at alpha / sizes.
+        sizes: (name, folder, how its run ended, env steps) of each student, in the order of the rows.
+        smallest: Name of the smallest student on par; None where none is.
+        folder: Where it all lies.
+    """
+
+    comparison: Comparison
+    sizes: tuple[tuple[str, Path, str, int], ...]
+    smallest: str | None
+    folder: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data: one entry per student, then the comparison with every return."""
+        rows = zip(self.sizes, self.comparison.rows[1:], strict=True)
+        return {
+            "env": self.comparison.env,
+            "smallest": self.smallest,
+            "students": [_entry(size, row) for size, row in rows],
+            "comparison": self.comparison.to_json(),
+        }
+
+
+def _entry(size: tuple[str, Path, str, int], row: Row) -> dict[str, Any]:
+    name, folder, stopped, env_steps = size
+    return {
+        "name": name,
+        "folder": folder.name,
+        "stopped": stopped,
+        "env_steps": env_steps,
+        "parameters": row.parameters,
+        "latency_us": None if row.latency is None else row.latency.best_us,
+        "return": row.evaluation.mean,
+        "interval": list(row.evaluation.mean_interval),
+        "ratio": row.ratio,
+        "on_par": bool(row.parity and row.parity.passed),
+        "p_value": row.parity.p_value if row.parity else None,
+    }
+
+
+def sweep(
+    teacher: Any,
+    env: str | EnvSpec | Sequence[str | EnvSpec] | None = None,
+    sizes: Sequence[str] = ("8x8", "16x16", "32x32", "64x64"),
+    settings: Mapping[str, Any] | None = None,
+    *,
+    preset: str | None = None,
+    run: str | os.PathLike[str] = "runs/sweep",
+    ensemble: str | None = None,
+    tell: Tell = lambda name, what: None,
+    report: Report | None = None,
+    **overrides: Any,
+) -> Sweep:
+    """Distil a student of every size, each in a folder of its own, and compare all of them on fresh episodes.
+
+    Sizes that an earlier call has finished are not distilled again, and one that it broke off is resumed.
+
+    Args:
+        teacher: As ``understudy.distill`` takes it, a path or a list of them.
+        env: Likewise.
+        sizes: Widths of the hidden layers as ``64x64``, ``0`` for none, or a share of the teacher's parameters as
+            ``25%``: as many layers as the teacher has, as wide as the share allows.
+        settings: Of all students alike; ``student.hidden`` is each size's own.
+        preset: As of ``distill``.
+        run: The folder; gets ``sweep.json`` too.
+        ensemble: As of ``distill``.
+        tell: Told of every size.
+        report: Called with the metrics of each round.
+        **overrides: Settings with their dots as double underscores.
+
+    Raises:
+        UserError: A size that cannot be read or made, a folder that holds runs with other settings, and all that
+            ``distill`` raises.
+    """
+    if not sizes or len(set(sizes)) < len(sizes):
+        raise UserError("--sizes needs at least one size, each once, such as 8x8 16x16 32x32")
+    for size in sizes:
+        if not _LAYERS.match(size) and not _SHARE.match(size):
+            raise UserError(f"the size {size!r} cannot be read: write widths as 64x64, or a share as 25%")
+    over = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
+    teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+    ids = [env] if isinstance(env, (str, EnvSpec)) else env
+    folder, jobs = Path(run), []
+    for size in sizes:
+        place = folder / size.replace("%", "-percent")
+        resume = (place / "state.safetensors").exists()
+        job = prepare(teachers, ids, over, preset=preset, run=place, resume=resume, ensemble=ensemble)
+        own = {"student": network_of(size, job.teacher, job.env, job.settings.student)}
+        jobs.append(
+            prepare(teachers, ids, merge(over, own), preset=preset, run=place, resume=resume, ensemble=ensemble)
+        )
+        _check_same(jobs[-1])
+    students, found = [], []
+    for size, job in zip(sizes, jobs, strict=True):
+        stopped, env_steps = _finish(size, job, tell, report)
+        best = job.folder / "best.safetensors"
+        students.append(load_policy(best if best.exists() else job.folder / "last.safetensors"))
+        found.append((size, job.folder, stopped, env_steps))
+    tell("all", "playing fresh episodes")
+    result = _compare(jobs, students, found, folder)
+    write_atomic(folder / "sweep.json", json.dumps(result.to_json(), indent=1).encode())
+    return result
+
+
+def _finish(size: str, job: Job, tell: Tell, report: Report | None) -> tuple[str, int]:
+    """Distil unless that was done; returns how the run ended, and its env steps."""
+    summary = job.folder / "summary.json"
+    if not summary.exists():
+        tell(size, "going on" if job.resume else "distilling")
+        try:
+            distill(job, report=report)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; the same command goes on from here") from None
+    data = json.loads(summary.read_text())
+    tell(size, f"{data['stopped']} after {data['env_steps']:,} env steps")
+    return str(data["stopped"]), int(data["env_steps"])
+
+
+def _compare(
+    jobs: Sequence[Job], students: Sequence[Policy], found: Sequence[tuple[str, Path, str, int]], folder: Path
+) -> Sweep:
+    """Play fresh episodes with everyone, sorted by size."""
+    order = sorted(range(len(students)), key=lambda i: students[i].parameters_count)
+    settings, teacher = jobs[0].settings, jobs[0].teacher
+    result = compare(
+        [teacher, *(students[i] for i in order)],
+        jobs[0].env,
+        settings.evaluation.final or 50,
+        settings.final_seed,
+        settings.evaluation.num_envs,
+        ratio=settings.stop.ratio,
+        alpha=0.05 / len(students),
+        guard_falls=settings.stop.guard_falls,
+        names=["teacher", *(found[i][0] for i in order)],
+    )
+    smallest = smallest_on_par(result.rows[1:])
+    return Sweep(result, tuple(found[i] for i in order), smallest.name if smallest else None, folder)
+
+
+def _check_same(job: Job) -> None:
+    """Refuse to go on with a run that has other settings than are asked for.
+
+    Raises:
+        UserError: Naming the first setting that differs.
+    """
+    path = job.folder / "config.yaml"
+    if not job.resume or not path.exists():
+        return
+    saved, asked = yaml.safe_load(path.read_text()), json.loads(json.dumps(job.described))
+    for key in ("teachers", "environment"):
+        if saved[key] != asked[key]:
+            raise UserError(f"{job.folder} holds a run with other {key}: take another folder with --run")
+    differ = _first_difference(saved["settings"], asked["settings"])
+    if differ:
+        raise UserError(f"{job.folder} holds a run with another {differ}: take another folder with --run")
+
+
+def _first_difference(saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> str:
+    for key, value in asked.items():
+        mine = saved.get(key)
+        if isinstance(value, Mapping) and isinstance(mine, Mapping):
+            inner = _first_difference(mine, value, f"{prefix}{key}.")
+            if inner:
+                return inner
+        elif mine != value:
+            return f"{prefix}{key} ({mine} instead of {value})"
+    return ""
+
+
+def network_of(size: str, teacher: PolicyLike, env: EnvSpec, settings: StudentSettings) -> dict[str, Any]:
+    """Return the student's settings for a size.
+
+    Raises:
+        UserError: A share of a teacher whose parameters are not known, or one that no network of this kind is as small
+            as.
+    """
+    if _LAYERS.match(size):
+        return {"hidden": [width for width in map(int, size.split("x")) if width]}
+    if not teacher.parameters_count:
+        raise UserError(f"the size {size} is a share of the teacher's parameters, which are not known: write widths")
+    most = math.floor(float(size[:-1]) / 100 * teacher.parameters_count)
+    layers = len(teacher.spec.hidden) if isinstance(teacher, Policy) else 2
+    spaces = spaces_of(env)
+
+    def network(width: int) -> dict[str, Any]:
+        return {"hidden": [width] * max(layers, 1)} if not pictures else {"cnn_features": width, "hidden": []}
+
+    def parameters(width: int) -> int:
+        own: DistillSettings = _student_of(settings, network(width))
+        return new_student(student_spec(own.student, *spaces, teacher), 0, About()).parameters_count
+
+    pictures = any(e.learned for e in student_spec(settings, *spaces, teacher).encoders)
+    if parameters(1) > most:
+        raise UserError(
+            f"no student of this kind is as small as {size} of the teacher's {teacher.parameters_count:,} parameters: "
+            f"the smallest has {parameters(1):,}"
+        )
+    low, high = 1, _WIDEST
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if parameters(middle) <= most else (low, middle)
+    return network(low)
+
+
+def _student_of(settings: StudentSettings, own: Mapping[str, Any]) -> DistillSettings:
+    from understudy.config import build
+
+    return build(DistillSettings, {"student": merge(plain(settings), own)})
+
+
+__all__ = ["Sweep", "network_of", "sweep"]

@@ -1,0 +1,82 @@
+"""Unity files that ``understudy export --format unity`` wrote, run by onnxruntime as Unity would run them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from understudy.data import Array
+from understudy.errors import UserError
+from understudy.policies.family import ActionMap, action_sizes
+from understudy.policies.spaces import has_channels_last, members
+from understudy.teachers.exported import Engine, Facts
+
+_SURE = 20.0
+"""Logit of the action that was taken: the file says no more of its distribution."""
+
+
+def published(facts: Facts) -> Facts:
+    """Return the facts with the family that such a file can be asked for: Unity's layout holds actions only."""
+    if isinstance(facts.action_space, gym.spaces.Box):
+        family = "deterministic"
+    else:
+        family = "categorical" if isinstance(facts.action_space, gym.spaces.Discrete) else "multi_categorical"
+    return Facts(**{**vars(facts), "family": family})
+
+
+class UnityEngine(Engine):
+    """Feeds what ML-Agents would feed.
+
+    Raises:
+        UserError: The description does not say which inputs are pictures.
+    """
+
+    def __init__(self, session: Any, facts: Facts, text: str, where: str) -> None:
+        data = json.loads(text)
+        self._names, self._pictures = data.get("inputs"), data.get("pictures")
+        if not isinstance(self._names, list) or not isinstance(self._pictures, list):
+            raise UserError(f"{where}: its description names no inputs: export the student again")
+        self._session, self._facts, self._where = session, facts, where
+        self._spaces = members(facts.observation_space)
+        self._map = ActionMap(facts.action_space)
+        self._sizes = action_sizes(facts.action_space)
+
+    def run(self, obs: dict[str, Array], memory: tuple[Array, Array] | None) -> dict[str, Array]:
+        """See ``Engine.run``."""
+        feeds = {n: self._as_unity(k, obs[k]) for n, k in zip(self._names, self._facts.keys, strict=False)}
+        count = len(next(iter(feeds.values())))
+        kind = "continuous" if isinstance(self._facts.action_space, gym.spaces.Box) else "discrete"
+        if kind == "discrete":
+            feeds["action_masks"] = np.ones((count, sum(self._sizes)), np.float32)
+        names = [f"deterministic_{kind}_actions"]
+        if memory is not None:
+            both = np.concatenate(memory).swapaxes(0, 1).reshape(count, 1, -1)
+            feeds["recurrent_in"], names = both.astype(np.float32), [*names, "recurrent_out"]
+        try:
+            answers = self._session.run(names, feeds)
+        except Exception as error:  # onnxruntime's exceptions share no class of their own
+            raise UserError(f"{self._where} cannot be run: {str(error)[:200]}") from error
+        out = self._actions(np.asarray(answers[0]))
+        if memory is not None:
+            layers, width = self._facts.memory
+            after = np.asarray(answers[1]).reshape(count, 2 * layers, width).swapaxes(0, 1)
+            out |= {"h_out": after[:layers], "c_out": after[layers:]}
+        return out
+
+    def _as_unity(self, key: str, x: Array) -> Array:
+        x = x.astype(np.float32)
+        if key not in self._pictures:
+            return x
+        space = self._spaces[key]
+        x = x / np.float32(255) if np.dtype(space.dtype) == np.uint8 else x
+        return x.transpose(0, 3, 1, 2) if has_channels_last(space) else x  # type: ignore[arg-type]
+
+    def _actions(self, answer: Array) -> dict[str, Array]:
+        if isinstance(self._facts.action_space, gym.spaces.Box):
+            return {"action": self._map.to_env(answer)}
+        rows = [_SURE * np.eye(n, dtype=np.float32)[answer[:, i]] for i, n in enumerate(self._sizes)]
+        action = answer[:, 0] + self._map.start if isinstance(self._facts.action_space, gym.spaces.Discrete) else answer
+        return {"logits": np.concatenate(rows, axis=1), "action": action}

@@ -1,0 +1,149 @@
+"""Exported files act as their students: every family of actions, network and format."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from export_helpers import ALL, SUFFIX, make, observations, student
+
+from understudy.data import EnvSpec, map_obs
+from understudy.io.export.export import export
+from understudy.io.export.formats import obstacles
+from understudy.io.export.states import States, ask, read_states
+from understudy.teachers.exported_c import compiler
+from understudy.teachers.load import load
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Return a function that writes states of a policy to an .npz and reads them again."""
+
+    def write(policy, count=40):
+        obs = observations(policy.observation_space, count)
+        if policy.spec.task_actions:
+            obs["task"] = np.eye(2, dtype=np.float32)[np.arange(count) % 2]
+        if "" in policy.spec.normalized:
+            obs = obs + policy.get_buffer("normalizer_mean:").numpy()
+        arrays = obs if isinstance(obs, dict) else {"obs": obs}
+        path = tmp_path / "states.npz"
+        np.savez(path, episode_start=np.arange(count) % 13 == 0, **arrays)
+        return path
+
+    return write
+
+
+def error(policy, file, states):
+    ours, theirs = ask(policy, states), ask(load(file), states)
+    if policy.family.continuous:
+        span = np.abs(ours.action).max()
+        assert theirs.action.dtype == ours.action.dtype
+        return np.abs(ours.action - theirs.action).max() / max(span, 1)
+    return float((ours.action != theirs.action).mean())
+
+
+def pairs():
+    for case in ALL:
+        spec = make(case).spec
+        yield from ((case, form) for form in SUFFIX if not obstacles(spec, form))
+
+
+@pytest.mark.parametrize(("case", "form"), pairs())
+def test_a_float_export_acts_as_its_student(case, form, tmp_path, data):
+    if form == "c" and compiler() is None:
+        pytest.skip("no C compiler")
+    if form == "sb3":
+        pytest.importorskip("stable_baselines3")
+    policy = make(case)
+    path = data(policy)
+    found = export(policy, form, tmp_path / f"out.{SUFFIX[form]}", data=path)
+    assert error(policy, found.path, read_states(path, policy)) < 1e-5
+    assert found.difference.relative < 1e-5
+
+
+INT8 = [
+    "categorical",
+    "multi",
+    "gaussian",
+    "squashed",
+    "td3",
+    "lstm",
+    "two lstm layers",
+    "nature",
+    "a3c",
+    "dict",
+]
+
+
+@pytest.mark.parametrize("case", INT8)
+def test_int8_in_c_is_close(case, tmp_path, data):
+    if compiler() is None:
+        pytest.skip("no C compiler")
+    policy = make(case)
+    path = data(policy)
+    found = export(policy, "c", tmp_path / "out.c", data=path, int8=True)
+    assert error(policy, found.path, read_states(path, policy)) < (0.05 if policy.family.continuous else 0.08)
+    assert "static const int8_t" in found.path.read_text()
+
+
+@pytest.mark.parametrize("case", ["categorical", "gaussian", "squashed", "td3", "lstm", "nature", "dict"])
+def test_int8_in_onnx_is_close(case, tmp_path, data):
+    policy = make(case)
+    path = data(policy)
+    found = export(policy, "onnx", tmp_path / "out.onnx", data=path, int8=True)
+    assert error(policy, found.path, read_states(path, policy)) < 0.2
+    import onnx
+
+    kinds = {t.data_type for t in onnx.load(found.path).graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript", "c"])
+@pytest.mark.parametrize("case", ["gaussian", "squashed", "multi", "lstm"])
+def test_an_export_is_a_teacher_with_the_student_s_distribution(case, form, tmp_path, data):
+    if form == "c" and compiler() is None:
+        pytest.skip("no C compiler")
+    policy = make(case)
+    path = data(policy)
+    teacher = load(export(policy, form, tmp_path / f"out.{SUFFIX[form]}", data=path).path)
+    states = read_states(path, policy)
+    assert teacher.family == policy.family
+    assert np.abs(ask(teacher, states).params - ask(policy, states).params).max() < 1e-4
+    assert teacher.parameters_count == policy.parameters_count
+    one = map_obs(lambda a: a[0], states.whole())
+    actions = [teacher.predict(one)[0] for _ in range(30)]
+    assert actions[0].shape == policy.action_space.shape and len({a.tobytes() for a in actions}) > 1
+
+
+def test_an_export_with_a_memory_forgets_where_an_episode_starts(tmp_path, data):
+    policy = make("lstm")
+    path = data(policy)
+    states = read_states(path, policy)
+    teacher = load(export(policy, "onnx", tmp_path / "out.onnx", data=path).path)
+    obs = states.whole()[:2]
+    _, state = teacher.predict(obs, None, np.ones(2, bool), True)
+    fresh, _ = teacher.predict(obs, None, None, True)
+    again, _ = teacher.predict(obs, state, np.array([True, False]), True)
+    assert np.allclose(again[0], fresh[0]) and not np.allclose(again[1], fresh[1])
+
+
+def test_large_means_cost_no_digits(tmp_path, data):
+    policy = make("deterministic")
+    policy.set_normalizer("", np.full(5, 12345.678), np.full(5, 1e-2))
+    obs = (12345.678 + np.random.default_rng(0).normal(size=(20, 5)) * 0.1).astype(np.float32)
+    np.savez(tmp_path / "s.npz", obs=obs)
+    for form in ("onnx", "c") if compiler() else ("onnx",):
+        found = export(policy, form, tmp_path / f"o.{SUFFIX[form]}", data=tmp_path / "s.npz")
+        assert error(policy, found.path, States({"": obs}, np.arange(20) == 0, "")) < 1e-5
+
+
+def test_the_student_is_played_where_no_data_are_given(tmp_path):
+    env = gym.make("CartPole-v1")
+    policy = student(env.observation_space, env.action_space, "categorical", normalized=())
+    policy.about.env = EnvSpec("CartPole-v1")
+    found = export(policy, "onnx", tmp_path / "o.onnx", states=50)
+    assert "CartPole-v1" in found.states and found.states.startswith("50 ")
+    assert load(found.path).about.env == EnvSpec("CartPole-v1")

@@ -1,0 +1,167 @@
+"""What cannot be exported is refused in one line, before anything is written."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from export_helpers import BOUNDS, D3, TEXT, VECTOR, make, student
+
+from understudy.cli import main
+from understudy.data import EnvSpec
+from understudy.errors import UserError
+from understudy.io.export.export import export
+from understudy.policies.files import save_policy
+from understudy.policies.spec import Encoder
+from understudy.teachers import exported_c
+from understudy.teachers.load import load
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def states(tmp_path):
+    path = tmp_path / "states.npz"
+    np.savez(path, obs=np.random.default_rng(0).normal(size=(20, 5)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("case", "form", "words"),
+    [
+        ("text lstm", "c", "the encoder text_lstm cannot be expressed there; onnx, torchscript can"),
+        ("resnet", "sb3", "the encoder impala_resnet .* onnx, torchscript, unity can"),
+        ("lstm", "sb3", "the LSTM cannot .* onnx, torchscript, c, unity can"),
+        ("gsde", "c", "gSDE cannot"),
+        ("two heads", "sb3", r"the second head \(log_std_head\)"),
+        ("half open", "sb3", "actions without bounds"),
+    ],
+)
+def test_a_part_that_a_format_lacks_is_named_with_the_formats_that_have_it(case, form, words, tmp_path, states):
+    with pytest.raises(UserError, match=words):
+        export(make(case), form, tmp_path / {"c": "o.c", "sb3": "o.zip"}[form], data=states)
+    assert not list(tmp_path.glob("o*"))
+
+
+def test_a_calibration_set_that_does_not_match(tmp_path, states):
+    policy = student(VECTOR, D3, "categorical")
+    np.savez(tmp_path / "short.npz", obs=np.zeros((9, 4)))
+    with pytest.raises(UserError, match=r"short.npz does not match the student: 'obs' .* shape \(4,\), .* sees \(5,\)"):
+        export(policy, "onnx", tmp_path / "o.onnx", data=tmp_path / "short.npz", int8=True)
+    np.savez(tmp_path / "named.npz", speed=np.zeros((9, 5)))
+    with pytest.raises(UserError, match=r"it has no array 'obs' \(it has speed\)"):
+        export(policy, "onnx", tmp_path / "o.onnx", data=tmp_path / "named.npz", int8=True)
+    np.savez(tmp_path / "nan.npz", obs=np.full((9, 5), np.nan))
+    with pytest.raises(UserError, match="holds NaN"):
+        export(policy, "onnx", tmp_path / "o.onnx", data=tmp_path / "nan.npz", int8=True)
+    (tmp_path / "torn.npz").write_bytes(states.read_bytes()[:100])
+    with pytest.raises(UserError, match="torn.npz cannot be read"):
+        export(policy, "onnx", tmp_path / "o.onnx", data=tmp_path / "torn.npz", int8=True)
+    np.savez(tmp_path / "objects.npz", obs=np.array([{}, {}], dtype=object))  # a pickle inside
+    with pytest.raises(UserError, match="cannot be read"):
+        export(policy, "onnx", tmp_path / "o.onnx", data=tmp_path / "objects.npz", int8=True)
+    with pytest.raises(UserError, match="holds no dataset"):
+        export(policy, "onnx", tmp_path / "o.onnx", data=tmp_path)
+    assert not (tmp_path / "o.onnx").exists()
+
+
+def test_nothing_is_overwritten_without_force(tmp_path, states):
+    policy = student(VECTOR, BOUNDS, "deterministic")
+    out = tmp_path / "o.pt"
+    export(policy, "torchscript", out, data=states)
+    before = out.read_bytes()
+    with pytest.raises(UserError, match="o.pt is there already: --force overwrites it"):
+        export(student(VECTOR, BOUNDS, "deterministic", seed=1), "torchscript", out, data=states)
+    assert out.read_bytes() == before
+    export(student(VECTOR, BOUNDS, "deterministic", seed=1), "torchscript", out, data=states, force=True)
+    assert out.read_bytes() != before
+    (tmp_path / "c.h").write_text("mine")
+    with pytest.raises(UserError, match="c.h is there already"):
+        export(policy, "c", tmp_path / "c.c", data=states)
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "words"),
+    [
+        ("o.txt", {}, "ends in .onnx, not 'o.txt'"),
+        ("states.npz/o.onnx", {}, "is not a folder that may be written to"),
+        ("o.onnx", {"states": 0}, "at least 1 state"),
+        ("o.onnx", {"algorithm": "PPO"}, "for the format sb3 only"),
+    ],
+)
+def test_what_was_asked_for_is_checked_first(out, options, words, tmp_path, states):
+    with pytest.raises(UserError, match=words):
+        export(student(VECTOR, D3, "categorical"), "onnx", tmp_path / out, data=states, **options)
+
+
+def test_int8_is_for_two_formats(tmp_path, states):
+    with pytest.raises(UserError, match="int8 is for onnx and c, not for torchscript"):
+        export(student(VECTOR, D3, "categorical"), "torchscript", tmp_path / "o.pt", data=states, int8=True)
+
+
+def test_an_algorithm_of_another_family(tmp_path, states):
+    pytest.importorskip("stable_baselines3")
+    with pytest.raises(UserError, match="a categorical student cannot be a model of SAC: PPO or A2C can"):
+        export(student(VECTOR, D3, "categorical"), "sb3", tmp_path / "o.zip", data=states, algorithm="SAC")
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path, states, monkeypatch):
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    with pytest.raises(UserError, match=r"'stable-baselines3': run pip install 'understudy\[sb3\]'"):
+        export(student(VECTOR, D3, "categorical"), "sb3", tmp_path / "o.zip", data=states)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match=r"pip install 'understudy\[onnx\]'"):
+        export(student(VECTOR, D3, "categorical"), "onnx", tmp_path / "o.onnx", data=states)
+
+
+def test_black_boxes_have_no_network_to_export(tmp_path, states):
+    made = export(student(VECTOR, D3, "categorical"), "onnx", tmp_path / "o.onnx", data=states)
+    with pytest.raises(UserError, match="is a black box"):
+        export(made.path, "c", tmp_path / "o.c", data=states)
+
+
+def test_without_a_compiler_c_is_written_and_checked_by_simulation(tmp_path, states, monkeypatch):
+    monkeypatch.setattr(exported_c, "compiler", lambda: None)
+    found = export(student(VECTOR, BOUNDS, "gaussian"), "c", tmp_path / "o.c", data=states)
+    assert found.difference.relative < 1e-5 and "no C compiler" in found.notes[0]
+    with pytest.raises(UserError, match="needs a C compiler"):
+        load(found.path)
+
+
+def test_a_c_file_of_somebody_else(tmp_path):
+    (tmp_path / "x.c").write_text("int main(void) { return 0; }\n")
+    with pytest.raises(UserError, match="is no C source of understudy export"):
+        load(tmp_path / "x.c")
+    (tmp_path / "y.c").write_text('/* understudy-export {"format": "understudy-export-1"} */\n')
+    with pytest.raises(UserError, match="its description cannot be read"):
+        load(tmp_path / "y.c")
+
+
+def test_c_from_the_hub_is_not_run(tmp_path, monkeypatch):
+    (tmp_path / "x.c").write_text("")
+    monkeypatch.setattr("understudy.teachers.hub.download", lambda source: tmp_path / "x.c")
+    with pytest.raises(UserError, match="org/name/x.c is C and would run as it is"):
+        load("hf://org/name/x.c")
+
+
+def test_an_environment_that_imports_a_module_does_not_stop_its_own_export(tmp_path, states):
+    policy = student(VECTOR, D3, "categorical")
+    policy.about.env = EnvSpec("this:Foo-v0")
+    found = export(policy, "torchscript", tmp_path / "o.pt", data=states)
+    with pytest.raises(UserError, match="imports a module"):
+        load(found.path)
+
+
+def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
+    policy = student(TEXT, D3, "categorical", encoders=(Encoder("", "text_lstm", 8),))
+    path = save_policy(policy, tmp_path / "s.safetensors")
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(path), "--format", "c"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "text_lstm" in error
+    with pytest.raises(SystemExit):
+        main(["export", str(path), "--format", "onnx"])
+    assert "give --env ID, or recorded states with --data" in capsys.readouterr().err

@@ -1,0 +1,131 @@
+"""The live view: what it says of runs that end, go on, are silent, or have just begun."""
+
+import io
+import json
+import shutil
+import time
+
+import pytest
+import yaml
+from rich.console import Console
+
+from understudy import terminal_watch
+from understudy.cli import main
+from understudy.report.braille import curve
+from understudy.report.live import Follower, duration, frame, throughput
+
+CONFIG = {
+    "settings": {
+        "env": {"id": "Somewhere-v0"},
+        "stop": {"env_steps": 10_000, "seconds": 0.0},
+        "evaluation": {"episodes": 5},
+        "execution": {"type": "async", "num_workers": 4},
+        "teaching": {"teachers": ["a.zip"]},
+        "seed": 0,
+    }
+}
+
+
+def row(steps, wall, **values):
+    return {"env_steps": steps, "wall": wall, "updates": steps // 10, "restarts": 1, "lost_episodes": 7, "workers": 3,
+            "lag": 1.5, "teacher_weight": 1 - steps / 10_000, "kl/teacher": 0.25, "loss": 0.5, **values}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    return tmp_path
+
+
+def text_of(follower, now):
+    return "\n".join(line for _, line in frame(follower.read(), 100, 40, now))
+
+
+def test_a_run_that_goes_on(folder):
+    follower = Follower(folder)
+    assert "nothing was logged yet" in text_of(follower, 1000.0)
+    log = (folder / "log.jsonl").open("w", buffering=1)
+    for k in range(1, 5):
+        log.write(
+            json.dumps(row(500 * k, 1000.0 + k, eval_return=10.0 * k, eval_env_steps=500 * k, eval_std=2.0)) + "\n"
+        )
+    whole = json.dumps(row(2500, 1005.0))
+    log.write(whole[:20])  # the last line is half written
+    log.flush()
+    text = text_of(follower, 1004.5)
+    assert "2,000 of 10,000 env steps, 16 s left" in text  # 500 env steps a second
+    assert "500 env steps/s" in text and "λ 0.8" in text and "to the teacher 0.25" in text
+    assert "3 of 4 alive, 1 replaced, 7 episodes lost, lag 1.5 updates" in text
+    assert "evaluation  40.00 [37.22, 42.78] at 2,000 env steps" in text  # 2.776 * 2 / sqrt(4)
+    log.write(whole[20:] + "\n")
+    log.flush()
+    assert "2,500 of 10,000" in text_of(follower, 1005.5)
+    assert len(follower.rows) == 5, "every line was read once"
+    assert "quiet for 1 min 35 s" in text_of(follower, 1100.0)
+
+
+def test_a_resumed_run_counts_again_from_its_checkpoint(folder):
+    rows = [row(k, 1000.0 + k) for k in (100, 200, 300, 150, 250)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    follower = Follower(folder)
+    assert [r["env_steps"] for r in follower.read().rows] == [100, 150, 250]
+    (folder / "log.jsonl").write_text(json.dumps(row(50, 2000.0)) + "\n")
+    assert [r["env_steps"] for r in follower.read().rows] == [50]
+
+
+def test_ended_runs(here, capsys):
+    for run, words in (("run", "ended: parity"), ("trained", "ended: env_steps"), ("taught/kickstarted-0", "λ 0")):
+        main(["watch", run, "--once"])
+        out = capsys.readouterr().out
+        assert words in out and "return in evaluation episodes" in out and "in CartPole-v1" in out
+
+
+def test_in_a_terminal_it_ends_with_the_run(here, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(terminal_watch, "console", Console(force_terminal=True, file=screen, width=80, height=30))
+    main(["watch", "run"])
+    assert "ended: parity" in screen.getvalue()
+
+
+def test_several_runs_in_a_folder(here, capsys):
+    with pytest.raises(SystemExit):
+        main(["watch", "taught", "--once"])
+    assert "name one of them, such as taught/kickstarted-0" in capsys.readouterr().err
+
+
+def test_an_older_summary_does_not_end_a_resumed_run(here, tmp_path):
+    folder = tmp_path / "resumed"
+    shutil.copytree("run", folder)
+    later = time.time() + 100
+    with (folder / "log.jsonl").open("a") as log:
+        log.write(json.dumps(row(10**6, later)) + "\n")
+    assert "running" in text_of(Follower(folder), later + 1)
+
+
+def test_no_run(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["watch", str(tmp_path), "--once"])
+    assert "is not the folder of a run" in capsys.readouterr().err
+
+
+def test_throughput_is_recent():
+    rows = [{"env_steps": 0, "wall": 0.0}, {"env_steps": 1000, "wall": 1000.0}, {"env_steps": 2000, "wall": 1010.0}]
+    assert throughput(rows) == 100.0
+    assert throughput(rows[:1]) is None
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(9.4, "9 s"), (65, "1 min 05 s"), (3725, "1 h 02 min")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_line_from_corner_to_corner():
+    drawn = curve([(0, 0.0), (10, 1.0)], width=9 + 2, height=2, x_range=(0, 10))
+    assert [line[:8] for line in drawn] == ["      1 ", "      0 "]
+    plot = [line[9:] for line in drawn]
+    # 8 by 8 dots: the diagonal, read as bits of the braille block.
+    assert all(len(line) == 4 for line in plot)
+    lit = {(2 * c + r, 4 * row + d) for row, line in enumerate(plot) for c, sign in enumerate(line)
+           for r, bits in enumerate(((1, 2, 4, 64), (8, 16, 32, 128))) for d in range(4)
+           if (ord(sign) - 0x2800) & bits[d]}  # fmt: skip
+    assert lit == {(k, 7 - k) for k in range(8)}
