@@ -11,10 +11,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "understudy"
 # The order in which data flows; a module imports only from those before it (and from its own folder).
 ORDER = [
     "__init__", "errors", "data", "config", "settings", "policies", "objectives", "teachers", "envs", "rollouts",
-    "learner", "student", "execution", "evaluation", "io", "loop", "learning", "job", "session", "distillation",
-    "training_session", "training", "kickstart_checks", "kickstart_job", "kickstarting", "against_scratch", "sweeping",
-    "report", "terminal_progress", "terminal", "terminal_training", "terminal_kickstart", "terminal_report",
-    "terminal_watch", "terminal_sweep", "terminal_export", "cli",
+    "learner", "student", "execution", "evaluation", "io", "loop", "learning", "scenes", "job", "session",
+    "distillation", "training_session", "training", "kickstart_checks", "kickstart_job", "kickstarting",
+    "against_scratch", "sweeping", "report",
+    "terminal_progress", "terminal", "terminal_training", "terminal_kickstart", "terminal_report", "terminal_watch",
+    "terminal_sweep", "terminal_export", "scene_flags", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -21,6 +21,7 @@ import yaml
 from understudy import __version__
 from understudy.config import flags, merge, nest
 from understudy.errors import UserError, suggest
+from understudy.scene_flags import WITH_SCENES, add_scene_flags, describe_scene
 from understudy.settings import DistillSettings, KickstartSettings, TrainSettings
 
 # Short forms of flags that are typed often.
@@ -165,6 +166,8 @@ def _parser() -> argparse.ArgumentParser:
     command("presets", "List the presets.")
     demo = command("demo", "Distil the teacher that ships with Understudy into a 64x64 student.")
     demo.add_argument("--run", default="runs/demo", help="folder of the run [runs/demo]")
+    for name in WITH_SCENES:
+        add_scene_flags(commands.choices[name])
     return parser
 
 
@@ -317,6 +320,7 @@ def _run(argv: Sequence[str] | None) -> None:
     known = flags(_SETTINGS[arguments.command]) if arguments.command in _SETTINGS else ()
     settings = {name for name, _, _ in known}
     dotted = {name: value for name, value in vars(arguments).items() if name in settings}
+    describe_scene(arguments, dotted)
     if arguments.command == "distill":
         return _distill(arguments, dotted)
     if arguments.command == "sweep":

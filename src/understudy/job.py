@@ -17,6 +17,7 @@ from understudy.envs.multitask import task_names, whole_tasks
 from understudy.errors import UserError
 from understudy.objectives.schedules import parse
 from understudy.policies.policy import Policy, PolicyLike
+from understudy.scenes import folder_name, for_scene_distillation
 from understudy.settings import DistillSettings
 from understudy.teachers.combine import combine
 from understudy.teachers.load import load
@@ -130,7 +131,8 @@ def prepare(
     if spec is None:
         raise UserError(f"the teacher {teacher.about.source} does not say its environment: pass --env ID")
     resolved = for_tasks(resolve(settings, preset or default_preset(teacher)), spec)
-    name = spec.id.replace("/", "-").replace(":", "-")
+    resolved, spec = for_scene_distillation(resolved, spec)
+    name = folder_name(spec.id)
     folder = Path(run) if run is not None else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if (folder / "state.safetensors").exists() and not resume:
         raise UserError(f"{folder} holds a run already: --resume {folder} goes on with it, --run FOLDER starts another")

@@ -13,7 +13,7 @@ from understudy.data import Array
 from understudy.errors import UserError
 from understudy.policies.policy import About, Policy, PolicyLike
 from understudy.policies.spaces import space_to_json
-from understudy.policies.spec import Encoder, PolicySpec, default_encoders
+from understudy.policies.spec import Encoder, PolicySpec, default_encoders, mask_of
 from understudy.settings import StudentSettings
 
 STD_FLOOR = 1e-2
@@ -56,6 +56,7 @@ def student_spec(
         value_hidden=settings.hidden if settings.value else None,
         tasks=len(task_actions) if heads else 1,
         task_actions=task_actions,
+        mask="" if box or task_actions else mask_of(observations, actions),
     )
 
 

@@ -53,8 +53,9 @@ def print_header(settings: TrainSettings, folder: Path) -> None:
     """Print what is about to run, and where."""
     execution = settings.execution
     where = execution.type if execution.type == "single" else f"{execution.type}, {execution.num_workers} workers"
+    what = "players" if settings.counts_players else "environments"
     console.print(
-        f"[bold]{escape(settings.env.id)}[/]  {settings.rollout.num_envs} environments, {where}; "
+        f"[bold]{escape(settings.env.id)}[/]  {settings.rollout.num_envs} {what}, {where}; "
         f"run folder {escape(str(folder))}",
         soft_wrap=True,
     )
@@ -88,7 +89,8 @@ def print_result(result: Any, episodes: int) -> None:
     rate = result.env_steps / max(seconds["collect"] + seconds["learn"], 1e-9)
     console.print(f"  {result.env_steps:,} env steps, {result.updates:,} updates, {rate:,.0f} env steps/s")
     if result.restarts:
-        console.print(f"  {result.restarts} workers were replaced, {result.lost_episodes} unfinished episodes lost")
+        lost = f"{result.lost_episodes} unfinished episodes lost"
+        console.print(f"  {result.restarts} workers or players were replaced, {lost}")
     print_split(seconds)
 
 

@@ -23,6 +23,7 @@ from understudy.loop import train as loop
 from understudy.objectives.schedules import parse
 from understudy.policies.files import write_atomic
 from understudy.policies.policy import Policy
+from understudy.scenes import folder_name, for_scene
 from understudy.session import Report
 from understudy.settings import TrainSettings
 from understudy.training_session import Teach, TrainSession, final_seeds
@@ -110,7 +111,7 @@ def _run(
 ) -> TrainResult:
     """Run resolved settings in a folder; see ``train``."""
     begin = time.perf_counter()
-    session = TrainSession(resolved, folder, resume, teach)
+    session = TrainSession(for_scene(resolved), folder, resume, teach)
     log: RunLog | None = None
     try:
         write_atomic(folder / "config.yaml", yaml.safe_dump({"settings": plain(resolved)}, sort_keys=False).encode())
@@ -154,7 +155,7 @@ def run_folder(settings: TrainSettings, run: str | os.PathLike[str] | None, resu
     Raises:
         UserError: It holds a run already.
     """
-    name = settings.env.id.replace("/", "-").replace(":", "-")
+    name = folder_name(settings.env.id)
     folder = Path(run) if run is not None else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if (folder / "state.safetensors").exists() and not resume:
         raise UserError(f"{folder} holds a run already: --resume {folder} goes on with it, --run FOLDER starts another")

@@ -32,7 +32,7 @@ from understudy.policies.initialisation import orthogonal_init
 from understudy.policies.policy import About, Policy, PolicyLike
 from understudy.policies.policy import build as build_policy
 from understudy.policies.spaces import is_image, members, space_to_json
-from understudy.policies.spec import PICTURES, TEXTS, PolicySpec, default_encoders
+from understudy.policies.spec import PICTURES, TEXTS, PolicySpec, default_encoders, mask_of
 from understudy.session import Report, portable
 from understudy.settings import TrainSettings
 from understudy.settings.train import NetworkSettings
@@ -72,6 +72,7 @@ def policy_spec(
         std={"gaussian": "constant", "squashed_gaussian": "state"}.get(family, "none"),
         lstm=settings.lstm,
         value_hidden=value_hidden if value else None,
+        mask=mask_of(observations, actions) if family in ("categorical", "multi_categorical") else "",
     )
 
 
@@ -269,7 +270,8 @@ class TrainSession:
         """What went wrong so far in workers and in the evaluator, whose episodes are played again."""
         faults = self.execution.faults
         more = self.evaluator.restarts_used if self.evaluator is not None else 0
-        return Faults(faults.restarts + more, faults.lost_episodes)
+        progress = self.progress
+        return Faults(faults.restarts + more + progress.restarts, faults.lost_episodes + progress.lost_episodes)
 
     def close(self) -> None:
         """End every process."""

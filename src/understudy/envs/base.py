@@ -7,7 +7,7 @@ of the ended episode is kept in ``final_obs``. Termination and truncation are to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import gymnasium as gym
 
@@ -54,3 +54,36 @@ class VectorEnv(Protocol):
 
     def close(self) -> None:
         """Free everything; may be called twice."""
+
+
+class OwnClocksEnv(VectorEnv, Protocol):
+    """B environments that wait for actions at different times, as agents of a scene do; see ``rollouts.own_clocks``.
+
+    The arrays are those of the last step, or of the reset, and are overwritten by the next.
+    """
+
+    own_clocks: Literal[True]
+    restarts: int
+    """Simulators that failed and were replaced."""
+
+    @property
+    def asks(self) -> Array:
+        """[B] bool: rows that wait for an action; the other observations have no meaning."""
+
+    @property
+    def stepped(self) -> Array:
+        """[B] bool: rows whose last action was answered; reward, ends and final observations count there only."""
+
+    @property
+    def cut(self) -> Array:
+        """[B] bool: rows whose last action never will be, because the simulator failed.
+
+        Their episode ended with what was seen before that action.
+        """
+
+    @property
+    def lost_episodes(self) -> int:
+        """Unfinished episodes that went with simulators."""
+
+    def take_stats(self) -> dict[str, float]:
+        """Return what the environments reported of themselves since the last call."""

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import gymnasium as gym
 
 from understudy.data import EnvSpec
 from understudy.envs.base import VectorEnv
+from understudy.envs.unity.options import is_unity
 from understudy.errors import UserError, suggest
 
 BACKENDS = ("auto", "gymnasium", "envpool", "ale")
 MULTITASK = "multitask"
+UNITY = "unity"
 
 
-def make(spec: EnvSpec | str, num_envs: int, *, render: bool = False) -> VectorEnv:
+def make(
+    spec: EnvSpec | str, num_envs: int, *, render: bool = False, alive: Callable[[], None] | None = None
+) -> VectorEnv:
     """Build B environments that are stepped together.
 
     Args:
         spec: The description, or just an id.
         num_envs: B.
         render: Whether environment 0 can be rendered; libraries that cannot give way to gymnasium.
+        alive: Called now and then while a step waits for a simulator that has time limits of its own.
 
     Raises:
         UserError: The id, an argument or a wrapper is wrong, or a package is not installed; the message says which.
@@ -33,6 +39,13 @@ def make(spec: EnvSpec | str, num_envs: int, *, render: bool = False) -> VectorE
         from understudy.envs.multitask import from_spec
 
         return from_spec(spec, num_envs, render=render)
+    if backend == UNITY:
+        from understudy.envs.unity.vector import UnityVectorEnv
+
+        if render:
+            raise UserError(f"{spec.id}: the player shows itself: evaluate with --time-scale 1, without --no-graphics")
+        scene: Any = UnityVectorEnv(spec, num_envs, alive)
+        return cast(VectorEnv, scene)  # it knows its spaces later, so they are properties
     if backend == "envpool":
         from understudy.envs.envpool_env import EnvpoolVectorEnv
 
@@ -47,7 +60,7 @@ def make(spec: EnvSpec | str, num_envs: int, *, render: bool = False) -> VectorE
 
 
 def env_backend(spec: EnvSpec | str, *, render: bool = False) -> str:
-    """Return the library that ``make`` takes: ``gymnasium``, ``envpool``, ``ale``, or ``multitask`` for many.
+    """Return what ``make`` takes: ``gymnasium``, ``envpool``, ``ale``, ``unity``, or ``multitask`` for many tasks.
 
     Raises:
         UserError: The description asks for a library that does not exist here.
@@ -57,6 +70,8 @@ def env_backend(spec: EnvSpec | str, *, render: bool = False) -> str:
         raise UserError(f"{spec.id}: the backend {spec.backend!r} is not known{suggest(spec.backend, BACKENDS)}")
     if spec.id == MULTITASK:
         return MULTITASK
+    if is_unity(spec.id):
+        return UNITY
     if spec.backend != "auto":
         return spec.backend
     from understudy.envs import ale_env, build, envpool_env
@@ -75,6 +90,10 @@ def spaces_of(spec: EnvSpec | str) -> tuple[gym.Space[Any], gym.Space[Any]]:
         UserError: As ``make``.
     """
     spec = as_spec(spec)
+    if is_unity(spec.id):
+        from understudy.envs.unity.probe import look
+
+        return look(spec).spaces
     env = make(spec, len(spec.kwargs.get("tasks", ())) or 1 if spec.id == MULTITASK else 1)
     try:
         return env.observation_space, env.action_space
@@ -103,6 +122,8 @@ def max_episode_steps(spec: EnvSpec | str) -> int | None:
         from understudy.envs import ale_env
 
         return ale_env.episode_limit(spec)
+    if backend == UNITY:
+        return None
     from understudy.envs.build import find
 
     own = spec.kwargs["max_episode_steps"] if "max_episode_steps" in spec.kwargs else find(spec.id).max_episode_steps

@@ -10,6 +10,8 @@ import numpy as np
 
 from understudy.data import Array, EnvSpec, Observation
 from understudy.envs.base import Step, VectorEnv
+from understudy.envs.unity.options import is_unity
+from understudy.envs.unity.probe import agents_of
 from understudy.errors import UserError
 from understudy.policies.spaces import flat_size, members
 
@@ -112,6 +114,8 @@ def task_specs(spec: EnvSpec) -> list[EnvSpec]:
             task = EnvSpec(task)
         if not isinstance(task, EnvSpec):
             raise UserError(f"multitask: a task must be an id or a mapping with 'id', not {task!r}")
+        if is_unity(task.id):
+            raise UserError(f"multitask: {task.id} cannot be one of several tasks: its agents have clocks of their own")
         found.append(task)
     return found
 
@@ -147,8 +151,8 @@ def task_actions(spec: EnvSpec) -> tuple[int, ...]:
 
 
 def whole_tasks(spec: EnvSpec, num_envs: int) -> int:
-    """Return ``num_envs``, rounded up to a multiple of the number of tasks."""
-    count = len(task_names(spec))
+    """Return ``num_envs``, rounded up to a multiple of what belongs together: the tasks, or the agents of a scene."""
+    count = agents_of(spec) if is_unity(spec.id) else len(task_names(spec))
     return -(-num_envs // count) * count
 
 

@@ -80,7 +80,7 @@ class StateRecorder:
         self._seen += 1
         if not due or (self._whole and self._count >= self._limit):
             return
-        start = np.full(len(visit.active), visit.step == 0)
+        start = np.full(len(visit.active), visit.step == 0) if visit.starts is None else visit.starts
         self._kept.append((map_obs(np.copy, visit.obs), start, visit.active.copy()))
         self._count += int(visit.active.sum())
         if self._count > self._limit and not self._whole and len(self._kept) > 1:

@@ -166,7 +166,7 @@ class Pool:
         self._orders: list[list[Any]] = [[] for _ in self.columns]
         self._first_beat = [0] * count
         """Before the first step of the worker that is there now."""
-        self._last_beat = [(0, time.perf_counter())] * count
+        self._last_beat = [((0, 0), time.perf_counter())] * count
         self._suspect: list[float | None] = [None] * count
         """When a worker was first seen to be silent for too long."""
         for i, place in enumerate(self._places):
@@ -246,8 +246,12 @@ class Pool:
                 return found
 
     def _heard(self, worker: int) -> None:
-        self._last_beat[worker] = int(self._beats[worker, 0]), time.perf_counter()
+        self._last_beat[worker] = self._pulse(worker), time.perf_counter()
         self._suspect[worker] = None
+
+    def _pulse(self, worker: int) -> tuple[int, int]:
+        """Return the steps of a worker, and its signs of life between them."""
+        return int(self._beats[worker, 0]), int(self._beats[worker, 1])
 
     def _death(self, worker: int) -> str:
         try:
@@ -261,19 +265,19 @@ class Pool:
         for i in workers:
             beat, since = self._last_beat[i]
             limit = self._timeout
-            if beat == self._first_beat[i]:
+            if beat[0] == self._first_beat[i]:
                 limit = max(limit, START_SECONDS)
             if self._processes[i].poll() is not None and not self._controls[i].poll():
                 # No end of the pipe tells it where a process that the environment started holds the pipe open.
                 self._replace(i, self._death(i), "")
-            elif not self._orders[i] or int(self._beats[i, 0]) != beat:
+            elif not self._orders[i] or self._pulse(i) != beat:
                 self._heard(i)
             elif now - since > limit:
                 first = self._suspect[i]
                 if first is None:
                     self._suspect[i] = now
                 elif now - first > _LOOK / 2:
-                    what = "made no step" if beat != self._first_beat[i] else "did not come to its first step"
+                    what = "made no step" if beat[0] != self._first_beat[i] else "did not come to its first step"
                     self._replace(i, f"{what} for {limit:g} s: its environment hangs?", "")
 
     def _replace(self, worker: int, reason: str, details: str) -> None:

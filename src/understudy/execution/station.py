@@ -19,6 +19,7 @@ from understudy.rollouts.behaviour import Actor, Mixture
 from understudy.rollouts.collect import Collected, Collector
 from understudy.rollouts.episodes import Episodes, random_policy, run_episodes
 from understudy.rollouts.jump_start import JumpStart
+from understudy.rollouts.own_clocks import collector_for
 
 
 class Station:
@@ -39,7 +40,7 @@ class Station:
             columns: Which of its environments.
             eval_envs: How many run evaluation episodes together.
             teacher: The teacher, where it need not be built.
-            beat: [1 or more] int64 whose first entry counts steps, for those who watch.
+            beat: [1 or more] int64 for those who watch: the first entry counts steps, the second signs of life between.
         """
         self._setup, self._columns, self._eval_count = setup, columns, eval_envs
         self._teacher = teacher
@@ -62,7 +63,12 @@ class Station:
         return self._teacher
 
     def _make(self, count: int) -> VectorEnv:
-        return Watched(make(self._setup.env, count), self._beat)
+        return Watched(make(self._setup.env, count, alive=self._alive), self._beat)
+
+    def _alive(self) -> None:
+        """Tell those who watch that a simulator is waited for, which has time limits of its own."""
+        if len(self._beat) > 1:
+            self._beat[1] += 1
 
     def _seeds(self, restart: int) -> list[int]:
         """Return the seeds of a restart; a worker that replaces another must not live the same episodes again."""
@@ -72,7 +78,7 @@ class Station:
     def prepare(self) -> None:
         """Build the training environments, so that the first rollout does not pay for them."""
         if self._collector is None and len(self._columns):
-            self._collector = Collector(self._make(len(self._columns)), self._seeds(0))
+            self._collector = collector_for(self._make(len(self._columns)), self._seeds(0))
 
     def collect(
         self, mixture: Mixture, arrays: Arrays | None, steps: int, out: Rollout, restart: int | None = None

@@ -18,6 +18,10 @@ class TrainProgress(Progress):
     """How far training is."""
 
     episodes: int = 0
+    restarts: int = 0
+    """Simulators that their environments replaced."""
+    lost_episodes: int = 0
+    """Unfinished episodes that went with them."""
     checkpoints: int = 0
     restart: int | None = None
     """Number of the checkpoint whose seeds the next rollout begins with."""
@@ -37,9 +41,12 @@ class TrainProgress(Progress):
         self.episodes += len(info.returns)
         self.env_seconds["env"] += info.env_seconds
         self.env_seconds["inference"] += info.act_seconds
+        self.restarts += info.restarts
+        self.lost_episodes += info.lost_episodes
+        scene = {f"scene/{name}": value for name, value in info.scene.items()}
         if not info.returns:
-            return {}
-        return {"training_return": float(np.mean(info.returns)), "episode_length": float(np.mean(info.lengths))}
+            return scene
+        return scene | {"training_return": float(np.mean(info.returns)), "episode_length": float(np.mean(info.lengths))}
 
 
 @dataclass

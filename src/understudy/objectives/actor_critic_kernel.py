@@ -39,9 +39,9 @@ _METRICS = ("policy_gradient", "ratio", "log_ratio", "value_regression", "clip_f
 def supports(spec: PolicySpec) -> bool:
     """Say whether the kernel can train this student.
 
-    Students are MLPs on fixed features (no CNN, no LSTM, one task) with separate policy and value networks of at least
-    one hidden layer each; categorical, multi-categorical, or Gaussian with one deviation for all states and unit
-    actions.
+    Students are MLPs on fixed features (no CNN, no LSTM, one task, no mask) with separate policy and value networks of
+    at least one hidden layer each; categorical, multi-categorical, or Gaussian with one deviation for all states and
+    unit actions.
     """
     std = {"categorical": "none", "multi_categorical": "none", "gaussian": "constant"}.get(spec.family)
     return (
@@ -49,7 +49,7 @@ def supports(spec: PolicySpec) -> bool:
         and (spec.unit_actions or spec.family != "gaussian")
         and not any(e.learned for e in spec.encoders)
         and (spec.lstm, spec.tasks, spec.task_actions, spec.quantiles) == (0, 1, (), 1)
-        and bool(spec.hidden and spec.value_hidden)
+        and bool(spec.hidden and spec.value_hidden and not spec.mask)
         and spec.activation in ACTIVATIONS
         and (spec.head_bias, spec.head_activation, spec.mean_clip) == (True, "identity", 0.0)
     )

@@ -77,6 +77,7 @@ def supports(spec: PolicySpec, teacher: Family, distance: Distance) -> bool:
         and not any(e.learned for e in spec.encoders)
         and (spec.lstm, spec.tasks, spec.quantiles, spec.value_hidden) == (0, 1, 1, None)
         and spec.activation in _ACTIVATIONS
+        and not spec.mask
         and (spec.head_bias, spec.head_activation, spec.mean_clip, spec.std) == (True, "identity", 0.0, "none")
         and (spec.unit_actions or not student.continuous)
     )

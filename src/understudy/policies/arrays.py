@@ -95,7 +95,14 @@ class ArrayPolicy:
         plain = (spec.tasks, spec.quantiles, spec.mean_clip, spec.head_activation) == (1, 1, 0.0, "identity")
         same_depth = spec.value_hidden is not None and len(spec.value_hidden) == len(spec.hidden)
         units = spec.unit_actions or not self.family.continuous
-        if not (plain and same_depth and units and spec.std in ("none", "constant") and self._absent is None):
+        if not (
+            plain
+            and same_depth
+            and units
+            and spec.std in ("none", "constant")
+            and self._absent is None
+            and not spec.mask
+        ):
             return {}
         joint = join(layers["body"] + layers["head"], layers["value_body"] + layers["value_head"])
         fits = sum(weight.size for weight, _ in joint) <= JOINT_LIMIT
@@ -184,6 +191,8 @@ class ArrayPolicy:
             out = np.tanh(out)
         if self._absent is not None:
             out = np.where(self._absent[np.asarray(obs["task"]).argmax(axis=1)], np.float32(ABSENT), out)
+        if spec.mask:
+            out = np.where(np.asarray(obs[spec.mask]) < 0.5, np.float32(ABSENT), out)
         if spec.std == "none":
             return out
         if spec.std == "state":

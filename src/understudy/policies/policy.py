@@ -201,6 +201,8 @@ class Policy(nn.Module):
         if self._absent is not None:
             absent = self._absent.to(out.device)[obs["task"].argmax(dim=-1).flatten()]
             out = out.masked_fill(absent, ABSENT)
+        if spec.mask:
+            out = out.masked_fill(obs[spec.mask].reshape(len(out), -1) < 0.5, ABSENT)
         if spec.std != "none":
             out = torch.cat((out, self._log_std(latent, task)), dim=-1)
         return out

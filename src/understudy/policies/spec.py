@@ -95,6 +95,8 @@ class PolicySpec:
         task_actions: Of K tasks, how many actions (or action components) each has; empty for one task. The observation
             key ``task`` is then one-hot, input statistics are kept for each task ([K, ...]), and a discrete action that
             a state's task does not have gets the logit ``ABSENT``.
+        mask: Observation key, [P], whose zeros say which discrete choices a state forbids: they get the logit
+            ``ABSENT``. It need not be among the encoders. Empty for none.
     """
 
     observation_space: Mapping[str, Any]
@@ -117,6 +119,7 @@ class PolicySpec:
     value_hidden: tuple[int, ...] | None = None
     tasks: int = 1
     task_actions: tuple[int, ...] = ()
+    mask: str = ""
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
@@ -142,7 +145,8 @@ class PolicySpec:
     @property
     def needed_keys(self) -> set[str]:
         """The observation keys that the network reads."""
-        return {e.key for e in self.encoders} | ({"task"} if self.tasks > 1 or self.task_actions else set())
+        more = {"task"} if self.tasks > 1 or self.task_actions else set()
+        return {e.key for e in self.encoders} | more | ({self.mask} if self.mask else set())
 
     @property
     def absent(self) -> Array | None:
@@ -172,6 +176,17 @@ class PolicySpec:
         return PolicySpec(**values)
 
 
+MASK = "action_mask"
+"""The observation key under which environments say which choices are allowed: 1, or forbidden: 0."""
+
+
+def mask_of(observations: gym.Space[Any], actions: gym.Space[Any]) -> str:
+    """Return the key of the mask that observations hold for these actions, empty if they hold none."""
+    mask = members(observations).get(MASK)
+    discrete = isinstance(actions, gym.spaces.Discrete | gym.spaces.MultiDiscrete)
+    return MASK if mask is not None and discrete and mask.shape == (flat_size(actions),) else ""
+
+
 def default_encoders(
     space: gym.Space[Any],
     keys: tuple[str, ...] | None = None,
@@ -195,7 +210,7 @@ def default_encoders(
         raise UserError(f"the picture encoder {picture!r} is unknown{known}")
     spaces = members(space)
     encoders = []
-    for key in keys or tuple(spaces):
+    for key in keys or tuple(key for key in spaces if key != MASK):
         if key not in spaces:
             raise UserError(f"observation key {key!r} is not in the environment; it has {', '.join(map(repr, spaces))}")
         sub = spaces[key]
@@ -237,6 +252,7 @@ __all__ = [
     "ABSENT",
     "ACTIVATIONS",
     "ENCODERS",
+    "MASK",
     "NATURE_LEAST",
     "PICTURES",
     "TEXTS",
@@ -244,5 +260,6 @@ __all__ = [
     "PolicySpec",
     "default_encoders",
     "encoded_size",
+    "mask_of",
     "space_to_json",
 ]

@@ -6,7 +6,7 @@ environments are shared out over workers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -193,6 +193,24 @@ class Behaviour:
         if self._mixture.noise:
             action = self._disturb(action, step)
         return action, teacher_acts
+
+    @property
+    def traced(self) -> bool:
+        """Whether the student samples, so that a rollout has a trace."""
+        return self._mixture.sample
+
+    def memory(self) -> dict[str, Any]:
+        """Return what the policies remember now, for ``keep_memory``."""
+        return dict(self._states)
+
+    def keep_memory(self, before: Mapping[str, Any], rows: Array) -> None:
+        """Give rows [B] bool, which did not really act, the memory back that they had ``before``."""
+        if not rows.any():
+            return
+        for name, state in self._states.items():
+            if state is not None and before.get(name) is not None:
+                for now, then in zip(state, before[name], strict=True):
+                    now[:, rows] = then[:, rows]
 
     def student_state(self) -> Any:
         """Return the student's memory now: (h, c), [layers, B, width] each; None before its first step or without."""

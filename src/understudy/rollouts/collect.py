@@ -32,10 +32,17 @@ class Collected:
     """How many updates the weights that acted were behind those that learn from it."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the updates that the workers made themselves, where they do."""
+    restarts: int = 0
+    """Simulators that failed in it and were replaced by their environment."""
+    lost_episodes: int = 0
+    """Unfinished episodes that went with them."""
+    scene: dict[str, float] = field(default_factory=dict)
+    """What the environments reported of themselves."""
 
 
 def merge_collected(parts: Sequence[Collected]) -> Collected:
     """Join what was gathered side by side; the seconds are those of the slowest."""
+    names = sorted({name for part in parts for name in part.scene})
     slowest = max(parts, key=lambda part: part.env_seconds + part.act_seconds)
     return Collected(
         sum(part.env_steps for part in parts),
@@ -45,6 +52,9 @@ def merge_collected(parts: Sequence[Collected]) -> Collected:
         slowest.act_seconds,
         min(part.version for part in parts),
         float(np.mean([part.lag for part in parts])),
+        restarts=sum(part.restarts for part in parts),
+        lost_episodes=sum(part.lost_episodes for part in parts),
+        scene={name: float(np.mean([p.scene[name] for p in parts if name in p.scene])) for name in names},
     )
 
 
@@ -57,8 +67,8 @@ class Collector:
 
     def restart(self, seeds: Sequence[int]) -> None:
         """Begin new episodes everywhere, environment i with ``seeds[i]``, which its random actions follow as well."""
-        self.behaviour = Behaviour(self.env.action_space, seeds)
         self._obs = self.env.reset(seeds)
+        self.behaviour = Behaviour(self.env.action_space, seeds)  # some environments know their spaces only now
         self._start = np.ones(self.env.num_envs, dtype=bool)
         self._return = np.zeros(self.env.num_envs)
         self._length = np.zeros(self.env.num_envs, dtype=np.int64)

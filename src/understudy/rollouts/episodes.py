@@ -47,6 +47,8 @@ class Visit(NamedTuple):
     """[B] bool: rows whose episode was going on; the others have no meaning."""
     step: int
     """Steps since the start of the episodes; 0 for the first."""
+    starts: Array | None = None
+    """[B] bool: rows that saw the first of an episode; None: all at step 0, none later."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,11 @@ def run_episodes(
     Raises:
         UserError: The policy's action is NaN or infinite, or an episode does not end.
     """
+    if getattr(env, "own_clocks", False):
+        from understudy.rollouts.agent_episodes import run_agent_episodes
+
+        scene: Any = env
+        return run_agent_episodes(policy, scene, seeds, deterministic, on_step, max_steps)
     begin = time.perf_counter()
     task_of = np.asarray(getattr(env, "task_of", np.zeros(env.num_envs, np.int64)))
     sizes = np.bincount(task_of)
@@ -152,7 +159,7 @@ def _run_wave(
     state: Any = None
     for step in range(max_steps):
         action, state = policy.predict(obs, state, start, deterministic)
-        _check_action(policy, action, active, step)
+        check_action(policy, action, active, step)
         # The environment may overwrite what it returned before.
         seen = map_obs(np.copy, obs) if on_step is not None else obs
         obs, reward, terminated, truncated, _ = env.step(action, active)
@@ -164,14 +171,23 @@ def _run_wave(
         if not active.any():
             return returns, lengths
         start = np.zeros(env.num_envs, bool)
-    seed = int(seeds[int(np.argmax(active))])
-    raise UserError(
+    raise endless(env, int(seeds[int(np.argmax(active))]), max_steps)
+
+
+def endless(env: VectorEnv, seed: int, max_steps: int) -> UserError:
+    """Return the error of an episode that did not end."""
+    return UserError(
         f"the episode of seed {seed} in {env.spec.id} did not end within {max_steps} steps: give the environment a "
         "time limit (max_episode_steps)"
     )
 
 
-def _check_action(policy: Acts, action: Array, active: Array, step: int) -> None:
+def check_action(policy: Acts, action: Array, active: Array, step: int) -> None:
+    """Refuse actions [B, ...] that are not finite in active rows.
+
+    Raises:
+        UserError: One is not.
+    """
     if action.dtype.kind == "f" and not np.isfinite(action[active]).all():
         raise UserError(
             f"the policy {policy_name(policy)} answers NaN or infinity at step {step} of an evaluation episode: "

@@ -14,7 +14,7 @@ from understudy.errors import UserError
 class EnvSettings:
     """The environment."""
 
-    id: str = doc("environment id", "")
+    id: str = doc("environment id; unity:PATH for a Unity player, unity:editor for the editor", "")
     kwargs: dict[str, Any] = doc("arguments of its constructor, as YAML", factory=dict)
     wrappers: tuple[dict[str, Any], ...] = doc("wrappers from the inside out, each as YAML {type: NAME, ...}", ())
     backend: str = doc("library that steps it: auto, gymnasium, envpool or ale", "auto")
@@ -47,7 +47,7 @@ class NetworkSettings:
 class RolloutSettings:
     """How much is gathered between updates."""
 
-    num_envs: int = doc("environments stepped together, over all workers", 8)
+    num_envs: int = doc("environments stepped together, over all workers; of Unity scenes, players", 8)
     steps: int = doc("steps of every environment in one rollout", 128)
 
 
@@ -156,6 +156,11 @@ class TrainSettings:
         return {"objective.entropy_weight": self.objective.entropy_weight, "update.lr": self.update.lr}
 
     @property
+    def counts_players(self) -> bool:
+        """Whether ``rollout.num_envs`` counts players of a Unity scene, whose agents are not known yet."""
+        return self.env.id.startswith("unity:") and not self.env.kwargs.get("settled")
+
+    @property
     def samples(self) -> int:
         """Samples of one rollout over all workers."""
         return self.rollout.num_envs * self.rollout.steps
@@ -181,7 +186,7 @@ class TrainSettings:
         rollout, execution = self.rollout, self.execution
         if rollout.num_envs < 1 or rollout.steps < 1 or self.update.epochs < 1:
             raise UserError("rollout.num_envs, rollout.steps and update.epochs must be at least 1")
-        if self.samples % self.minibatch:
+        if not self.counts_players and self.samples % self.minibatch:
             raise UserError(
                 f"update.minibatch {self.minibatch} does not divide the {self.samples} samples of a rollout "
                 f"(rollout.num_envs {rollout.num_envs} x rollout.steps {rollout.steps})"

@@ -81,13 +81,12 @@ def load(
 
 
 def _refuse_imports(spec: EnvSpec, source: str) -> None:
-    """Refuse an environment id that would import a module because a file says so."""
+    """Refuse an environment id that would import a module or start a program because a file says so."""
     named = [spec.id, *(str(task.get("id", "")) for task in spec.kwargs.get("tasks", ()) if isinstance(task, dict))]
     for env_id in named:
         if ":" in env_id:
-            raise UserError(
-                f"{source} names the environment {env_id!r}, which imports a module: --env {env_id} allows it"
-            )
+            what = "starts a program" if env_id.startswith("unity:") else "imports a module"
+            raise UserError(f"{source} names the environment {env_id!r}, which {what}: --env {env_id} allows it")
 
 
 def _check_finite(policy: Policy) -> None:

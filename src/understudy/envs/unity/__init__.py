@@ -1,0 +1,1 @@
+"""Unity scenes made with ML-Agents: their wire protocol, spoken with grpcio and current protobuf."""

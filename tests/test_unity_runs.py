@@ -1,0 +1,228 @@
+"""Whole runs in Unity scenes: every execution, every command, players that fail, mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from tests.envs.unity_helpers import PLAYER, order_fault, scene
+
+from understudy.cli import main
+from understudy.distillation import distill
+from understudy.errors import UserError
+from understudy.evaluation.evaluate import evaluate
+from understudy.kickstarting import kickstart
+from understudy.policies.files import load_policy
+from understudy.policies.policy import named_arrays
+from understudy.training import resolve_training, train
+
+SMALL = {
+    "policy": {"hidden": [16]},
+    "rollout": {"num_envs": 2, "steps": 32},
+    "update": {"minibatch": 96},
+    "evaluation": {"every": 0, "final": 0},
+}
+
+
+def small(spec, env_steps=768, **more):
+    """Settings of a run of seconds."""
+    return resolve_training({**SMALL, "env": spec.to_json(), "stop": {"env_steps": env_steps}, **more}, "ppo-3dball")
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_two_players_in_one_process_or_in_two_workers_are_the_same_run(tmp_path):
+    spec, found = scene("--agents", 6, "--limit", 20), {}
+    for execution in ({"type": "single"}, {"type": "sync", "num_workers": 2}):
+        folder = tmp_path / execution["type"]
+        result = train(settings=small(spec, execution=execution), run=folder)
+        assert result.env_steps == 768, "two players, six agents each, 32 steps, two rollouts"
+        found[execution["type"]] = named_arrays(load_policy(folder / "last.safetensors"))
+        rows = rows_of(folder)
+        # Episodes of 20 steps at most on 12 rows: somebody ended in every rollout.
+        assert rows[-1]["episodes"] >= 24 and all(row["episode_length"] <= 20 for row in rows)
+    for name, array in found["single"].items():
+        np.testing.assert_allclose(array, found["sync"][name], atol=1e-6, err_msg=name)
+
+
+def test_async_runs_on_while_a_player_fails(tmp_path, capfd):
+    fault = tmp_path / "fault"
+    spec = scene("--agents", 4, "--limit", 1000, "--fault", fault, timeout_wait=6.0)
+    # Workers wait longer for a player that hangs than they may be silent themselves: they give signs of life.
+    execution = {"type": "async", "num_workers": 2, "worker_timeout": 3.0}
+    settings = small(spec, 6144, execution=execution, update={"minibatch": 64})
+    done = threading.Event()
+
+    def inject():
+        for kind in ("die", "hang", "nan"):
+            order_fault(fault, kind)
+            while fault.exists() and not done.wait(0.01):
+                pass
+
+    thread = threading.Thread(target=inject)
+
+    def report(metrics):
+        if thread.ident is None:  # not before: the first player of all only looks around
+            thread.start()
+
+    result = train(settings=settings, run=tmp_path / "run", report=report)
+    done.set()
+    thread.join()
+    taken = len(list(tmp_path.glob("fault.*")))
+    text = capfd.readouterr().err
+    assert result.env_steps == 6144 and taken >= 2
+    assert taken - 1 <= result.restarts <= taken, "the last fault may come after the last rollout"
+    assert result.restarts <= text.count("unfinished episodes lost, restart") and "worker" not in text
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["restarts"] == result.restarts
+
+
+def test_ragged_scenes_learn_from_real_steps_only(tmp_path):
+    spec = scene("--agents", 4, "--uneven", 2, "--pause", 3, "--limit", 12, "--stats", "--new-ids", agents=4)
+    result = train(
+        settings=small(spec, 900, rollout={"num_envs": 1, "steps": 32}, update={"minibatch": 64}), run=tmp_path
+    )
+    rows = rows_of(tmp_path)
+    assert 900 <= result.env_steps < 900 + 128 and all(row["episode_length"] <= 12 for row in rows)
+    assert any(row["env_steps"] % 128 for row in rows), "what was filled up does not count"
+    assert all(row["scene/tilt"] > 0 for row in rows)
+
+
+def test_every_command_in_a_scene(tmp_path):
+    spec = scene("--agents", 3, "--limit", 15)
+    result = train(settings=small(spec, 288, rollout={"num_envs": 1, "steps": 32}), run=tmp_path / "teacher")
+    teacher = tmp_path / "teacher" / "last.safetensors"
+    with pytest.raises(UserError, match="which starts a program: --env"):
+        evaluate(str(teacher), episodes=2)
+    found = evaluate(str(teacher), spec.id, episodes=7, num_envs=2)
+    assert (
+        found.episodes == 7 and found.backend == "unity" and (found.lengths <= 15).all() and (found.lengths > 0).all()
+    )
+    again = evaluate(result.policy, episodes=7, num_envs=3)
+    assert np.array_equal(again.returns, found.returns)
+    kicked = kickstart(
+        spec, [str(teacher)], settings={**SMALL, "rollout": {"num_envs": 1, "steps": 32}, "stop": {"env_steps": 192}},
+        preset=["kickstarting", "ppo-3dball"], run=tmp_path / "kicked",
+    )  # fmt: skip
+    assert kicked.env_steps == 192
+
+
+def test_a_teacher_of_a_scene_is_distilled(tmp_path):
+    spec = scene("--agents", 3, "--limit", 60)
+    settings = {
+        "student": {"hidden": [16]}, "data": {"num_envs": 2, "steps": 100}, "learning": {"batch_size": 64},
+        "evaluation": {"episodes": 6, "screen": 3, "final": 0, "num_envs": 3}, "stop": {"env_steps": 3000},
+    }  # fmt: skip
+    result = distill("tests.envs.unity_helpers:balance", spec, settings=settings, run=tmp_path)
+    assert result.env_steps % 600 == 0, "a player of three for each of two workers, 100 steps"
+    assert result.stopped == "parity"
+
+
+def test_the_command_line_knows_the_flags_of_mlagents_learn(tmp_path, capsys):
+    words = ["train", "--preset", "ppo-3dball", "--env", f"unity:{PLAYER}", "--num-envs", "2", "--time-scale", "20"]
+    words += ["--no-graphics", "--base-port", "28005", "--env-steps", "128", "--rollout.steps", "16"]
+    words += [
+        "--update.minibatch",
+        "32",
+        "--evaluation.every",
+        "0",
+        "--evaluation.final",
+        "2",
+        "--run",
+        str(tmp_path / "run"),
+    ]
+    main([*words, "--env-args", "--agents", "4", "--limit", "9"])
+    text = capsys.readouterr().out
+    assert "2 players, single" in text and "over 2 fresh episodes" in text
+    main(["evaluate", str(tmp_path / "run"), "--env", f"unity:{PLAYER}", "--episodes", "3"])
+    assert "unity" in capsys.readouterr().out
+    main(["train", "--resume", str(tmp_path / "run"), "--env-steps", "256"])
+    assert "256 env steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--env", "unity:/nowhere/Ball"], "there is no Unity player at /nowhere/Ball"),
+        (["--env", "CartPole-v1", "--time-scale", "20"], "--time-scale is for Unity scenes"),
+        (["--env", f"unity:{PLAYER}?behavior=3DBal"], "no behaviour '3DBal'; did you mean 3DBall?"),
+        (["--env", f"unity:{PLAYER}", "--env-args", "--scene", "hybrid"], "policies here act with one kind"),
+        (["--env", "unity:editor"], "unity:editor has one scene"),
+        (["--env", f"unity:{PLAYER}", "--checkpoint_every", "100"], "--env-reseed"),
+        (["--env", f"unity:{PLAYER}", "--policy.family", "categorical"], "categorical"),
+        (["--env", f"unity:{PLAYER}", "--update.minibatch", "7"], "does not divide the 3072 samples"),
+    ],
+)
+def test_mistakes_end_in_one_line(words, text, capsys, tmp_path):
+    begin = time.perf_counter()
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--preset", "ppo-3dball", "--run", str(tmp_path / "run"), *words])
+    error = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and text in error and "Traceback" not in error
+    assert len(error.splitlines()) == 1 and time.perf_counter() - begin < 60
+
+
+@pytest.mark.parametrize("execution", ["single", "async"])
+def test_a_run_whose_players_die_too_often_ends(execution, tmp_path):
+    """As a program, so that whatever holds it at its end would be seen."""
+    fault = tmp_path / "fault"
+    order_fault(fault, "die")
+    words = [
+        "train",
+        "--preset",
+        "ppo-3dball",
+        "--env",
+        f"unity:{PLAYER}",
+        "--num-envs",
+        "2",
+        "--max-lifetime-restarts",
+        "0",
+    ]
+    words += ["--execution", execution, "--evaluation.every", "0", "--run", str(tmp_path / "run")]
+    process = subprocess.run(
+        [sys.executable, "-m", "understudy.cli", *words, "--env-args", "--fault", str(fault)],
+        capture_output=True, text=True, timeout=170, env={**os.environ}, check=False,
+    )  # fmt: skip
+    assert process.returncode == 2, process.stderr
+    # Whoever takes the order: the first player to look around, or one that trains.
+    assert "died (exit code 139)" in process.stderr and "Traceback" not in process.stderr
+
+
+def test_a_mistake_in_the_loop_does_not_hold_the_program(tmp_path):
+    code = (
+        "from tests.envs.unity_helpers import scene, still\nfrom understudy.envs.make import make\n"
+        "env = make(scene('--agents', 2), 2); env.reset([0, 1]); env.step(still(env)); raise RuntimeError('mine')"
+    )
+    begin = time.perf_counter()
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=170, check=False)
+    assert process.returncode == 1 and "RuntimeError: mine" in process.stderr
+    assert time.perf_counter() - begin < 60
+
+
+def test_a_preset_that_cannot_act_there_says_so():
+    with pytest.raises(UserError, match="hybrid|one kind"):
+        train(settings=small(scene("--scene", "hybrid", "--agents", 2)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("execution", ["single", "sync", "async"])
+def test_ppo_solves_twelve_balls(execution, tmp_path):
+    """Mean episode length of at least 95 % of the limit."""
+    settings = resolve_training(
+        {
+            "env": scene("--limit", 200).to_json(),
+            "rollout": {"num_envs": 1 if execution == "single" else 2},
+            "evaluation": {"every": 0},
+            "stop": {"env_steps": 100_000},
+            "execution": {"type": execution, "num_workers": 2},
+        },
+        "ppo-3dball",
+    )
+    result = train(settings=settings, run=tmp_path)
+    assert evaluate(result.policy, episodes=48, num_envs=12, seed=77).mean_length >= 0.95 * 200
