@@ -1,172 +1,211 @@
-"""Kickstarting on MiniGrid DoorKey-6x6: what a strong and a weak teacher save, under four schedules.
+"""Kickstarting: what teachers save, and under which schedules.
 
-    python benchmarks/kickstarting.py --seeds 5 --out runs/kickstarting
-    python benchmarks/kickstarting.py --quick
+    python benchmarks/kickstarting.py doorkey weak --seeds 5 --out runs/kickstarting
+    python benchmarks/kickstarting.py all --quick
 
-A teacher is trained first (or given by ``--teacher``). Then, for every seed: from scratch; with the teacher, lambda
-linear from 1 to 0, constant 1, and without rewards (``distill only``); and the last three again with a weak teacher,
-which is the same one mixed with 50 % uniform noise. Scores are evaluation episodes of sampled actions; env steps to a
-score are read off straight lines between evaluations.
+| part | what |
+|---|---|
+| `doorkey` | DoorKey-6x6, a strong and a weak teacher, each linear, constant and without rewards, against scratch |
+| `schedules` | DoorKey-6x6: scratch, constants, linear over 5 to 40 %, exponential, gated, population based |
+| `weak` | DoorKey-6x6, a teacher that plays 50 % at random: linear, constant, without rewards, scratch |
+| `strong` | DoorKey-8x8 and KeyCorridorS3R1: env steps to the teacher's score, against scratch |
+| `surpass` | HalfCheetah with a teacher that stopped early: does the student end above it, and above scratch? |
+| `multitask` | ten MiniGrid and BabyAI tasks with missions, ten experts, one larger student with an LSTM |
+
+Teachers are trained first and kept in `OUT/teachers`. Every part prints a markdown table and writes `OUT/PART.json`.
+Scores are evaluation episodes (of sampled actions in MiniGrid, of the mode in HalfCheetah); env steps to a score are
+read off straight lines between evaluations; [low, high] are bootstrap 95 % intervals over seeds. Runs that an earlier
+call finished are read, not run again. `--quick` only shows that a part runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import importlib.util
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-import understudy
+from kickstart_plan import Plan, Row, run_plan, train_teacher
+from kickstart_tasks import run_tasks
 from understudy.data import EnvSpec
 from understudy.envs.make import spaces_of
-from understudy.evaluation.evaluate import evaluate
-from understudy.evaluation.speedup import steps_to
-from understudy.evaluation.statistics import bootstrap_interval
 from understudy.teachers.load import load
 
-console = Console(highlight=False)
-ENV = EnvSpec("MiniGrid-DoorKey-6x6-v0", {}, ({"type": "mission", "length": 64},))
 PRESET = "ppo-minigrid-doorkey"
 NOISE = 0.5
-GOALS = (0.9, 0.95)
 
 
-def weakened(teacher: Any, noise: float) -> Any:
+def minigrid(name: str) -> EnvSpec:
+    """Return a MiniGrid environment whose mission is text of one length."""
+    return EnvSpec(name, {}, ({"type": "mission", "length": 64},))
+
+
+DOORKEY = minigrid("MiniGrid-DoorKey-6x6-v0")
+
+
+def weakened(teacher: Any, noise: float, env: EnvSpec = DOORKEY) -> Any:
     """Return the teacher's policy mixed with the uniform one: p = (1 - noise) p_T + noise / n."""
-    observations, actions = spaces_of(ENV)
+    observations, actions = spaces_of(env)
 
     def weak(obs: Any) -> Any:
         probabilities = teacher.label(obs)[0].params.softmax(-1).numpy()
         return np.log((1 - noise) * probabilities + noise / probabilities.shape[1])
 
-    return load(weak, env=ENV, observation_space=observations, action_space=actions, output="logits")
+    return load(weak, env=env, observation_space=observations, action_space=actions, output="logits")
 
 
-def settings(options: argparse.Namespace, steps: int, seed: int) -> dict[str, Any]:
-    """Return what all runs share."""
-    evaluation = {"every": options.every, "episodes": options.episodes, "final": options.final, "wait": True}
-    execution = {"type": options.execution, "num_workers": 2}
-    stop = {"env_steps": steps}
-    return {"env": ENV.to_json(), "evaluation": evaluation, "execution": execution, "stop": stop, "seed": seed}
-
-
-def train_teacher(options: argparse.Namespace) -> tuple[Path, int | None]:
-    """Train the teacher, unless one is given or there is one from an earlier call; returns what it cost."""
+def doorkey_teacher(options: argparse.Namespace) -> tuple[Any, int | None]:
+    """Return the strong teacher of DoorKey-6x6, and what it cost."""
     if options.teacher:
-        return Path(options.teacher), None
-    folder = options.out / "teacher"
-    if not (folder / "summary.json").exists():
-        console.print("training the teacher")
-        understudy.train(None, PRESET, settings(options, options.teacher_steps, 1_000), run=folder)
-    return folder / "last.safetensors", int(json.loads((folder / "summary.json").read_text())["env_steps"])
+        return load(options.teacher, env=DOORKEY), None
+    folder, cost = train_teacher(options, DOORKEY, PRESET, options.teacher_steps, "doorkey-6x6")
+    return load(folder / "last.safetensors", env=DOORKEY), cost
 
 
-def schedules(options: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return each row's teacher and its settings."""
-    off = {"rl_weight": "0"}
-    rows: dict[str, tuple[str, dict[str, Any]]] = {"scratch": ("", {})}
-    for who, steps in (("strong", options.linear[0]), ("weak", options.linear[1])):
-        rows[f"{who}, linear"] = (who, {"weight": f"linear(1, 0, {steps})"})
-        rows[f"{who}, constant"] = (who, {"weight": "1"})
-        rows[f"{who}, distill only"] = (who, {"weight": "1", **off})
-    return rows
+def taught(who: str, weight: str, rewards: bool = True) -> Row:
+    """Return a row with a teacher; without rewards the entropy bonus goes too, or the student would be more random."""
+    if rewards:
+        return Row(who, {"teaching": {"weight": weight}})
+    return Row(who, {"teaching": {"weight": weight, "rl_weight": "0"}, "objective": {"entropy_weight": "0"}})
 
 
-def run_one(options: argparse.Namespace, name: str, teacher: Any, teaching: dict[str, Any], seed: int) -> Any:
-    """Run one row with one seed."""
-    folder = options.out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
-    if not teaching:
-        return understudy.train(None, PRESET, settings(options, options.scratch_steps, seed), run=folder)
-    given = {**settings(options, options.steps, seed), "teaching": teaching}
-    if "rl_weight" in teaching:
-        given["objective"] = {"entropy_weight": "0"}  # else the student would end more random than its teacher
-    return understudy.kickstart(None, teacher, PRESET, given, run=folder)
+def three(who: str, linear: int, prefix: str = "") -> dict[str, Row]:
+    """Return the three ways to learn from one teacher."""
+    return {
+        f"{prefix}linear": taught(who, f"linear(1, 0, {linear})"),
+        f"{prefix}constant": taught(who, "1"),
+        f"{prefix}distill only": taught(who, "1", rewards=False),
+    }
 
 
-def summarize(results: dict[str, list[Any]], random: float) -> list[dict[str, Any]]:
-    """Return one row for each schedule; env steps that were never enough are null."""
-    rows = []
-    for name, runs in results.items():
-        final = [run.score for run in runs]
-        row: dict[str, Any] = {"name": name, "final": final, "interval": list(bootstrap_interval(np.array(final)))}
-        for goal in GOALS:
-            steps = [steps_to(run.curve, goal, random) for run in runs]
-            row[f"to {goal}"] = [k if np.isfinite(k) else None for k in steps]
-        row["curves"] = [run.curve for run in runs]
-        row["seconds"] = [run.seconds["total"] for run in runs]
-        rows.append(row)
-    return rows
+def run_doorkey(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare a strong and a weak teacher."""
+    strong, cost = doorkey_teacher(options)
+    rows = {"scratch": Row(steps=options.scratch_steps)}
+    rows |= three("strong", options.linear[0], "strong, ") | three("weak", options.linear[1], "weak, ")
+    teachers = {"strong": strong, "weak": weakened(strong, NOISE)}
+    return run_plan(options, Plan("doorkey", DOORKEY, PRESET, options.steps, teachers, rows, {}, (0.9, 0.95), cost))
 
 
-def show(rows: list[dict[str, Any]], scores: dict[str, float], cost: int | None) -> None:
-    """Print the table."""
-    known = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
-    table = Table("", "final score", *(f"env steps to {goal}" for goal in GOALS), "s per run", title="DoorKey-6x6")
-    for row in rows:
-        low, high = row["interval"]
-        cells = [f"{np.mean(row['final']):.3f} [{low:.3f}, {high:.3f}]"]
-        for goal in GOALS:
-            steps = row[f"to {goal}"]
-            reached = [k for k in steps if k is not None]
-            cells.append(f"{np.mean(reached):,.0f} ({len(reached)} of {len(steps)})" if reached else "never")
-        table.add_row(row["name"], *cells, f"{np.mean(row['seconds']):.0f}")
-    console.print(table)
-    console.print(f"teachers: {known}" + ("" if cost is None else f"; the strong one cost {cost:,} env steps"))
+def run_weak(options: argparse.Namespace) -> dict[str, Any]:
+    """Ask whether linear ends above constant, and constant above pure distillation."""
+    strong, cost = doorkey_teacher(options)
+    rows = three("weak", options.linear[1]) | {"scratch": Row(steps=options.scratch_steps)}
+    teachers = {"weak": weakened(strong, NOISE)}
+    data = run_plan(options, Plan("weak", DOORKEY, PRESET, options.steps, teachers, rows, {}, (0.9, 0.95), cost))
+    found = {row["name"]: row for row in data["rows"]}
+    if {"linear", "constant", "distill only"} <= found.keys():
+        order = [found[name] for name in ("linear", "constant", "distill only")]
+        apart = all(a["interval"][0] > b["interval"][1] for a, b in zip(order[:-1], order[1:], strict=True))
+        means = [float(np.mean(row["final"])) for row in order]
+        above = order[0]["interval"][0] > data["scores"]["weak"]
+        print(f"\nlinear > constant > distill only: {means[0] > means[1] > means[2]}, intervals apart: {apart}")
+        print(f"linear above its teacher: {above}")
+    return data
 
 
-def parse() -> argparse.Namespace:
+def run_schedules(options: argparse.Namespace) -> dict[str, Any]:
+    """Rebuild the paper's table 2 on one task."""
+    strong, cost = doorkey_teacher(options)
+    rows = {"scratch": Row(), "constant 1": taught("strong", "1"), "constant 2": taught("strong", "2")}
+    rows |= {f"linear 1 to 0 over {p} %": taught("strong", f"linear(1, 0, {p}%)") for p in (5, 10, 20, 40)}
+    rows |= {"exponential": taught("strong", "exponential(1, 0.5, 5%)"), "gated": taught("strong", "gated(1)")}
+    if all(importlib.util.find_spec(name) for name in ("ray", "pandas", "pyarrow")):
+        size = 2 if options.quick else 4
+        rows["PBT"] = Row("strong", {"pbt": {"population": size}}, population=True)
+    else:
+        print("no PBT row: it needs ray[tune]")
+    plan = Plan("schedules", DOORKEY, PRESET, options.schedules_steps, {"strong": strong}, rows, {}, (0.9, 0.95), cost)
+    data = run_plan(options, plan)
+    if "PBT" in rows:
+        print(f"\nPBT: env steps of one member; the population of {size} takes {size} times as many")
+    return data
+
+
+def run_strong(options: argparse.Namespace) -> dict[str, Any]:
+    """Count env steps to the teacher's score on harder tasks."""
+    found = {}
+    for name in ("DoorKey-8x8", "KeyCorridorS3R1"):
+        env = minigrid(f"MiniGrid-{name}-v0")
+        folder, cost = train_teacher(options, env, PRESET, options.strong_steps, name.lower())
+        rows = {"linear": taught("teacher", f"linear(1, 0, {options.linear[0]})"), "scratch": Row()}
+        rows["scratch"] = Row(steps=options.strong_steps)
+        teachers = {"teacher": load(folder / "last.safetensors", env=env)}
+        plan = Plan(f"strong-{name.lower()}", env, PRESET, options.steps * 2, teachers, rows, {}, (), cost)
+        found[name] = run_plan(options, plan)
+    return found
+
+
+def run_surpass(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare the student with a teacher that stopped early, and with scratch at as many env steps."""
+    env, preset = EnvSpec("HalfCheetah-v5"), "ppo-halfcheetah"
+    steps = options.surpass_steps
+    folder, cost = train_teacher(options, env, preset, steps // 3, "halfcheetah-early")
+    rows = {"kickstarted": taught("teacher", "linear(1, 0, 15%)"), "scratch": Row()}
+    teachers = {"teacher": load(folder / "last.safetensors", env=env)}
+    data = run_plan(options, Plan("surpass", env, preset, steps, teachers, rows, {}, (), cost))
+    by_name = {row["name"]: row["interval"] for row in data["rows"]}
+    if len(by_name) == 2:
+        print(f"\nabove its teacher: {by_name['kickstarted'][0] > data['scores']['teacher']}")
+        print(f"above scratch, intervals apart: {by_name['kickstarted'][0] > by_name['scratch'][1]}")
+    return data
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "doorkey": run_doorkey, "schedules": run_schedules, "weak": run_weak, "strong": run_strong,
+    "surpass": run_surpass, "multitask": run_tasks,
+}  # fmt: skip
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=["doorkey"], help=f"{', '.join(PARTS)} or all [doorkey]")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one seed of a few thousand steps: does it run?")
+    parser.add_argument("--quick", action="store_true", help="one seed of a few hundred steps: does it run?")
     parser.add_argument("--only", nargs="*", help="rows to run, such as  'weak, linear'")
     parser.add_argument("--teacher", help="a policy for DoorKey-6x6 instead of training one")
     parser.add_argument("--teacher-steps", type=int, default=600_000)
     parser.add_argument("--steps", type=int, default=172_032, help="env steps of a run with a teacher")
     parser.add_argument("--scratch-steps", type=int, default=600_000)
+    parser.add_argument("--schedules-steps", type=int, default=400_000, help="of every row of schedules")
+    parser.add_argument("--strong-steps", type=int, default=2_000_000, help="of teacher and scratch in strong")
+    parser.add_argument("--surpass-steps", type=int, default=1_000_000)
+    parser.add_argument("--expert-steps", type=int, default=400_000, help="of each expert of multitask")
+    parser.add_argument("--tasks-steps", type=int, default=4_000_000, help="of a student of multitask")
+    parser.add_argument("--tasks-every", type=int, default=100_000, help="env steps between its evaluations")
+    parser.add_argument("--tasks-weight", default="linear(1, 0, 20%)", help="its lambda")
     parser.add_argument("--linear", type=int, nargs=2, default=(60_000, 80_000), help="end of lambda, strong and weak")
     parser.add_argument("--every", type=int, default=8_192, help="env steps between evaluations")
     parser.add_argument("--episodes", type=int, default=50, help="of each evaluation")
     parser.add_argument("--final", type=int, default=200, help="episodes after training")
     parser.add_argument("--execution", default="sync")
     parser.add_argument("--out", type=Path, default=Path("runs/kickstarting"))
-    options = parser.parse_args()
+    options = parser.parse_args(words)
+    if unknown := set(options.parts) - {*PARTS, "all"}:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
     if options.quick:
-        options.seeds, options.teacher_steps, options.steps, options.scratch_steps = 1, 8_192, 4_096, 4_096
-        options.linear, options.every, options.episodes, options.final = (2_000, 3_000), 2_048, 5, 5
+        options.seeds, options.every, options.episodes, options.final, options.linear = 1, 256, 2, 2, (128, 256)
+        for name, kind in vars(options).items():
+            if name.endswith("steps") and isinstance(kind, int):
+                setattr(options, name, 512)
+        options.tasks_every, options.execution = 256, "single"
         options.out = options.out / time.strftime("quick-%H%M%S")
     return options
 
 
-def main() -> None:
-    """Run everything and write results.json."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the parts."""
     warnings.filterwarnings("ignore", message="teaching.weight")  # the constant rows are what is being measured
-    options = parse()
-    path, cost = train_teacher(options)
-    strong = load(path, env=ENV)
-    teachers = {"": None, "strong": strong, "weak": weakened(strong, NOISE)}
-    scores = {
-        name: evaluate(who, ENV, options.final, seed=3_000_000, num_envs=10, deterministic=False).mean
-        for name, who in (("strong", strong), ("weak", teachers["weak"]), ("random", "random"))
-    }
-    rows = {name: row for name, row in schedules(options).items() if not options.only or name in options.only}
-    results: dict[str, list[Any]] = {name: [] for name in rows}
-    for seed in range(options.seeds):
-        for name, (who, teaching) in rows.items():
-            result = run_one(options, name, teachers[who], teaching, seed)
-            results[name].append(result)
-            console.print(f"{name:22} seed {seed}: {result.score:.3f}, {result.seconds['total']:.0f} s")
-    found = summarize(results, scores["random"])
-    data = {"scores": scores, "teacher_env_steps": cost, "rows": found}
-    (options.out / "results.json").write_text(json.dumps(data, indent=2))
-    show(found, scores, cost)
-    console.print(f"numbers: {options.out / 'results.json'}")
+    options = parse(words)
+    for name in PARTS if "all" in options.parts else options.parts:
+        PARTS[name](options)
+        print(f"\nnumbers: {options.out}/{name}*.json\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ _SHORT = {
     "execution.worker_timeout": "--worker-timeout",
     "execution.ray_address": "--ray-address",
     "evaluation.every": "--evaluate-every",
+    "pbt.population": "--population",
     "rollout.num_envs": "--num-envs",
     "stop.env_steps": "--env-steps",
 }
@@ -245,6 +246,7 @@ def _add_kickstart(kickstart: argparse.ArgumentParser) -> None:
     kickstart.add_argument(
         "--teacher-steps", type=float, metavar="N", help="with --against-scratch: env steps that the teachers cost"
     )
+    kickstart.add_argument("--pbt", action="store_true", help="train a population, of 4 without --population")
     _add_settings(kickstart, KickstartSettings)
 
 
@@ -290,6 +292,8 @@ def _kickstart(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None
     if arguments.against_scratch:
         if arguments.resume:
             raise UserError("--against-scratch runs from the start: leave --resume out")
+        if arguments.pbt or "pbt" in settings:
+            raise UserError("--against-scratch compares single runs: leave --pbt and --population out")
         run_against_scratch(
             teachers, settings, arguments.preset, arguments.run, arguments.seeds, arguments.teacher_steps
         )
@@ -299,6 +303,11 @@ def _kickstart(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None
     run = arguments.run
     if arguments.resume:
         settings, run = merge(_saved(arguments.resume)["settings"], settings), arguments.resume
+    if arguments.pbt or str(settings.get("pbt", {}).get("population", 0)) != "0":
+        from understudy.terminal_population import run_population
+
+        run_population(teachers, settings, arguments.preset, run, bool(arguments.resume))
+        return
     run_kickstart(teachers, settings, arguments.preset, run, bool(arguments.resume))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from understudy.config import build, merge
 from understudy.config import preset as read_preset
 from understudy.data import EnvSpec
-from understudy.envs.multitask import task_names
+from understudy.envs.multitask import task_shares
 from understudy.errors import UserError
 from understudy.job import load_for
 from understudy.kickstart_checks import called, check_behaviour, check_key, notes_on_behaviour, one_each
@@ -142,13 +142,16 @@ def _load_tasks(settings: KickstartSettings, sources: Sequence[Any]) -> tuple[Ki
         raise UserError("teaching.assignment task needs teachers of different tasks; theirs is the same")
     spec = team.about.env
     assert spec is not None
-    count = len(task_names(spec))
+    weights = settings.env.kwargs.get("weights")
+    spec = EnvSpec(spec.id, {**spec.kwargs, **({"weights": weights} if weights else {})})
+    count = sum(task_shares(spec))
     execution, envs = settings.execution, settings.rollout.num_envs
     share = envs // (1 if execution.type == "single" else execution.num_workers)
     if share % count:
+        weighed = f" of weights {weights}" if weights else ""
         raise UserError(
-            f"{count} tasks need as many environments each: {share} for every worker does not divide among them, "
-            f"take --num-envs {count * max(share // count, 1) * (envs // share)}"
+            f"{len(sources)} tasks{weighed} need environments in whole shares: {share} for every worker does not "
+            f"divide among them, take --num-envs {count * max(share // count, 1) * (envs // share)}"
         )
     return replace(settings, env=EnvSettings(spec.id, dict(spec.kwargs))), [team]
 
@@ -222,6 +225,8 @@ def _has_value(teacher: PolicyLike) -> bool:
 
 def _notes(settings: KickstartSettings) -> list[str]:
     teaching, run = settings.teaching, settings.stop.env_steps
+    if settings.pbt.population:
+        return []  # lambda is moved by the population
     weight = parse_weight(teaching.weight, "teaching.weight", run)
     learns = teaching.env_reward and ends(parse_schedule(teaching.rl_weight, "teaching.rl_weight", run)) > 0
     notes = notes_on_behaviour(settings) if learns else []

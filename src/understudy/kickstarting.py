@@ -14,9 +14,11 @@ import torch
 
 from understudy.config import merge, nest
 from understudy.data import EnvSpec
+from understudy.envs.multitask import task_names
 from understudy.errors import UserError
 from understudy.evaluation.contestants import resolve as contestant
 from understudy.evaluation.evaluate import play_out
+from understudy.evaluation.task_score import Level
 from understudy.kickstart_job import KickstartJob, prepare
 from understudy.learning.behaviours import TeacherActs
 from understudy.learning.rehearsal import Rehearsal, check_states, rehearsal_of, stored_states
@@ -80,7 +82,7 @@ def fit(job: KickstartJob, scores: Mapping[str, Any] | None = None) -> Teach:
                     (teaching.key, i) if teaching.assignment == "key" else None,
                 )
             )
-        return Teaching(
+        combined = Teaching(
             guides,
             rl_weight=parse_schedule(teaching.rl_weight, "teaching.rl_weight", run),
             gate=teaching.gate == "value",
@@ -96,6 +98,9 @@ def fit(job: KickstartJob, scores: Mapping[str, Any] | None = None) -> Teach:
             acting=acting(job, scores),
             rehearsal=rehearsal(job, student),
         )
+        if scores is not None and "tasks" in scores:
+            combined.levels = tuple(Level(**level) for level in scores["tasks"].values())
+        return combined
 
     return teach
 
@@ -193,11 +198,14 @@ def kickstart(
 
 def run_job(job: KickstartJob, report: Report | None = None) -> TrainResult:
     """Run what ``prepare`` returned."""
+    if job.settings.pbt.population:
+        raise UserError("pbt.population: a population is trained by understudy.kickstart_population")
     teaching, run = job.settings.teaching, job.settings.stop.env_steps
     weight = parse_weight(teaching.weight, "teaching.weight", run)
     jump = parse_jump(teaching.behaviour.jump, "teaching.behaviour.jump", run)
     follows = isinstance(weight, Gated) or isinstance(jump, Curriculum)
-    scores = measured_scores(job) if follows else None
+    by_task = isinstance(job.teachers[0], TaskTeachers) and job.settings.evaluation.every
+    scores = measured_scores(job) if follows or by_task else None
     return train(
         settings=job.settings, run=job.folder, resume=job.resume, report=report, teach=fit(job, scores)
     )  # fmt: skip
@@ -209,9 +217,16 @@ def measured_scores(job: KickstartJob) -> dict[str, Any]:
     if job.resume and path.exists():
         known: dict[str, Any] = json.loads(path.read_text())
         return known
-    teachers = [play_for(job, teacher).returns for teacher in job.teachers]
-    random = play_for(job, "random").returns
-    found = {"teachers": [float(r.mean()) for r in teachers], "random": float(random.mean()), "episodes": len(random)}
+    teachers = [play_for(job, teacher) for teacher in job.teachers]
+    random = play_for(job, "random")
+    found: dict[str, Any] = {"teachers": [float(e.returns.mean()) for e in teachers]}
+    found |= {"random": float(random.returns.mean()), "episodes": len(random)}
+    if isinstance(job.teachers[0], TaskTeachers):
+        pairs = zip(teachers[0].by_task(), random.by_task(), strict=True)
+        levels = [Level(float(taught.returns.mean()), float(chance.returns.mean())) for taught, chance in pairs]
+        found["tasks"] = {
+            name: level._asdict() for name, level in zip(task_names(job.settings.env.spec()), levels, strict=True)
+        }
     write_atomic(path, json.dumps(found, indent=2).encode())
     return found
 

@@ -17,14 +17,15 @@ from understudy.terminal_progress import console
 from understudy.terminal_training import Live, print_header, print_result
 
 
-def _begin(job: Any) -> None:
+def begin(job: Any) -> None:
     """Print what is about to run, and what the user should know of it."""
     settings = job.settings
     print_header(settings, job.folder)
     for teacher in job.teachers:
         about = teacher.about
         console.print(f"  teacher {escape(about.source or about.algorithm)} ({about.algorithm})", soft_wrap=True)
-    console.print(f"  λ {escape(settings.teaching.weight)}, c {escape(settings.teaching.rl_weight)}", soft_wrap=True)
+    weight = "moved by the population" if settings.pbt.population else settings.teaching.weight
+    console.print(f"  λ {escape(weight)}, c {escape(settings.teaching.rl_weight)}", soft_wrap=True)
     behaviour = settings.teaching.behaviour
     if behaviour.acts:
         how = "draws its actions" if behaviour.samples else "by its mode"
@@ -44,7 +45,7 @@ def run_kickstart(
     from understudy.kickstarting import run_job
 
     job = prepare(teachers, None, settings, preset=presets, run=run, resume=resume)
-    _begin(job)
+    begin(job)
     with Live(job.settings.stop.env_steps) as live:
         result = run_job(job, live)
     print_result(result, job.settings.evaluation.final)
@@ -65,7 +66,7 @@ def run_against_scratch(
     from understudy.kickstart_job import prepare
 
     job = prepare(teachers, None, settings, preset=presets, run=run)
-    _begin(job)
+    begin(job)
 
     def tell(kind: str, seed: int, result: Any) -> None:
         console.print(

@@ -39,6 +39,8 @@ class Live:
         self._return = metrics.get("training_return", self._return)
         if "eval_return" in metrics:
             text = f"[bold]evaluation {metrics['eval_return']:.4g}[/] ± {metrics['eval_std']:.3g}"
+            if "eval_capped_score" in metrics:
+                text += f"  capped score {metrics['eval_capped_score']:.3f} of the teachers'"
             self._line.add(metrics["eval_env_steps"], f"{text}  ({metrics['eval_seconds']:.1f} s beside training)")
         text = f"{metrics['rate']:,.0f} steps/s  return {self._return:.4g}"
         for name, label in _SHOWN:

@@ -206,6 +206,7 @@ class TrainSession:
         self.examiner = BesideExaminer(
             settings, self.evaluator, progress, self.learner.weights, self._keep_best, wait,
             None if acting is None else acting.curriculum,
+            () if self.teaching is None else self.teaching.levels,
         )  # fmt: skip
         stop = settings.stop
         return Run(self.execution, learning, self.examiner, progress, stop.env_steps, stop.seconds, report, self.save)

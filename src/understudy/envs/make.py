@@ -94,7 +94,12 @@ def spaces_of(spec: EnvSpec | str) -> tuple[gym.Space[Any], gym.Space[Any]]:
         from understudy.envs.unity.probe import look
 
         return look(spec).spaces
-    env = make(spec, len(spec.kwargs.get("tasks", ())) or 1 if spec.id == MULTITASK else 1)
+    count = 1
+    if spec.id == MULTITASK:
+        from understudy.envs.multitask import whole_tasks
+
+        count = whole_tasks(spec, 1)
+    env = make(spec, count)
     try:
         return env.observation_space, env.action_space
     finally:

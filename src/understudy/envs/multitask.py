@@ -14,6 +14,7 @@ from understudy.envs.unity.options import is_unity
 from understudy.envs.unity.probe import agents_of
 from understudy.errors import UserError
 from understudy.policies.spaces import flat_size, members
+from understudy.policies.task_spaces import multitask_observations, shared_keys
 
 
 class MultiTaskEnv:
@@ -21,6 +22,8 @@ class MultiTaskEnv:
 
     Observations are ``{"observation": [B, D] float32, "task": [B, K] float32}``: the task's own observation, flattened
     (choices as one-hot, dict keys in alphabetical order) and padded with zeros to the largest; the task as one-hot.
+    Where all tasks see the same dict (MiniGrid and BabyAI with missions of one length do), its keys stay as they are,
+    with ``task`` beside them, so that pictures and texts can be read as such.
 
     Continuous actions are [B, A] in -1 to 1, of which a task takes as many as it needs, clipped and scaled to its
     bounds. Discrete ones are [B] out of the largest number of choices; an index that a task does not have means its
@@ -54,23 +57,33 @@ class MultiTaskEnv:
         ends = np.cumsum(counts)
         self._slices = [slice(end - count, end) for end, count in zip(ends.tolist(), counts, strict=True)]
         self.task_of: Array = np.repeat(np.arange(len(specs)), counts)
-        size = max(_flat_size(env.observation_space) for env in self._envs)
-        self.observation_space: gym.Space[Any] = gym.spaces.Dict(
-            {
-                "observation": gym.spaces.Box(-np.inf, np.inf, (size,), np.float32),
-                "task": gym.spaces.Box(0, 1, (len(specs),), np.float32),
-            }
-        )
-        one_hot = np.eye(len(specs), dtype=np.float32)[self.task_of]
-        self._obs = {"observation": np.zeros((self.num_envs, size), np.float32), "task": one_hot}
-        self._final = {"observation": np.zeros((self.num_envs, size), np.float32), "task": one_hot.copy()}
+        spaces = [env.observation_space for env in self._envs]
+        self.observation_space: gym.Space[Any] = multitask_observations(spaces)
+        self._shared = shared_keys(spaces) is not None
+        self._obs, self._final = (self._empty() for _ in range(2))
         self._reward = np.zeros(self.num_envs, np.float32)
         self._terminated, self._truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+
+    def _empty(self) -> dict[str, Array]:
+        """Return arrays for one observation of every row, with the tasks filled in."""
+        parts = members(self.observation_space)
+        arrays = {key: np.zeros((self.num_envs, *(part.shape or ())), part.dtype) for key, part in parts.items()}
+        arrays["task"] = np.eye(parts["task"].shape[0], dtype=np.float32)[self.task_of]  # type: ignore[index]
+        return arrays
+
+    def _write(self, obs: Observation, space: gym.Space[Any], out: dict[str, Array], rows: slice) -> None:
+        """Write one task's observations into its rows."""
+        if not self._shared:
+            _flatten(obs, space, out["observation"][rows])
+            return
+        assert isinstance(obs, dict)
+        for key, values in obs.items():
+            out[key][rows] = values
 
     def reset(self, seeds: Sequence[int]) -> Observation:
         """Start new episodes everywhere, environment i with ``seeds[i]``."""
         for env, rows in zip(self._envs, self._slices, strict=True):
-            _flatten(env.reset(seeds[rows]), env.observation_space, self._obs["observation"][rows])
+            self._write(env.reset(seeds[rows]), env.observation_space, self._obs, rows)
         return dict(self._obs)
 
     def step(self, actions: Array, active: Array | None = None) -> Step:
@@ -78,12 +91,12 @@ class MultiTaskEnv:
         any_ended = False
         for env, rows, decode in zip(self._envs, self._slices, self._decoders, strict=True):
             step = env.step(decode(actions[rows]), None if active is None else active[rows])
-            _flatten(step.obs, env.observation_space, self._obs["observation"][rows])
+            self._write(step.obs, env.observation_space, self._obs, rows)
             self._reward[rows] = step.reward
             self._terminated[rows], self._truncated[rows] = step.terminated, step.truncated
             if step.final_obs is not None:
                 any_ended = True
-                _flatten(step.final_obs, env.observation_space, self._final["observation"][rows])
+                self._write(step.final_obs, env.observation_space, self._final, rows)
         final = dict(self._final) if any_ended else None
         return Step(dict(self._obs), self._reward, self._terminated, self._truncated, final)
 
@@ -120,17 +133,35 @@ def task_specs(spec: EnvSpec) -> list[EnvSpec]:
     return found
 
 
-def from_spec(spec: EnvSpec, num_envs: int, *, render: bool = False) -> MultiTaskEnv:
-    """Build the description's tasks with equally many environments each.
+def task_shares(spec: EnvSpec) -> tuple[int, ...]:
+    """Return how many environments each task has of every so many: ``kwargs["weights"]``, by default 1 each.
 
     Raises:
-        UserError: ``num_envs`` is not a multiple of the number of tasks.
+        UserError: They are no whole numbers above 0, or not as many as there are tasks.
     """
-    specs = task_specs(spec)
-    if num_envs % len(specs):
-        nearest = max(round(num_envs / len(specs)), 1) * len(specs)
-        raise UserError(f"multitask: {num_envs} environments do not divide among {len(specs)} tasks; take {nearest}")
-    env = MultiTaskEnv(specs, [num_envs // len(specs)] * len(specs), render=render)
+    if spec.id != "multitask":
+        return (1,)
+    count = len(task_specs(spec))
+    weights = spec.kwargs.get("weights") or [1] * count
+    whole = isinstance(weights, list | tuple) and all(type(w) is int and w > 0 for w in weights)
+    if not whole or len(weights) != count:
+        raise UserError(f"multitask: 'weights' must be {count} whole numbers above 0, one for each task, not {weights}")
+    return tuple(weights)
+
+
+def from_spec(spec: EnvSpec, num_envs: int, *, render: bool = False) -> MultiTaskEnv:
+    """Build the description's tasks, with as many environments each as their weights say.
+
+    Raises:
+        UserError: ``num_envs`` is not a multiple of the weights' sum.
+    """
+    specs, shares = task_specs(spec), task_shares(spec)
+    unit = sum(shares)
+    if num_envs % unit:
+        nearest = max(round(num_envs / unit), 1) * unit
+        weighed = f"{len(specs)} tasks" if unit == len(specs) else f"{len(specs)} tasks of weights {list(shares)}"
+        raise UserError(f"multitask: {num_envs} environments do not divide among {weighed}; take {nearest}")
+    env = MultiTaskEnv(specs, [share * (num_envs // unit) for share in shares], render=render)
     env.spec = spec
     return env
 
@@ -151,13 +182,9 @@ def task_actions(spec: EnvSpec) -> tuple[int, ...]:
 
 
 def whole_tasks(spec: EnvSpec, num_envs: int) -> int:
-    """Return ``num_envs``, rounded up to a multiple of what belongs together: the tasks, or the agents of a scene."""
-    count = agents_of(spec) if is_unity(spec.id) else len(task_names(spec))
+    """Return ``num_envs``, rounded up to what divides among the tasks, or to whole scenes of agents."""
+    count = agents_of(spec) if is_unity(spec.id) else sum(task_shares(spec))
     return -(-num_envs // count) * count
-
-
-def _flat_size(space: gym.Space[Any]) -> int:
-    return sum(flat_size(part) for part in members(space).values())
 
 
 def _flatten(obs: Observation, space: gym.Space[Any], out: Array) -> None:

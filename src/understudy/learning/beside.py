@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from understudy.data import Array
+from understudy.envs.multitask import task_names
+from understudy.evaluation.task_score import Level, capped_score
 from understudy.execution.evaluator import Evaluator
 from understudy.learning.from_rollouts import TrainProgress
 from understudy.loop import Metrics
@@ -27,9 +29,15 @@ class BesideExaminer:
         keep_best: Callable[[dict[str, Array], float, int], None],
         wait: bool = False,
         curriculum: Curriculum | None = None,
+        levels: Sequence[Level] = (),
     ) -> None:
-        """Keep the parts; with ``wait`` the learner waits for every evaluation, as a ``curriculum`` needs it."""
+        """Keep the parts.
+
+        With ``wait`` the learner waits for every evaluation, as a ``curriculum`` needs it; ``levels`` are those of the
+        tasks' teachers.
+        """
         self._wait, self._curriculum = wait, curriculum
+        self._levels, self._tasks = levels, task_names(settings.env.spec())
         self._settings, self._evaluator, self._progress = settings, evaluator, progress
         self._weights, self._keep_best = weights, keep_best
         self._judged: dict[str, Array] = {}
@@ -81,6 +89,11 @@ class BesideExaminer:
         metrics |= {"eval_return": progress.score, "eval_env_steps": self._judged_steps}
         metrics |= {"eval_std": float(episodes.returns.std()), "eval_length": float(episodes.lengths.mean())}
         metrics["eval_seconds"] = episodes.seconds
+        if len(self._tasks) > 1:
+            returns = [float(part.returns.mean()) for part in episodes.by_task()]
+            metrics |= {f"eval_return/{name}": own for name, own in zip(self._tasks, returns, strict=True)}
+            if self._levels:
+                metrics["eval_capped_score"] = capped_score(returns, self._levels)
         if progress.score > progress.best:
             progress.best = progress.score
             self._keep_best(self._judged, progress.score, self._judged_steps)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from understudy.data import Array, Rollout
+from understudy.evaluation.task_score import Level
 from understudy.learning.behaviours import STUDENT, TeacherActs
 from understudy.learning.from_dataset import TeacherLabels
 from understudy.learning.rehearsal import Rehearsal
@@ -118,6 +119,8 @@ class Teaching:
         self.guides = tuple(guides)
         self.env_reward, self.warm_up, self.keeps_normalizer = env_reward, warm_up, keeps_normalizer
         self.acting, self.rehearsal = acting, rehearsal
+        self.levels: tuple[Level, ...] = ()
+        """What the teachers of several tasks reach, for evaluations to measure by."""
         self._rl_weight, self._gate, self._proximal = rl_weight, gate, proximal
         self._reward, self._reward_weight, self._gamma = reward, reward_weight, gamma
 

@@ -8,6 +8,7 @@ from typing import Literal
 from understudy.config import doc
 from understudy.errors import UserError
 from understudy.settings.distill import DistanceSettings
+from understudy.settings.population import PopulationSettings
 from understudy.settings.train import TrainSettings
 
 
@@ -79,6 +80,7 @@ class KickstartSettings(TrainSettings):
     """A training run with teachers."""
 
     teaching: TeachingSettings = doc("", factory=TeachingSettings)
+    pbt: PopulationSettings = doc("", factory=PopulationSettings)
 
     @property
     def alone(self) -> TrainSettings:
@@ -97,6 +99,7 @@ class KickstartSettings(TrainSettings):
                 "--execution async"
             )
         super().check()
+        self.pbt.check()
         teaching, objective = self.teaching, self.objective
         if teaching.rho and len(teaching.rho) != len(teaching.teachers):
             raise UserError(f"teaching.rho has {len(teaching.rho)} factors for {len(teaching.teachers)} teachers")

@@ -18,6 +18,7 @@ from understudy.errors import UserError
 from understudy.policies.batching import batch_observation
 from understudy.policies.family import ActionMap, Family
 from understudy.policies.spaces import flat_size
+from understudy.policies.task_spaces import multitask_observations, shared_keys
 
 TEMPERATURE = 0.01
 """Of the softmax that turns action values into probabilities where teachers are combined (Rusu 2015, section 3.2)."""
@@ -180,14 +181,17 @@ class TasksActor:
         self.observation_space, self.action_space = multitask_spaces(members)
         self._maps = [ActionMap(member.action_space) for member in members]
 
-    def rows(self, obs: Mapping[str, Array]) -> list[tuple[int, Array, Array]]:
+    def rows(self, obs: Mapping[str, Array]) -> list[tuple[int, Array, Observation]]:
         """Return (task, its rows, what its own policy sees in them), for the tasks that occur."""
         task = np.asarray(obs["task"]).argmax(axis=1)
-        flat = np.asarray(obs["observation"])
-        found = []
+        found: list[tuple[int, Array, Observation]] = []
         for k in np.unique(task).tolist():
-            rows = np.flatnonzero(task == k)
-            found.append((k, rows, own_observation(flat[rows], self.members[k].observation_space)))
+            rows, space = np.flatnonzero(task == k), self.members[k].observation_space
+            if isinstance(space, gym.spaces.Dict):
+                own: Observation = {key: np.asarray(obs[key])[rows] for key in space.spaces}
+            else:
+                own = own_observation(np.asarray(obs["observation"])[rows], space)
+            found.append((k, rows, own))
         return found
 
     def predict(
@@ -221,11 +225,16 @@ def multitask_spaces(members: Sequence[Member]) -> tuple[gym.spaces.Dict, gym.Sp
     Raises:
         UserError: Observations are neither vectors nor one choice, or actions are of different kinds.
     """
-    for member in members:
-        space = member.observation_space
+    seen = [member.observation_space for member in members]
+    for member, space in zip(members, seen, strict=True):
+        if shared_keys(seen) is not None:
+            break
         vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
         if not vector and not isinstance(space, gym.spaces.Discrete):
-            raise UserError(f"{_name(member)} sees {space}: several tasks need observations of a vector or one choice")
+            raise UserError(
+                f"{_name(member)} sees {space}: several tasks need observations of a vector or one "
+                "choice, or all the same dict"
+            )
     actions = [member.action_space for member in members]
     size = max(flat_size(space) for space in actions)
     both: gym.Space[Any]
@@ -236,14 +245,7 @@ def multitask_spaces(members: Sequence[Member]) -> tuple[gym.spaces.Dict, gym.Sp
     else:
         named = ", ".join(f"{_name(m)}: {m.action_space}" for m in members)
         raise UserError(f"several tasks need actions that are all continuous or all discrete, not {named}")
-    width = max(flat_size(member.observation_space) for member in members)
-    observations = gym.spaces.Dict(
-        {
-            "observation": gym.spaces.Box(-np.inf, np.inf, (width,), np.float32),
-            "task": gym.spaces.Box(0, 1, (len(members),), np.float32),
-        }
-    )
-    return observations, both
+    return multitask_observations(seen), both
 
 
 def _name(member: Any) -> str:

@@ -1,0 +1,1 @@
+"""Population based training of kickstarted students, on Ray Tune."""
