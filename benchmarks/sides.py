@@ -26,7 +26,7 @@ import understudy.training as training
 from fresh import RESULT
 from understudy.envs.make import env_backend, make
 from understudy.objectives.schedules import parse
-from understudy.settings import TrainSettings
+from understudy.settings import ReplayedSettings, SoftSettings, TrainSettings
 from understudy.terminal_training import limit
 from understudy.training import resolve_training
 from understudy.training_session import TrainSession
@@ -64,14 +64,16 @@ def play(predict: Predict, env_id: str, seeds: Sequence[int], num_envs: int = 50
 class Watch:
     """The clock of one run: told after every round, stands still while the policy of that moment is evaluated.
 
-    ``every`` (env steps), ``score``, ``episodes`` and ``env`` of the job say when it evaluates, and at which mean
-    return the run is done.
+    ``after`` (env steps) of the job says from which round on the rate counts; ``every`` (env steps), ``score``,
+    ``episodes`` and ``env`` say when it evaluates, and at which mean return the run is done.
     """
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._job, self._next = job, job.get("every", 0)
         self._paused, self._begin = 0.0, time.perf_counter()
         self.marks: list[tuple[float, int]] = []
+        self.cpu: list[float] = []
+        """CPU seconds of this process at every mark: what a busy machine disturbs less."""
         self.curve: list[tuple[int, float, float]] = []
         """(env steps, seconds without evaluation, mean return) of every evaluation."""
 
@@ -87,6 +89,7 @@ class Watch:
             Done: The score is reached.
         """
         self.marks.append((self.seconds, env_steps))
+        self.cpu.append(time.process_time())
         if not self._next or env_steps < self._next:
             return
         self._next += self._job["every"]
@@ -104,15 +107,19 @@ class Watch:
 
     def result(self) -> dict[str, Any]:
         """Return the rate from the first round's end to the last one's, and the evaluations."""
-        (first, begun), (last, ended) = self.marks[0], self.marks[-1]
+        begin = next(i for i, mark in enumerate(self.marks) if mark[1] >= self._job.get("after", 0))
+        (first, begun), (last, ended) = self.marks[begin], self.marks[-1]
+        spent = self.cpu[-1] - self.cpu[begin]
+        cpu_rate = (ended - begun) / spent if spent > 0 else float("nan")
         rate = (ended - begun) / (last - first) if last > first else float("nan")
         solved = bool(self.curve) and self.curve[-1][2] >= self._job["score"]
         return {
-            "rate": rate, "env_steps": ended, "wall": last, "first_round": first, "curve": self.curve, "solved": solved,
+            "rate": rate, "cpu_rate": cpu_rate, "env_steps": ended, "wall": last, "first_round": first,
+            "curve": self.curve, "solved": solved,
         }  # fmt: skip
 
 
-def warm(settings: TrainSettings) -> None:
+def warm(settings: TrainSettings | ReplayedSettings) -> None:
     """Import what either side imports late: simulators, emulators, PyTorch's compiler (its optimisers ask for it)."""
     spec = settings.env.spec()
     make(spec, 1).close()
@@ -158,7 +165,9 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
         seconds = {name.removeprefix("seconds/"): value for name, value in last.items() if name.startswith("seconds/")}
         found["seconds"] = seconds
         execution = settings.execution
-        if not execution.shared_gradients:  # the profile does not know of learning inside the workers
+        if not getattr(
+            execution, "shared_gradients", False
+        ):  # the profile does not know of learning inside the workers
             wall = 1e6 * (seconds["collect"] + seconds["learn"]) / last["env_steps"]
             found["limit_share"] = limit(last["env_steps"], seconds, execution.type) / wall
         if job.get("final"):
@@ -166,7 +175,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def sb3_envs(settings: TrainSettings, kind: str, seed: int) -> Any:
+def sb3_envs(settings: TrainSettings | ReplayedSettings, kind: str, seed: int) -> Any:
     """Return Stable-Baselines3's vector environment: ``dummy``, ``subproc``, or an adapter where ale-py has its own."""
     from stable_baselines3.common import vec_env as sb3
 
@@ -177,7 +186,7 @@ def sb3_envs(settings: TrainSettings, kind: str, seed: int) -> Any:
     envs: Any = sb3.SubprocVecEnv(makers) if kind == "subproc" else sb3.DummyVecEnv(makers)
     envs.seed(seed)
     objective = settings.objective
-    if settings.policy.normalize or objective.normalize_reward:
+    if isinstance(settings, TrainSettings) and (settings.policy.normalize or objective.normalize_reward):
         envs = sb3.VecNormalize(
             envs,
             norm_obs=settings.policy.normalize,
@@ -234,7 +243,54 @@ def emulators(spec: Any, count: int, seed: int) -> Any:
     return Emulators()
 
 
-def sb3_model(settings: TrainSettings, envs: Any, seed: int) -> Any:
+def sb3_replayed(settings: ReplayedSettings, envs: Any, seed: int) -> Any:
+    """Return a SAC or TD3 model with our settings; it gathers and learns in the same turns."""
+    from stable_baselines3 import SAC, TD3
+
+    policy, replay, update = settings.policy, settings.replay, settings.update
+    soft = isinstance(settings, SoftSettings)
+    critic_hidden = policy.hidden if policy.critic_hidden is None else policy.critic_hidden
+    common: dict[str, Any] = {
+        "learning_rate": parse(update.lr, "update.lr").value(0),
+        "buffer_size": replay.capacity,
+        "learning_starts": replay.warm_up,
+        "batch_size": replay.batch_size,
+        "tau": update.tau,
+        "gamma": settings.objective.gamma,
+        "train_freq": settings.rollout.steps,
+        "gradient_steps": int(settings.rollout.steps * update.update_to_data),
+        "policy_kwargs": {
+            "net_arch": {"pi": list(policy.hidden), "qf": list(critic_hidden)},
+            "activation_fn": {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[policy.activation],
+            "n_critics": settings.objective.critics,
+        },
+        "seed": seed,
+        "device": "cpu",
+    }
+    assert replay.n_step == 1 and not replay.prioritised, "Stable-Baselines3 has neither"
+    if soft:
+        return SAC("MlpPolicy", envs, **common)
+    from stable_baselines3.common.noise import NormalActionNoise
+
+    size, objective = envs.action_space.shape[0], settings.objective
+    std = parse(settings.exploration.std, "exploration.std").value(0)
+    return TD3(
+        "MlpPolicy",
+        envs,
+        policy_delay=objective.actor_every,
+        target_policy_noise=objective.target_noise,
+        target_noise_clip=objective.target_noise_clip,
+        action_noise=NormalActionNoise(np.zeros(size), np.full(size, std)),
+        **common,
+    )
+
+
+def sb3_model(settings: TrainSettings | ReplayedSettings, envs: Any, seed: int) -> Any:
+    """Return a model of the settings' method."""
+    return (sb3_replayed if isinstance(settings, ReplayedSettings) else sb3_actor_critic)(settings, envs, seed)
+
+
+def sb3_actor_critic(settings: TrainSettings, envs: Any, seed: int) -> Any:
     """Return a PPO or A2C model with our settings.
 
     Its value loss is the mean square, ours half of it, so ``vf_coef`` is half of our ``value_weight``. Its learning

@@ -2,6 +2,8 @@
 
     python benchmarks/throughput.py halfcheetah --repeats 3
     python benchmarks/throughput.py cartpole --repeats 5
+    python benchmarks/throughput.py sac --repeats 3
+    python benchmarks/throughput.py td3 --repeats 3
     python benchmarks/throughput.py ant | pong | start
 
 Every run is a fresh process with one thread (``OMP_NUM_THREADS`` and PyTorch's) unless its name says otherwise. Imports
@@ -114,6 +116,32 @@ def pong(arguments: argparse.Namespace) -> Jobs:
     }
 
 
+def _replayed(arguments: argparse.Namespace, preset: str) -> Jobs:
+    settings = {
+        "env": {"id": "HalfCheetah-v5", "backend": "gymnasium"},
+        "rollout": {"num_envs": 1, "steps": 32},
+        "replay": {"warm_up": 256},
+        "stop": {"env_steps": arguments.env_steps},
+    }
+    jobs: Jobs = {}
+    for threads in (1, 2):
+        own = merge(settings, {"execution": {"learner_threads": threads}})
+        told = {"preset": preset, "threads": threads, "after": 320}
+        jobs[f"sb3, {threads} threads"] = _job("sb3", settings, arguments, vec="dummy", **told)
+        jobs[f"ours single, {threads} threads"] = _job("ours", own, arguments, **told)
+    return jobs
+
+
+def sac(arguments: argparse.Namespace) -> Jobs:
+    """SAC on HalfCheetah-v5 with 256x256 networks, batches of 256, one update for each env step."""
+    return _replayed(arguments, "sac")
+
+
+def td3(arguments: argparse.Namespace) -> Jobs:
+    """TD3 on HalfCheetah-v5 with 400x300 networks, batches of 256, one update for each env step."""
+    return _replayed(arguments, "td3")
+
+
 def start(arguments: argparse.Namespace) -> Jobs:
     """Seconds from the call to the first update, with the evaluation process that a run has by default."""
     settings: dict[str, Any] = {
@@ -135,7 +163,8 @@ def rates(rows: list[Row], unit: str = "env steps/s") -> None:
     names = list(dict.fromkeys(row["name"] for row in rows))
     peers = [name for name in names if not name.startswith("ours")]
     medians = {name: statistics.median(r["rate"] for r in rows if r["name"] == name) for name in names}
-    table = Table("run", unit, "over", "ratio, repeat by repeat", "share of its limit", "load at the start")
+    columns = ("over", "ratio, repeat by repeat", "share of its limit", "load at the start", "per CPU s")
+    table = Table("run", unit, *columns)
     for name in names:
         mine = [row for row in rows if row["name"] == name]
         rival = _rival(name, peers, medians)
@@ -147,6 +176,7 @@ def rates(rows: list[Row], unit: str = "env steps/s") -> None:
         shares = [row["limit_share"] for row in mine if "limit_share" in row]
         loads = spread([row["load"] for row in mine], 2)
         cells = [spread([row["rate"] for row in mine]), rival, spread(ratios, 3), spread(shares, 2), loads]
+        cells.append(spread([row["cpu_rate"] for row in mine if "cpu_rate" in row]))
         table.add_row(name, *cells)
     console.print(table)
 
@@ -206,6 +236,8 @@ BENCHMARKS: dict[str, tuple[Callable[[argparse.Namespace], Jobs], Callable[[list
     "halfcheetah": (halfcheetah, rates, 3),
     "cartpole": (cartpole, walls, 5),
     "ant": (ant, rates, 3),
+    "sac": (sac, lambda rows: rates(rows, "env steps/s = updates/s"), 3),
+    "td3": (td3, lambda rows: rates(rows, "env steps/s = updates/s"), 3),
     "pong": (pong, lambda rows: rates(rows, "agent steps/s (4 frames each)"), 3),
     "start": (start, starts, 3),
 }
@@ -223,15 +255,15 @@ def main() -> None:
         command.add_argument("--first-seed", type=int, default=0)
         command.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="pairs", help="of both sides")
         command.add_argument("--json", type=Path, help="write every row and the machine there")
-        if name in ("halfcheetah", "ant", "pong"):
-            default = {"halfcheetah": 100_000, "ant": 60_000, "pong": 20_000}[name]
+        if name in ("halfcheetah", "ant", "pong", "sac", "td3"):
+            default = {"halfcheetah": 100_000, "ant": 60_000, "pong": 20_000, "sac": 3_000, "td3": 3_000}[name]
             command.add_argument("--env-steps", type=int, default=default)
         if name == "halfcheetah":
             command.add_argument("--minibatch", type=int, default=64)
             command.add_argument("--normalize", action="store_true", help="observations and rewards, on both sides")
         if name == "cartpole":
             command.add_argument("--execution", choices=("single", "sync"), default="single", help="ours")
-        if name in ("pong", "halfcheetah", "ant"):
+        if name in ("pong", "halfcheetah", "ant", "sac", "td3"):
             command.add_argument("--only", nargs="*", default=[], help="runs whose name holds one of the words")
         if name == "start":
             command.add_argument("--env", default="HalfCheetah-v5")

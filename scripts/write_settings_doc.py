@@ -1,15 +1,18 @@
 """Write docs/settings.md, the flags of all commands with settings: ``python scripts/write_settings_doc.py``."""
 
-from dataclasses import MISSING
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from understudy.config import flags, preset
-from understudy.settings import DistillSettings, KickstartSettings, TrainSettings
+from understudy.settings import METHODS, TAUGHT, DistillSettings, KickstartSettings, TrainSettings
 
 PAGES = (
     ("distill", DistillSettings, ("distill-continuous", "distill-discrete", "dagger", "demo")),
     ("train", TrainSettings, ("ppo", "a2c", "a3c", "impala", "reinforce")),
+    ("train", METHODS["q_learning"], ("dqn", "rainbow", "ape-x")),
+    ("train", METHODS["deterministic"], ("td3", "ddpg")),
+    ("train", METHODS["soft"], ("sac",)),
     (
         "kickstart",
         KickstartSettings,
@@ -25,6 +28,8 @@ PAGES = (
             "value-shaping",
         ),
     ),
+    ("kickstart", TAUGHT["q_learning"], ("qdagger",)),
+    ("kickstart", TAUGHT["soft"], ("sac-from-teacher",)),
 )
 HEAD = """# Settings
 
@@ -61,7 +66,8 @@ def tables(settings: Any, names: tuple[str, ...]) -> str:
     """Return one table for each group of settings."""
     text = ""
     # Kickstarting has the settings of training too; they stand in that table.
-    known = {name for name, _, _ in flags(TrainSettings)} if settings is KickstartSettings else set()
+    alone = {KickstartSettings: TrainSettings} | {kind: METHODS[method] for method, kind in TAUGHT.items()}
+    known = {name for name, _, _ in flags(alone[settings])} if settings in alone else set()
     for name, _, field in flags(settings):
         if name in known:
             continue
@@ -81,7 +87,9 @@ def main() -> None:
     """Write the page."""
     page = HEAD
     for command, settings, names in PAGES:
-        page += f"\n## Settings of `understudy {command}`\n" + tables(settings, names)
+        method = next((f.default for f in fields(settings) if f.name == "method"), "")
+        which = f", method {method}" if method not in ("", "actor_critic") else ""
+        page += f"\n## Settings of `understudy {command}`{which}\n" + tables(settings, names)
     Path("docs/settings.md").write_text(page, encoding="utf-8")
 
 

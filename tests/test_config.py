@@ -5,7 +5,7 @@ import yaml
 
 from understudy.config import build, flags, merge, nest, plain, preset, presets
 from understudy.errors import UserError
-from understudy.settings import DistillSettings, KickstartSettings, TrainSettings
+from understudy.settings import METHODS, TAUGHT, DistillSettings, KickstartSettings
 
 
 def test_text_becomes_the_type_of_the_field():
@@ -59,7 +59,7 @@ def test_merge_goes_key_by_key():
     assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 5}}) == {"a": {"b": 5, "c": 2}, "d": 3}
 
 
-KINDS = (DistillSettings, TrainSettings, KickstartSettings)
+KINDS = (DistillSettings, *METHODS.values(), KickstartSettings, *TAUGHT.values())
 
 
 def test_every_field_has_a_sentence():
@@ -71,7 +71,9 @@ def test_every_field_has_a_sentence():
 def test_every_preset_resolves(name):
     """The sections a preset has say which command it is for."""
     data = preset(name)
-    kind = KickstartSettings if "teaching" in data else TrainSettings if "update" in data else DistillSettings
+    method = data.get("method", "actor_critic")
+    of_training = METHODS[method] if "update" in data else DistillSettings
+    kind = {**TAUGHT, "actor_critic": KickstartSettings}[method] if "teaching" in data else of_training
     env = {} if "env" in data or kind is DistillSettings else {"env": {"id": "CartPole-v1"}}
     build(kind, {**data, **env}).check()
 

@@ -10,7 +10,7 @@ from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays
 from understudy.policies.files import load_policy
-from understudy.settings import TrainSettings
+from understudy.settings import METHODS as SETTINGS
 from understudy.training import resolve_training, train
 
 
@@ -176,7 +176,7 @@ def _of_training(name):
 @pytest.mark.parametrize("name", [name for name in presets() if _of_training(name)])
 def test_every_preset_is_valid(name):
     env = {} if "env" in preset(name) else {"env": {"id": "CartPole-v1"}}
-    assert isinstance(resolve_training(env, name), TrainSettings)
+    assert type(resolve_training(env, name)) is SETTINGS[preset(name).get("method", "actor_critic")]
 
 
 @pytest.mark.parametrize(("what", "message"), [("obs", "observation"), ("reward", "reward")])

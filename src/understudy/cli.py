@@ -22,7 +22,7 @@ from understudy import __version__
 from understudy.config import flags, merge, nest
 from understudy.errors import UserError, suggest
 from understudy.scene_flags import WITH_SCENES, add_scene_flags, describe_scene
-from understudy.settings import DistillSettings, KickstartSettings, TrainSettings
+from understudy.settings import METHODS, TAUGHT, DistillSettings, KickstartSettings
 
 # Short forms of flags that are typed often.
 _SHORT = {
@@ -36,10 +36,11 @@ _SHORT = {
     "rollout.num_envs": "--num-envs",
     "stop.env_steps": "--env-steps",
 }
-_SETTINGS: dict[str, Any] = {
-    "distill": DistillSettings, "train": TrainSettings, "kickstart": KickstartSettings, "sweep": DistillSettings,
+_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "distill": (DistillSettings,), "sweep": (DistillSettings,), "train": tuple(METHODS.values()),
+    "kickstart": (KickstartSettings, *TAUGHT.values()),
 }  # fmt: skip
-"""Of the commands that have them."""
+"""Of the commands that have them; a command with several takes the flags of all, and its preset says whose they are."""
 _HOMES = {
     "report": "terminal_report",
     "push": "terminal_report",
@@ -52,7 +53,10 @@ _HOMES = {
 
 def _add_settings(parser: argparse.ArgumentParser, cls: Any) -> None:
     groups: dict[str, Any] = {}
+    known = parser._option_string_actions
     for name, kind, field in flags(cls):
+        if f"--{name}" in known:
+            continue
         section = name.rpartition(".")[0]
         if section not in groups:
             groups[section] = parser.add_argument_group(section or "run", _section_doc(cls, section))
@@ -125,14 +129,16 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
     distill.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
     distill.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
-    _add_settings(distill, DistillSettings)
+    for cls in _SETTINGS["distill"]:
+        _add_settings(distill, cls)
 
     train = command("train", "Train a policy by reinforcement learning, with any number of workers.")
     train.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
     train.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
     train.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, from its last checkpoint")
     train.add_argument("--profile", action="store_true", help="print where the time went, and the limit it adds up to")
-    _add_settings(train, TrainSettings)
+    for cls in _SETTINGS["train"]:
+        _add_settings(train, cls)
 
     _add_kickstart(command("kickstart", "Train a policy by its own rewards and by teachers, and surpass them."))
 
@@ -247,7 +253,8 @@ def _add_kickstart(kickstart: argparse.ArgumentParser) -> None:
         "--teacher-steps", type=float, metavar="N", help="with --against-scratch: env steps that the teachers cost"
     )
     kickstart.add_argument("--pbt", action="store_true", help="train a population, of 4 without --population")
-    _add_settings(kickstart, KickstartSettings)
+    for cls in _SETTINGS["kickstart"]:
+        _add_settings(kickstart, cls)
 
 
 def _distill(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
@@ -326,8 +333,7 @@ def _run(argv: Sequence[str] | None) -> None:
     arguments, unknown = parser.parse_known_args(words or ["--help"])
     if unknown:
         _refuse(parser, arguments.command, unknown)
-    known = flags(_SETTINGS[arguments.command]) if arguments.command in _SETTINGS else ()
-    settings = {name for name, _, _ in known}
+    settings = {name for cls in _SETTINGS.get(arguments.command, ()) for name, _, _ in flags(cls)}
     dotted = {name: value for name, value in vars(arguments).items() if name in settings}
     describe_scene(arguments, dotted)
     if arguments.command == "distill":

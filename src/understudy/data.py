@@ -104,6 +104,33 @@ class Trace:
 
 
 @dataclass
+class Sequel:
+    """What a replay needs to know beside the rollout: what was seen after every step.
+
+    Attributes:
+        final_obs: [T, B, ...] the last observation of an episode, where one ended in that step; elsewhere undefined.
+        last_obs: [B, ...] what was seen after the last step; where an episode ended in it, the first of the next one.
+        value: [T, B] float32, max_a q(obs, a) of the student that acted; these four only with ``Mixture.values``.
+        chosen: [T, B] float32, its q(obs, action); NaN without.
+        final_value: [T, B] float32, its value of the final observation where an episode was truncated.
+        last_value: [B] float32, of ``last_obs``.
+    """
+
+    final_obs: Observation
+    last_obs: Observation
+    value: Array
+    chosen: Array
+    final_value: Array
+    last_value: Array
+
+    def cut(self, steps: slice, envs: slice) -> Sequel:
+        """Return some steps of some environments, as views."""
+        timed = {name: getattr(self, name) for name in ("final_obs", "value", "chosen", "final_value")}
+        cut = {name: map_obs(lambda a: a[steps, envs], array) for name, array in timed.items()}
+        return Sequel(**cut, last_obs=map_obs(lambda a: a[envs], self.last_obs), last_value=self.last_value[envs])
+
+
+@dataclass
 class Rollout:
     """Experience of B environments over T steps; every array is preallocated and written in place.
 
@@ -116,6 +143,7 @@ class Rollout:
         episode_start: [T, B] bool, ``obs[t]`` is the first of an episode; a recurrent state is reset before it.
         teacher_acted: [T, B] bool.
         trace: What the student knew while it acted; None where nothing learns from the student's own actions.
+        sequel: What a replay needs beside; None where there is none.
     """
 
     obs: Observation
@@ -126,6 +154,7 @@ class Rollout:
     episode_start: Array
     teacher_acted: Array
     trace: Trace | None = None
+    sequel: Sequel | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -141,18 +170,24 @@ class Rollout:
         return self._cut(slice(None), envs)
 
     def _cut(self, steps: slice, envs: slice) -> Rollout:
-        timed = {f.name: getattr(self, f.name) for f in fields(Rollout) if f.name != "trace"}
+        timed = {f.name: getattr(self, f.name) for f in fields(Rollout) if f.name not in _NESTED}
         cut = {name: map_obs(lambda a: a[steps, envs], array) for name, array in timed.items()}
-        return Rollout(**cut, trace=None if self.trace is None else self.trace.cut(steps, envs))
+        trace = None if self.trace is None else self.trace.cut(steps, envs)
+        return Rollout(**cut, trace=trace, sequel=None if self.sequel is None else self.sequel.cut(steps, envs))
 
     def copy_from(self, other: Rollout) -> None:
         """Overwrite every array by another rollout's of the same shape."""
-        pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(Rollout) if f.name != "trace"]
+        pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(Rollout) if f.name not in _NESTED]
         if self.trace is not None and other.trace is not None:
             pairs += [(getattr(self.trace, f.name), getattr(other.trace, f.name)) for f in fields(Trace)]
+        if self.sequel is not None and other.sequel is not None:
+            pairs += [(getattr(self.sequel, f.name), getattr(other.sequel, f.name)) for f in fields(Sequel)]
         for mine, theirs in pairs:
             for key, array in mine.items() if isinstance(mine, dict) else [("", mine)]:
                 array[...] = theirs[key] if isinstance(theirs, dict) else theirs
+
+
+_NESTED = ("trace", "sequel")
 
 
 def map_obs(function: Any, obs: Any) -> Any:

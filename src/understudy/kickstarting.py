@@ -29,6 +29,7 @@ from understudy.objectives.schedules import Constant
 from understudy.policies.files import write_atomic
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.spec import PolicySpec
+from understudy.replay_kickstarting import method_of, prepare_replay, run_replay_job
 from understudy.rollouts.episodes import Episodes
 from understudy.session import Report, distance_of
 from understudy.settings import KickstartSettings
@@ -190,6 +191,9 @@ def kickstart(
     if not isinstance(settings, KickstartSettings):
         settings = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+    names = [preset] if isinstance(preset, str) else list(preset)
+    if not isinstance(settings, KickstartSettings) and method_of(settings, names) != "actor_critic":
+        return run_replay_job(prepare_replay(teachers, env, settings, names, run, resume), report)
     job = prepare(teachers, env, settings, preset=preset, run=run, resume=resume)
     for note in job.notes:
         warnings.warn(note, UserWarning, stacklevel=2)

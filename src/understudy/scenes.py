@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from understudy.data import EnvSpec
 from understudy.envs.multitask import whole_tasks
 from understudy.envs.unity.options import PREFIX, UnityOptions, is_unity
 from understudy.envs.unity.probe import agents_of, settled
 from understudy.errors import UserError
-from understudy.settings import DistillSettings, TrainSettings
-
-T = TypeVar("T", bound=TrainSettings)
+from understudy.settings import DistillSettings, ReplayedSettings, TrainSettings
 
 
-def for_scene(settings: T) -> T:
+def for_scene(settings: TrainSettings | ReplayedSettings) -> TrainSettings | ReplayedSettings:
     """Return the settings with one environment for every agent of every player, and the scene's description complete.
 
     Raises:
@@ -25,6 +22,8 @@ def for_scene(settings: T) -> T:
     env = settings.env
     if not is_unity(env.id):
         return settings
+    if isinstance(settings, ReplayedSettings):
+        raise UserError(f"{env.id}: methods with a replay do not learn in Unity scenes yet: take --preset ppo-3dball")
     spec = env.spec()
     options = UnityOptions.read(spec)
     if options.settled:
@@ -50,7 +49,7 @@ def folder_name(env_id: str) -> str:
     return env_id.replace("/", "-").replace(":", "-")
 
 
-def _check_editor(settings: TrainSettings) -> None:
+def _check_editor(settings: TrainSettings | ReplayedSettings) -> None:
     evaluation = settings.evaluation
     if settings.execution.type != "single" or settings.rollout.num_envs != 1 or evaluation.every or evaluation.final:
         raise UserError(

@@ -24,10 +24,13 @@ def begin(job: Any) -> None:
     for teacher in job.teachers:
         about = teacher.about
         console.print(f"  teacher {escape(about.source or about.algorithm)} ({about.algorithm})", soft_wrap=True)
-    weight = "moved by the population" if settings.pbt.population else settings.teaching.weight
-    console.print(f"  λ {escape(weight)}, c {escape(settings.teaching.rl_weight)}", soft_wrap=True)
-    behaviour = settings.teaching.behaviour
-    if behaviour.acts:
+    teaching = settings.teaching
+    population = getattr(settings, "pbt", None)
+    weight = "moved by the population" if population and population.population else teaching.weight
+    more = f", c {teaching.rl_weight}" if hasattr(teaching, "rl_weight") else ""
+    console.print(f"  λ {escape(weight)}{escape(more)}", soft_wrap=True)
+    behaviour = getattr(teaching, "behaviour", None)
+    if behaviour is not None and behaviour.acts:
         how = "draws its actions" if behaviour.samples else "by its mode"
         console.print(
             f"  the teacher acts ({how}): β {escape(behaviour.beta)}, first steps {escape(behaviour.jump)}",
@@ -43,11 +46,16 @@ def run_kickstart(
     """Train with teachers, then tell the score on fresh episodes and where the time went."""
     from understudy.kickstart_job import prepare
     from understudy.kickstarting import run_job
+    from understudy.replay_kickstarting import method_of, prepare_replay, run_replay_job
 
-    job = prepare(teachers, None, settings, preset=presets, run=run, resume=resume)
+    job: Any
+    if replayed := method_of(settings, presets) != "actor_critic":
+        job = prepare_replay(teachers, None, settings, presets, run, resume)
+    else:
+        job = prepare(teachers, None, settings, preset=presets, run=run, resume=resume)
     begin(job)
     with Live(job.settings.stop.env_steps) as live:
-        result = run_job(job, live)
+        result = (run_replay_job if replayed else run_job)(job, live)
     print_result(result, job.settings.evaluation.final)
     console.print(f"policy: {escape(str(job.folder / 'last.safetensors'))}", soft_wrap=True)
 

@@ -9,12 +9,13 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from understudy.settings import TrainSettings
+from understudy.settings import ReplayedSettings, TrainSettings
 from understudy.terminal_progress import ProgressLine, console
 
 _SHOWN = (
     ("entropy", "entropy"), ("approx_kl", "KL"), ("explained_variance", "expl. var."),
-    ("teacher_weight", "λ"), ("kl/teacher", "to teacher"), ("teacher_acted", "teacher acts"),
+    ("teacher_weight", "λ"), ("kl/teacher", "to teacher"), ("teacher_acted", "teacher acts"), ("td_loss", "TD loss"),
+    ("q", "q"), ("alpha", "α"),
 )  # fmt: skip
 _EVERY = 2.0
 """Seconds between plain lines."""
@@ -51,11 +52,11 @@ class Live:
         self._line.update(metrics["env_steps"], text)
 
 
-def print_header(settings: TrainSettings, folder: Path) -> None:
+def print_header(settings: TrainSettings | ReplayedSettings, folder: Path) -> None:
     """Print what is about to run, and where."""
     execution = settings.execution
     where = execution.type if execution.type == "single" else f"{execution.type}, {execution.num_workers} workers"
-    what = "players" if settings.counts_players else "environments"
+    what = "players" if isinstance(settings, TrainSettings) and settings.counts_players else "environments"
     console.print(
         f"[bold]{escape(settings.env.id)}[/]  {settings.rollout.num_envs} {what}, {where}; "
         f"run folder {escape(str(folder))}",

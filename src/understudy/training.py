@@ -14,7 +14,7 @@ import yaml
 
 from understudy.config import build, merge, nest, plain, preset
 from understudy.data import EnvSpec
-from understudy.errors import Interrupted, UserError
+from understudy.errors import Interrupted, UserError, suggest
 from understudy.evaluation.statistics import bootstrap_interval
 from understudy.execution.base import workers_alive
 from understudy.execution.restarts import WorkerError
@@ -25,7 +25,7 @@ from understudy.policies.files import write_atomic
 from understudy.policies.policy import Policy
 from understudy.scenes import folder_name, for_scene
 from understudy.session import Report
-from understudy.settings import TrainSettings
+from understudy.settings import METHODS, ReplayedSettings, TrainSettings
 from understudy.training_session import Teach, TrainSession, final_seeds
 
 
@@ -53,14 +53,24 @@ class TrainResult:
     """(env_steps, mean return) of every evaluation."""
 
 
-def resolve_training(settings: Mapping[str, Any], preset_name: str | None) -> TrainSettings:
-    """Return the settings: defaults < preset < what the caller says.
+AnySettings = TrainSettings | ReplayedSettings
+
+
+def resolve_training(settings: Mapping[str, Any], preset_name: str | None) -> AnySettings:
+    """Return the settings of the method that they name: defaults < preset < what the caller says.
 
     Raises:
         UserError: An unknown preset, key or value, or settings that contradict each other.
     """
     base = preset(preset_name) if preset_name else {}
-    resolved = build(TrainSettings, merge(base, settings))
+    merged = merge(base, settings)
+    method = str(merged.get("method", "actor_critic"))
+    if method not in METHODS:
+        raise UserError(f"method is {method!r}; it can be {', '.join(METHODS)}{suggest(method, METHODS)}")
+    try:
+        resolved: AnySettings = build(METHODS[method], merged)
+    except UserError as error:
+        raise UserError(f"{error}; the method is {method}") if "unknown key" in str(error) else error from None
     resolved.check()
     for name, text in resolved.schedules.items():
         parse(text, name)
@@ -70,7 +80,7 @@ def resolve_training(settings: Mapping[str, Any], preset_name: str | None) -> Tr
 def train(
     env: str | EnvSpec | None = None,
     preset: str | None = None,
-    settings: TrainSettings | Mapping[str, Any] | None = None,
+    settings: AnySettings | Mapping[str, Any] | None = None,
     *,
     run: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -83,7 +93,8 @@ def train(
     Args:
         env: Environment id or description; the preset's by default.
         preset: Name of a preset under the settings, such as ``ppo``; see ``understudy presets``.
-        settings: ``TrainSettings``, or nested mappings such as ``{"rollout": {"num_envs": 8}}``.
+        settings: Those of a method, such as ``TrainSettings``, or nested mappings such as
+            ``{"rollout": {"num_envs": 8}}``.
         run: Folder of the run; by default ``runs/ENV-TIME``.
         resume: Go on with the run in that folder, from its last checkpoint.
         report: Called with the metrics of each round.
@@ -95,7 +106,7 @@ def train(
         WorkerError: More workers failed than ``execution.restarts``; what was learnt is saved.
         Interrupted: Ctrl-C; what was learnt is saved.
     """
-    if isinstance(settings, TrainSettings):
+    if isinstance(settings, AnySettings):
         resolved = settings
         resolved.check()
     else:
@@ -106,9 +117,7 @@ def train(
     return _run(resolved, run_folder(resolved, run, resume), resume, report, teach)
 
 
-def _run(
-    resolved: TrainSettings, folder: Path, resume: bool, report: Report | None, teach: Teach | None
-) -> TrainResult:
+def _run(resolved: AnySettings, folder: Path, resume: bool, report: Report | None, teach: Teach | None) -> TrainResult:
     """Run resolved settings in a folder; see ``train``."""
     begin = time.perf_counter()
     session = TrainSession(for_scene(resolved), folder, resume, teach)
@@ -149,7 +158,7 @@ def _run(
             log.close()
 
 
-def run_folder(settings: TrainSettings, run: str | os.PathLike[str] | None, resume: bool) -> Path:
+def run_folder(settings: AnySettings, run: str | os.PathLike[str] | None, resume: bool) -> Path:
     """Return the folder of a run.
 
     Raises:

@@ -24,7 +24,9 @@ from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.learning.actor_critic import ActorCritic
 from understudy.learning.beside import BesideExaminer
 from understudy.learning.from_gradients import FromGradients, SharedGradientExecution, SharedWeights
+from understudy.learning.from_replay import FromReplay, OffPolicy, replayed_policy, replayed_spec
 from understudy.learning.from_rollouts import FromRollouts, TrainProgress
+from understudy.learning.replay_teaching import ReplayTeacher
 from understudy.learning.teaching import Teaching
 from understudy.loop import Learning, Metrics, Run
 from understudy.policies.files import save_policy
@@ -34,10 +36,10 @@ from understudy.policies.policy import build as build_policy
 from understudy.policies.spaces import is_image, members, space_to_json
 from understudy.policies.spec import PICTURES, TEXTS, PolicySpec, default_encoders, mask_of
 from understudy.session import Report, portable
-from understudy.settings import TrainSettings
-from understudy.settings.train import NetworkSettings
+from understudy.settings import ReplayedSettings, TrainSettings
+from understudy.settings.train import NetworkSettings, TrainExecution
 
-Teach = Callable[[Policy], Teaching]
+Teach = Callable[[Policy], Teaching | ReplayTeacher]
 """Fits teachers to a student; it may change the student's weights."""
 
 
@@ -88,7 +90,9 @@ def new_policy(spec: PolicySpec, settings: NetworkSettings, seed: int, about: Ab
     return policy
 
 
-def make_execution(settings: TrainSettings, setup: Setup, teacher: PolicyLike | None = None) -> Execution:
+def make_execution(
+    settings: TrainSettings | ReplayedSettings, setup: Setup, teacher: PolicyLike | None = None
+) -> Execution:
     """Start the execution that the settings name.
 
     Args:
@@ -111,7 +115,7 @@ def make_execution(settings: TrainSettings, setup: Setup, teacher: PolicyLike | 
         from understudy.execution.asynchronous import AsyncExecution
 
         return AsyncExecution(setup, *limits, execution.max_lag)
-    if execution.type == "ray":
+    if isinstance(execution, TrainExecution) and execution.type == "ray":
         from understudy.execution.ray_execution import RayExecution
 
         return RayExecution(setup, *limits, execution.ray_address)
@@ -121,10 +125,10 @@ def make_execution(settings: TrainSettings, setup: Setup, teacher: PolicyLike | 
 
 
 SAVE_SECONDS = 30.0
-"""Between two checkpoints where ``checkpoint_every`` is 0."""
+"""Between two checkpoints where ``checkpoint_every`` is 0, at least."""
 
 
-def set_threads(settings: TrainSettings, policy: Policy) -> None:
+def set_threads(settings: TrainSettings | ReplayedSettings, policy: Policy) -> None:
     """Set the threads of PyTorch and of NumPy's BLAS in the learner's process, and those of the policy's pictures.
 
     One for small networks, which are slower with more (ten times, where other processes are busy). Networks that see
@@ -144,33 +148,54 @@ def set_threads(settings: TrainSettings, policy: Policy) -> None:
 class TrainSession:
     """One run and its folder: builds the parts, saves and restores them."""
 
-    def __init__(self, settings: TrainSettings, folder: Path, resume: bool = False, teach: Teach | None = None) -> None:
+    def __init__(
+        self,
+        settings: TrainSettings | ReplayedSettings,
+        folder: Path,
+        resume: bool = False,
+        teach: Teach | None = None,
+    ) -> None:
         saved = read_arrays(folder / "state.safetensors") if resume else None
         self.settings, self.folder, self.env = settings, folder, settings.env.spec()
         self._next_save = time.perf_counter() + SAVE_SECONDS
         spaces = spaces_of(self.env)
-        self.spec = policy_spec(settings.policy, *spaces, bool(settings.objective.value_weight))
+        replayed = isinstance(settings, ReplayedSettings)
+        if isinstance(settings, ReplayedSettings):
+            self.spec = replayed_spec(settings, *spaces)
+        else:
+            self.spec = policy_spec(settings.policy, *spaces, bool(settings.objective.value_weight))
         about = About("understudy", "", self.env, [f"trained by reinforcement in {self.env.id}, seed {settings.seed}"])
-        self.policy = new_policy(self.spec, settings.policy, settings.seed, about)
+        if isinstance(settings, ReplayedSettings):
+            self.policy = replayed_policy(self.spec, settings.seed, about)
+        else:
+            self.policy = new_policy(self.spec, settings.policy, settings.seed, about)
         set_threads(settings, self.policy)
         # Before anything starts: teachers may not fit the student.
         self.teaching = None if teach is None else teach(self.policy)
-        rollout = settings.rollout
-        seeds = tuple(settings.seed * 1_000 + i for i in range(rollout.num_envs))
-        acting = None if self.teaching is None else self.teaching.acting
+        replay_teacher = self.teaching if isinstance(self.teaching, ReplayTeacher) else None
+        teaching = self.teaching if isinstance(self.teaching, Teaching) else None
+        acting = replay_teacher or (None if teaching is None else teaching.acting)
         teacher = None if acting is None else acting.teacher
         travels = None if teacher is None else portable(teacher)
-        setup = Setup(self.env, seeds, rollout.steps, self.spec, travels, settings.evaluation.num_envs, traced=True)
+        rollout = settings.rollout
+        seeds = tuple(settings.seed * 1_000 + i for i in range(rollout.num_envs))
+        setup = Setup(
+            self.env, seeds, rollout.steps, self.spec, travels, settings.evaluation.num_envs,
+            traced=not replayed, replayed=replayed,
+        )  # fmt: skip
         # Before the learner is built, so that workers start meanwhile.
         self.evaluator: Evaluator | None = None
         self.execution: Execution
-        self.learner: ActorCritic | SharedWeights
-        if settings.execution.shared_gradients:
+        self.learner: ActorCritic | SharedWeights | OffPolicy
+        if isinstance(settings, ReplayedSettings):
+            self.learner = OffPolicy(self.policy, settings, replay_teacher)  # refuses a replay that is too large
+            self.execution = make_execution(settings, setup, teacher)
+        elif settings.execution.shared_gradients:
             execution = SharedGradientExecution(setup, self.policy, settings)
             self.execution, self.learner = execution, SharedWeights(self.policy, execution.pool.shared)
         else:
             self.execution = make_execution(settings, setup, teacher)
-            self.learner = ActorCritic(self.policy, settings, teaching=self.teaching)
+            self.learner = ActorCritic(self.policy, settings, teaching=teaching)
         try:
             limits = settings.execution
             if settings.evaluation.every or settings.evaluation.final:
@@ -197,16 +222,18 @@ class TrainSession:
         """Return the run for ``loop.train``."""
         settings, progress = self.settings, self.progress
         learning: Learning
-        if isinstance(self.learner, ActorCritic):
+        if isinstance(self.learner, OffPolicy):
+            learning = FromReplay(self.learner, self.learner.settings, progress)
+        elif isinstance(self.learner, ActorCritic):
             learning = FromRollouts(self.learner, settings.rollout.steps, progress)
         else:
             learning = FromGradients(settings.rollout.steps, progress)
         wait = settings.evaluation.wait or (self.teaching is not None and self.teaching.gated)
-        acting = None if self.teaching is None else self.teaching.acting
+        teaching = self.teaching if isinstance(self.teaching, Teaching) else None
+        acting = None if teaching is None else teaching.acting
         self.examiner = BesideExaminer(
             settings, self.evaluator, progress, self.learner.weights, self._keep_best, wait,
-            None if acting is None else acting.curriculum,
-            () if self.teaching is None else self.teaching.levels,
+            None if acting is None else acting.curriculum, () if teaching is None else teaching.levels,
         )  # fmt: skip
         stop = settings.stop
         return Run(self.execution, learning, self.examiner, progress, stop.env_steps, stop.seconds, report, self.save)
@@ -238,6 +265,7 @@ class TrainSession:
         Raises:
             UserError: A number is not finite, or the disk is full; the last checkpoint is intact.
         """
+        begin = time.perf_counter()
         self.progress.checkpoints += 1
         arrays, data = self.learner.state()
         for name, array in arrays.items():
@@ -246,7 +274,8 @@ class TrainSession:
         self.save_last()
         progress = asdict(self.progress) | {"restart": self.progress.checkpoints}
         write_arrays(self.folder / "state.safetensors", arrays, {"learner": data, "progress": progress})
-        self._next_save = time.perf_counter() + SAVE_SECONDS
+        now = time.perf_counter()
+        self._next_save = now + max(SAVE_SECONDS, 20 * (now - begin))  # a large replay is not always being written
 
     def rescue(self) -> str:
         """Save what there is when something ends the run early; returns a line about it."""
@@ -283,7 +312,7 @@ class TrainSession:
                 self.evaluator.close()
 
 
-def final_seeds(settings: TrainSettings) -> tuple[int, ...]:
+def final_seeds(settings: TrainSettings | ReplayedSettings) -> tuple[int, ...]:
     """Return the seeds of the last evaluation: episodes that chose nothing."""
     first = settings.evaluation_seed + 500_000
     return tuple(range(first, first + settings.evaluation.final))

@@ -52,7 +52,7 @@ class AsyncExecution:
         self._max_lag, self._slots, self._width = max_lag, 2 if max_lag else 1, len(columns[0])
         self.pool = Pool(setup, columns, timeout=timeout, restarts=restarts, slots=self._slots, own_slots=True)
         traced = setup.student if setup.traced else None
-        self._batch = new_rollout(*spaces_of(setup.env), setup.steps, len(setup.seeds), traced)
+        self._batch = new_rollout(*spaces_of(setup.env), setup.steps, len(setup.seeds), traced, setup.replayed)
         self._ordered: list[_Ordered] = []
         """Oldest first."""
         self._free = [(worker, slot) for slot in range(self._slots) for worker in range(num_workers)]
@@ -86,7 +86,8 @@ class AsyncExecution:
             assert order.info is not None
             part = self.pool.rollouts[order.worker * self._slots + order.slot]
             self._batch.columns(slice(k * self._width, (k + 1) * self._width)).copy_from(part)
-            infos.append(replace(order.info, lag=float(now - order.info.version)))
+            envs = tuple(self.pool.columns[order.worker])
+            infos.append(replace(order.info, lag=float(now - order.info.version), envs=envs))
             self._ordered.remove(order)
             self._free.append((order.worker, order.slot))
         return self._batch.first(self._steps), merge_collected(infos)

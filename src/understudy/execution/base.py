@@ -68,6 +68,7 @@ class Setup:
         teacher: The teacher, where it can travel; None where it cannot act in a worker.
         eval_envs: How many environments run evaluation episodes together, over all workers.
         traced: Whether rollouts have a trace, for learning from the student's own actions.
+        replayed: Whether rollouts have a sequel, for learning from a replay.
         attempt: How many workers failed in this one's place before.
     """
 
@@ -78,6 +79,7 @@ class Setup:
     teacher: Portable | None
     eval_envs: int = 8
     traced: bool = False
+    replayed: bool = False
     attempt: int = 0
 
 

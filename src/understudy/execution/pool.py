@@ -138,7 +138,7 @@ class Pool:
         layouts: list[Layout] = []
         widths = [len(c) for c in self.columns for _ in range(slots)] if own_slots else [len(setup.seeds)] * slots
         for width in widths:
-            layout, end = rollout_layout(*spaces, setup.steps, width, traced, end)
+            layout, end = rollout_layout(*spaces, setup.steps, width, traced, end, setup.replayed)
             layouts.append(layout)
         more, end = pack(shared or {}, end)
         self._file.truncate(end)

@@ -20,7 +20,7 @@ class SingleExecution:
     def __init__(self, setup: Setup, teacher: Actor | None = None) -> None:
         """Take a teacher object where there is one: nothing travels, so any policy can act here."""
         traced = setup.student if setup.traced else None
-        self._out = new_rollout(*spaces_of(setup.env), setup.steps, len(setup.seeds), traced)
+        self._out = new_rollout(*spaces_of(setup.env), setup.steps, len(setup.seeds), traced, setup.replayed)
         self._station = Station(setup, range(len(setup.seeds)), setup.eval_envs, teacher)
         self._pending: tuple[Mixture, Arrays | None, int, int | None] | None = None
 

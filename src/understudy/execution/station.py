@@ -90,7 +90,7 @@ class Station:
             self._collector.restart(self._seeds(restart))
         student = self._act_as_student(arrays) if mixture.asks_student else None
         teacher = self._act_as_teacher() if mixture.asks_teacher else None
-        return self._collector.collect(steps, mixture, student, teacher, out)
+        return self._collector.collect(steps, mixture.share(self._columns), student, teacher, out)
 
     def evaluate(self, job: EvaluationJob, seeds: Sequence[int]) -> Episodes:
         """Run one episode per seed on environments that training never touches."""

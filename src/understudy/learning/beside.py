@@ -14,6 +14,7 @@ from understudy.learning.from_rollouts import TrainProgress
 from understudy.loop import Metrics
 from understudy.objectives.feedback import Curriculum
 from understudy.rollouts.episodes import Episodes
+from understudy.settings.replayed import ReplayedSettings
 from understudy.settings.train import TrainSettings
 
 
@@ -22,7 +23,7 @@ class BesideExaminer:
 
     def __init__(
         self,
-        settings: TrainSettings,
+        settings: TrainSettings | ReplayedSettings,
         evaluator: Evaluator | None,
         progress: TrainProgress,
         weights: Callable[[], dict[str, Array]],

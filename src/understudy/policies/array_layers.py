@@ -62,3 +62,11 @@ def join(policy: Sequence[Layer], value: Sequence[Layer]) -> list[Layer]:
         block[:inputs, :outputs], block[first:, outputs:] = weight, value_weight
         joint.append((block, np.concatenate((bias, value_bias))))
     return joint
+
+
+def expected_value(logits: Array, support: Sequence[float]) -> Array:
+    """[N, K, n] logits of K evenly spaced returns -> [N, n], their expectation."""
+    atoms = np.linspace(*support, logits.shape[1], dtype=np.float32)  # type: ignore[call-overload]
+    weight = np.exp(logits - logits.max(axis=1, keepdims=True))
+    mean: Array = (weight * atoms[:, None]).sum(axis=1) / weight.sum(axis=1)
+    return mean

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from understudy.data import Array
-from understudy.policies.array_layers import ACTIVATIONS, Layer, join, one_hot, select_task
+from understudy.policies.array_layers import ACTIVATIONS, Layer, expected_value, join, one_hot, select_task
 from understudy.policies.array_networks import CONVOLVED, Convolutions, Memory, State
 from understudy.policies.family import ActionMap, Family
 from understudy.policies.spaces import members
@@ -184,7 +184,8 @@ class ArrayPolicy:
         latent = self._run(features, "body")
         out = self._linear(latent, "head", obs)
         if spec.quantiles > 1:
-            out = out.reshape(len(out), spec.quantiles, -1).mean(axis=1)
+            out = out.reshape(len(out), spec.quantiles, -1)
+            out = expected_value(out, spec.support) if spec.support else out.mean(axis=1)
         if spec.mean_clip:
             out = np.clip(out, -spec.mean_clip, spec.mean_clip)
         if spec.head_activation == "tanh":

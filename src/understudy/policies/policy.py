@@ -193,7 +193,12 @@ class Policy(nn.Module):
         if task is not None:
             out = distributions.select_task(out, task)
         if spec.quantiles > 1:
-            out = out.view(len(out), spec.quantiles, -1).mean(dim=1)
+            out = out.view(len(out), spec.quantiles, -1)
+            if spec.support:
+                atoms = torch.linspace(spec.support[0], spec.support[1], spec.quantiles, device=out.device)
+                out = (out.softmax(dim=1) * atoms.unsqueeze(-1)).sum(dim=1)
+            else:
+                out = out.mean(dim=1)
         if spec.mean_clip:
             out = out.clamp(-spec.mean_clip, spec.mean_clip)
         if spec.head_activation == "tanh":

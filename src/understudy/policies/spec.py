@@ -88,6 +88,8 @@ class PolicySpec:
             ``gsde`` (features times an exploration matrix; Raffin 2021, arXiv 2005.05719).
         unit_actions: Whether the network speaks in unit actions; otherwise in the environment's own units.
         quantiles: Quantiles per action whose mean is the action value (QR-DQN), 1 for none.
+        support: Least and greatest return of categorical action values (C51): then the ``quantiles`` outputs of an
+            action are logits of as many evenly spaced returns, whose expectation is its value. Empty for none.
         lstm: Width of the LSTM before the hidden layers, 0 for none.
         lstm_layers: How many layers it has.
         value_hidden: Widths of the value function's own hidden layers on the same features; None for no value.
@@ -114,6 +116,7 @@ class PolicySpec:
     std: str = "none"
     unit_actions: bool = True
     quantiles: int = 1
+    support: tuple[float, ...] = ()
     lstm: int = 0
     lstm_layers: int = 1
     value_hidden: tuple[int, ...] | None = None

@@ -7,13 +7,13 @@ environments are shared out over workers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 
-from understudy.data import Array, Observation, Trace
+from understudy.data import Array, Observation, Sequel, Trace
 from understudy.errors import UserError
 from understudy.policies.family import ActionMap, Family
 
@@ -51,20 +51,33 @@ class Mixture:
     Attributes:
         beta: Probability that the teacher acts at a step (Ross 2011, DAgger); 1 the teacher, 0 the student.
         noise: Standard deviation of Gaussian noise added to the action, in unit actions; for discrete actions the
-            probability of a uniformly random one.
+            probability of a uniformly random one. One number, or one for each environment.
         noise_share: Share of the steps on which noise is added.
-        sample: The student samples from its distribution, instead of its mode, and the rollout gets a trace, also of
-            steps at which the teacher acts.
+        sample: The student samples from its distribution, instead of its mode, and the rollout gets a trace, where it
+            has one, also of steps at which the teacher acts.
         jump: The teacher acts in the first ``jump`` steps of every episode, whatever beta is (Uchendu 2022).
         teacher_samples: The teacher samples from its distribution, instead of its mode; it must have ``act``.
+        memory: The noise of an action component is an Ornstein-Uhlenbeck process x <- memory * x + noise that begins
+            at 0 with every episode; 0 for noise that is drawn anew in every step.
+        uniform: Actions are uniformly random in the bounds, whoever would act.
+        values: The sequel of the rollout gets the action values of the student, whose family is ``q_values``.
     """
 
     beta: float = 1.0
-    noise: float = 0.0
+    noise: float | tuple[float, ...] = 0.0
     noise_share: float = 1.0
     sample: bool = False
     jump: int = 0
     teacher_samples: bool = False
+    memory: float = 0.0
+    uniform: bool = False
+    values: bool = False
+
+    def share(self, columns: Sequence[int]) -> Mixture:
+        """Return the behaviour of some of the environments."""
+        if not isinstance(self.noise, tuple):
+            return self
+        return replace(self, noise=tuple(self.noise[i] for i in columns))
 
     @property
     def asks_student(self) -> bool:
@@ -102,6 +115,9 @@ class Behaviour:
         self._age: Array = np.full(len(seeds), _OLD)
         """[B] steps since the episode's first; counted where the mixture jumps, else unknown."""
         self._draws: Draws | None = None
+        self._process: Array | None = None
+        self.values = False
+        """Whether the rollout in the making gets action values."""
 
     def rng_state(self) -> list[dict[str, Any]]:
         """Return the generators' states, for exact resume."""
@@ -136,20 +152,25 @@ class Behaviour:
             self._names[name].family if wanted and name in self._names else None  # type: ignore[attr-defined]
             for name, wanted in samples.items()
         ]
+        self.values = mixture.values and not mixture.uniform
+        scales = mixture.noise if isinstance(mixture.noise, tuple) else (mixture.noise,) * len(self._rngs)
         rows = [
-            (*self._draw(rng, steps, mixture), *(_sample_noise(rng, steps, family) for family in families))
-            for rng in self._rngs
+            (*self._draw(rng, steps, mixture, scale), *(_sample_noise(rng, steps, family) for family in families))
+            for rng, scale in zip(self._rngs, scales, strict=True)
         ]
         self._draws = Draws(*(np.stack(column, axis=1) for column in zip(*rows, strict=True)))
 
-    def _draw(self, rng: np.random.Generator, steps: int, mixture: Mixture) -> tuple[Array, Array, Array]:
+    def _draw(self, rng: np.random.Generator, steps: int, mixture: Mixture, scale: float) -> tuple[Array, Array, Array]:
         teacher_acts = rng.random(steps) < mixture.beta
         noisy = rng.random(steps) < mixture.noise_share
         if isinstance(self._space, gym.spaces.Box):
-            scale = (mixture.noise * self._map.half).reshape(self._space.shape)
-            noise = rng.standard_normal((steps, *self._space.shape), dtype=np.float32) * scale
+            if mixture.uniform:
+                unit = rng.uniform(-1, 1, (steps, *self._space.shape)).astype(np.float32)
+                return teacher_acts, noisy, self._map.to_env(unit.reshape(steps, -1))
+            half = (scale * self._map.half).reshape(self._space.shape)
+            noise = rng.standard_normal((steps, *self._space.shape), dtype=np.float32) * half
             return teacher_acts, noisy, noise
-        noisy &= rng.random(steps) < mixture.noise
+        noisy &= rng.random(steps) < (1.0 if mixture.uniform else scale)
         highs = getattr(self._space, "nvec", None)
         highs = highs if highs is not None else getattr(self._space, "n", 2)
         if isinstance(self._space, gym.spaces.MultiBinary):
@@ -157,22 +178,33 @@ class Behaviour:
         noise = rng.integers(0, highs, (steps, *(self._space.shape or ()))) + self._map.start
         return teacher_acts, noisy, noise
 
-    def act(self, step: int, obs: Observation, episode_start: Array, trace: Trace | None = None) -> tuple[Array, Array]:
+    def act(
+        self,
+        step: int,
+        obs: Observation,
+        episode_start: Array,
+        trace: Trace | None = None,
+        sequel: Sequel | None = None,
+    ) -> tuple[Array, Array]:
         """Return actions [B, ...] in environment units, and [B] bool whether the teacher acted.
 
         Where the student samples, its choice, log-probability and value are written into step ``step`` of the trace.
         """
         assert self._draws is not None
+        if self._mixture.uniform:
+            return self._draws.noise[step], np.zeros(len(episode_start), bool)
+        if self.values:
+            return self._act_by_values(step, obs, sequel)
         actions: dict[str, Array] = {}
         for name, actor in self._names.items():
             # Every policy sees every step: one with memory must remember what happened while another acted.
             if name == "student" and self._mixture.sample:
-                assert trace is not None, "a student that samples needs a trace"
                 explorer: Explorer = actor  # type: ignore[assignment]
                 choice, log_prob, value, state = explorer.act(
                     obs, self._states[name], episode_start, self._draws.sample[step]
                 )
-                trace.choice[step], trace.log_prob[step], trace.value[step] = choice, log_prob, value
+                if trace is not None:
+                    trace.choice[step], trace.log_prob[step], trace.value[step] = choice, log_prob, value
                 actions[name], self._states[name] = self._map.to_env(choice), state
             elif name == "teacher" and self._mixture.teacher_samples:
                 drawn: Explorer = actor  # type: ignore[assignment]
@@ -191,6 +223,8 @@ class Behaviour:
         else:
             (action,) = actions.values()
         if self._mixture.noise:
+            if self._mixture.memory:
+                self._remember_noise(step, episode_start)
             action = self._disturb(action, step)
         return action, teacher_acts
 
@@ -211,6 +245,40 @@ class Behaviour:
             if state is not None and before.get(name) is not None:
                 for now, then in zip(state, before[name], strict=True):
                     now[:, rows] = then[:, rows]
+
+    def _act_by_values(self, step: int, obs: Observation, sequel: Sequel | None) -> tuple[Array, Array]:
+        """Take the greatest value, and write what the values were."""
+        values = self._action_values(obs)
+        action = self._map.to_env(values.argmax(axis=1))
+        if self._mixture.noise:
+            action = self._disturb(action, step)
+        rows = np.arange(len(values))
+        if sequel is not None:
+            sequel.value[step] = values.max(axis=1)
+            sequel.chosen[step] = values[rows, self._map.to_unit(action)]
+        return action, np.zeros(len(values), bool)
+
+    def _action_values(self, obs: Observation) -> Array:
+        """[n, ...] observations -> [n, actions]."""
+        student: Any = self._names["student"]
+        if hasattr(student, "params"):  # without PyTorch
+            return np.asarray(student.params(obs))
+        return np.asarray(student.label(obs)[0].params.cpu().numpy())
+
+    def greatest_value(self, obs: Observation) -> Array:
+        """Return max_a q of observations, [n]."""
+        return np.asarray(self._action_values(obs).max(axis=1))
+
+    def _remember_noise(self, step: int, episode_start: Array) -> None:
+        """Turn the independent noise of this step into that of the process, which goes on from the last step."""
+        assert self._draws is not None
+        noise = self._draws.noise[step]
+        if self._process is None:
+            self._process = np.zeros_like(noise)
+        self._process[episode_start] = 0
+        self._process *= self._mixture.memory
+        self._process += noise
+        noise[...] = self._process
 
     def student_state(self) -> Any:
         """Return the student's memory now: (h, c), [layers, B, width] each; None before its first step or without."""

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from understudy.data import Array, Observation, Rollout, Trace
+from understudy.data import Array, Observation, Rollout, Sequel, Trace
 from understudy.policies.spaces import members
 from understudy.policies.spec import PolicySpec
 
@@ -38,6 +38,7 @@ def rollout_layout(
     envs: int,
     traced: PolicySpec | None = None,
     offset: int = 0,
+    replayed: bool = False,
 ) -> tuple[Layout, int]:
     """Return where each array of a [T, B] rollout stands in one block, and where they end.
 
@@ -48,6 +49,7 @@ def rollout_layout(
         envs: B.
         traced: The student whose trace is kept; None for a rollout without.
         offset: Where the first array stands.
+        replayed: Whether the rollout has a sequel.
     """
     seen = {key: (tuple(space.shape or ()), space.dtype) for key, space in members(observation).items()}
     timed: dict[str, tuple[tuple[int, ...], Any]] = {f"obs:{key}": pair for key, pair in seen.items()}
@@ -65,19 +67,28 @@ def rollout_layout(
         once = {f"trace:last_obs:{key}": pair for key, pair in seen.items()}
         once |= {"trace:last_value": ((), np.float32), "trace:last_start": ((), np.bool_)}
         once["trace:state"] = ((2 * traced.lstm_layers * traced.lstm,), np.float32)
+    if replayed:
+        timed |= {f"sequel:final_obs:{key}": pair for key, pair in seen.items()}
+        timed |= {f"sequel:{name}": ((), np.float32) for name in ("value", "chosen", "final_value")}
+        once |= {f"sequel:last_obs:{key}": pair for key, pair in seen.items()}
+        once["sequel:last_value"] = ((), np.float32)
     shapes = {name: ((steps, envs, *shape), dtype) for name, (shape, dtype) in timed.items()}
     shapes |= {name: ((envs, *shape), dtype) for name, (shape, dtype) in once.items()}
     return pack(shapes, offset)
 
 
 def rollout_views(layout: Layout, block: Any) -> Rollout:
-    """Return a rollout whose arrays are views into ``block``; without a trace if the layout has none."""
+    """Return a rollout whose arrays are views into ``block``; without trace or sequel if the layout has none."""
     arrays: dict[str, Any] = views(layout, block)
     trace = {name[6:]: arrays.pop(name) for name in list(arrays) if name.startswith("trace:")}
-    obs = _observation(arrays, "obs:")
-    if not trace:
-        return Rollout(obs, **arrays)
-    return Rollout(obs, **arrays, trace=Trace(last_obs=_observation(trace, "last_obs:"), **trace))
+    sequel = {name[7:]: arrays.pop(name) for name in list(arrays) if name.startswith("sequel:")}
+    rollout = Rollout(_observation(arrays, "obs:"), **arrays)
+    if trace:
+        rollout.trace = Trace(last_obs=_observation(trace, "last_obs:"), **trace)
+    if sequel:
+        final, last = (_observation(sequel, f"{name}:") for name in ("final_obs", "last_obs"))
+        rollout.sequel = Sequel(final_obs=final, last_obs=last, **sequel)
+    return rollout
 
 
 def _observation(arrays: dict[str, Any], prefix: str) -> Observation:
@@ -87,8 +98,13 @@ def _observation(arrays: dict[str, Any], prefix: str) -> Observation:
 
 
 def new_rollout(
-    observation: gym.Space[Any], action: gym.Space[Any], steps: int, envs: int, traced: PolicySpec | None = None
+    observation: gym.Space[Any],
+    action: gym.Space[Any],
+    steps: int,
+    envs: int,
+    traced: PolicySpec | None = None,
+    replayed: bool = False,
 ) -> Rollout:
     """Allocate a [T, B] rollout on the heap."""
-    layout, size = rollout_layout(observation, action, steps, envs, traced)
+    layout, size = rollout_layout(observation, action, steps, envs, traced, 0, replayed)
     return rollout_views(layout, np.zeros(size, dtype=np.uint8))

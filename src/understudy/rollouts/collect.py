@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from understudy.data import Array, Observation, Rollout, Trace, map_obs
-from understudy.envs.base import VectorEnv
+from understudy.data import Array, Observation, Rollout, Sequel, map_obs
+from understudy.envs.base import Step, VectorEnv
 from understudy.rollouts.behaviour import Actor, Behaviour, Mixture, pack_state
 
 
@@ -38,6 +37,8 @@ class Collected:
     """Unfinished episodes that went with them."""
     scene: dict[str, float] = field(default_factory=dict)
     """What the environments reported of themselves."""
+    envs: tuple[int, ...] = ()
+    """The environment of every column of the rollout, where columns are not simply all environments in turn."""
 
 
 def merge_collected(parts: Sequence[Collected]) -> Collected:
@@ -55,6 +56,7 @@ def merge_collected(parts: Sequence[Collected]) -> Collected:
         restarts=sum(part.restarts for part in parts),
         lost_episodes=sum(part.lost_episodes for part in parts),
         scene={name: float(np.mean([p.scene[name] for p in parts if name in p.scene])) for name in names},
+        envs=tuple(env for part in parts for env in part.envs),
     )
 
 
@@ -80,7 +82,7 @@ class Collector:
         info = Collected(steps * self.env.num_envs)
         behaviour, env, clock = self.behaviour, self.env, time.perf_counter
         behaviour.begin(mixture, student, teacher, steps)
-        trace = out.trace
+        trace, sequel = out.trace, out.sequel
         if trace is not None:
             pack_state(behaviour.student_state(), trace.state)
         obs_out = out.obs
@@ -93,7 +95,7 @@ class Collector:
             else:
                 obs_out[t] = obs
             out.episode_start[t] = self._start
-            action, teacher_acted = behaviour.act(t, obs, self._start, trace)
+            action, teacher_acted = behaviour.act(t, obs, self._start, trace, sequel)
             acted = clock()
             step = env.step(action)
             stepped = clock()
@@ -108,6 +110,8 @@ class Collector:
             if trace is not None:
                 trace.bootstrap[t] = 0
             if self._start.any():
+                if sequel is not None:
+                    self._keep_final(sequel, t, step)
                 if trace is not None and step.truncated.any():
                     assert step.final_obs is not None
                     self._bootstrap(trace.bootstrap[t], step.final_obs, np.flatnonzero(step.truncated))
@@ -115,19 +119,35 @@ class Collector:
                 info.returns += self._return[ended].tolist()
                 info.lengths += self._length[ended].tolist()
                 self._return[ended], self._length[ended] = 0, 0
+        for after in (trace, sequel):
+            if after is not None:
+                _write(after.last_obs, self._obs)
         if trace is not None:
-            self._finish(trace)
+            trace.last_start[...] = self._start
+            trace.last_value[...] = self.behaviour.value_of(self._obs, self._start)
+        if sequel is not None and behaviour.values:
+            sequel.last_value[...] = behaviour.greatest_value(self._obs)
+        elif sequel is not None:
+            sequel.chosen[:steps] = np.nan
         return info
+
+    def _keep_final(self, sequel: Sequel, step: int, seen: Step) -> None:
+        """Write the final observations of step ``step``, and their values where time ran out."""
+        assert seen.final_obs is not None
+        ended = np.flatnonzero(self._start)
+        for key, array in sequel.final_obs.items() if isinstance(sequel.final_obs, dict) else [("", sequel.final_obs)]:
+            array[step, ended] = (seen.final_obs[key] if isinstance(seen.final_obs, dict) else seen.final_obs)[ended]
+        late = np.flatnonzero(seen.truncated)
+        if self.behaviour.values and len(late):
+            obs = map_obs(lambda a: a[late], seen.final_obs)
+            sequel.final_value[step, late] = self.behaviour.greatest_value(obs)
 
     def _bootstrap(self, out: Array, final_obs: Observation, rows: Array) -> None:
         """Write the values of the final observations in these rows."""
         obs = map_obs(lambda a: a[rows], final_obs)
         out[rows] = self.behaviour.value_of(obs, np.zeros(len(rows), bool), rows)
 
-    def _finish(self, trace: Trace) -> None:
-        """Note what comes after the last step."""
-        seen: Any = trace.last_obs
-        for key, array in seen.items() if isinstance(seen, dict) else [("", seen)]:
-            array[...] = self._obs[key] if isinstance(self._obs, dict) else self._obs
-        trace.last_start[...] = self._start
-        trace.last_value[...] = self.behaviour.value_of(self._obs, self._start)
+
+def _write(into: Observation, obs: Observation) -> None:
+    for key, array in into.items() if isinstance(into, dict) else [("", into)]:
+        array[...] = obs[key] if isinstance(obs, dict) else obs

@@ -12,11 +12,29 @@ from understudy.settings.distill import (
 )
 from understudy.settings.execution import ExecutionSettings
 from understudy.settings.kickstart import KickstartSettings, TeachingSettings
+from understudy.settings.replayed import (
+    DeterministicSettings,
+    QLearningSettings,
+    ReplayedSettings,
+    SoftSettings,
+)
+from understudy.settings.taught import TAUGHT
 from understudy.settings.train import EnvSettings, TrainSettings
 
+METHODS: dict[str, type[TrainSettings] | type[ReplayedSettings]] = {
+    "actor_critic": TrainSettings,
+    "q_learning": QLearningSettings,
+    "deterministic": DeterministicSettings,
+    "soft": SoftSettings,
+}
+"""The settings of ``understudy train``, by their ``method``."""
+
 __all__ = [
+    "METHODS",
+    "TAUGHT",
     "BehaviourSettings",
     "DataSettings",
+    "DeterministicSettings",
     "DistanceSettings",
     "DistillSettings",
     "EnvSettings",
@@ -24,6 +42,9 @@ __all__ = [
     "ExecutionSettings",
     "KickstartSettings",
     "LearningSettings",
+    "QLearningSettings",
+    "ReplayedSettings",
+    "SoftSettings",
     "StopSettings",
     "StudentSettings",
     "TeachingSettings",

@@ -132,8 +132,12 @@ class TrainExecution:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """A training run."""
+    """A training run of an actor-critic method; ``settings.replayed`` has those of the others."""
 
+    method: Literal["actor_critic"] = doc(
+        "which method's settings these are: actor_critic, q_learning, deterministic or soft; presets say it",
+        "actor_critic",
+    )
     env: EnvSettings = doc("", factory=EnvSettings)
     policy: NetworkSettings = doc("", factory=NetworkSettings)
     rollout: RolloutSettings = doc("", factory=RolloutSettings)

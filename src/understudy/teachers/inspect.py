@@ -92,7 +92,8 @@ def _distribution(policy: PolicyLike) -> str:
     if isinstance(policy, Policy):
         extra = _STD[policy.spec.std]
         if policy.spec.quantiles > 1:
-            extra = f"mean of {policy.spec.quantiles} quantiles"
+            kind = "atoms of the return" if policy.spec.support else "quantiles"
+            extra = f"mean of {policy.spec.quantiles} {kind}"
         text += f", {extra}" if extra else ""
     return text
 

@@ -1,0 +1,87 @@
+"""Parameters of a network as views of one vector, with their gradients, so that a step is one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from understudy.data import Array
+from understudy.objectives.flat_adam import FlatAdam
+
+
+def _adopt(parameters: list[Tensor], vector: Array) -> Iterable[tuple[Tensor, Tensor]]:
+    """Yield each parameter with its view of the vector."""
+    begin = 0
+    for parameter in parameters:
+        end = begin + parameter.numel()
+        yield parameter, torch.from_numpy(vector[begin:end]).view(parameter.shape)
+        begin = end
+
+
+class FlatParameters:
+    """Leaf tensors that become views of a vector, and Adam on it.
+
+    Attributes:
+        vector: [size] the parameters, live.
+        grad: [size] their gradients, which autograd adds to.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], eps: float, max_grad_norm: float) -> None:
+        """Take the parameters over; 0 for no limit of the gradient's norm."""
+        taken = list(parameters)
+        self._adam = FlatAdam(sum(p.numel() for p in taken), max_grad_norm or None, eps)
+        self.vector, self.grad = torch.from_numpy(self._adam.params), torch.from_numpy(self._adam.grad)
+        with torch.no_grad():
+            for parameter, view in _adopt(taken, self._adam.params):
+                view.copy_(parameter)
+                parameter.data = view
+        for parameter, view in _adopt(taken, self._adam.grad):
+            parameter.grad = view
+
+    def descend(self, loss: Tensor, lr: float) -> None:
+        """Take one step down a loss that depends on these parameters alone, among those that want a gradient."""
+        self.grad.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.step(lr)
+
+    def step(self, lr: float) -> None:
+        """Take one step along ``grad``."""
+        self._adam.step(lr)
+
+    @property
+    def norm(self) -> float:
+        """Of the last gradient, before clipping."""
+        return self._adam.norm
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return parameters, moments and the number of steps."""
+        return self._adam.state()
+
+    def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
+        """Go on from ``state``."""
+        self._adam.restore(arrays, data)
+
+
+class Target:
+    """A copy of parameters that follows them slowly (Mnih 2015; Lillicrap 2016, section 3).
+
+    Attributes:
+        vector: [size].
+    """
+
+    def __init__(self, source: FlatParameters, parameters: Iterable[Tensor]) -> None:
+        """Make the parameters, a copy of the source's, views of the vector; they want no gradient any more."""
+        self._source = source.vector
+        array = np.array(source.vector.numpy())
+        self.vector = torch.from_numpy(array)
+        for parameter, view in _adopt(list(parameters), array):
+            parameter.data = view
+            parameter.requires_grad_(False)
+
+    def follow(self, tau: float) -> None:
+        """Move by a share of the way; 1 copies."""
+        self.vector.lerp_(self._source, tau)

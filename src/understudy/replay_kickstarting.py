@@ -1,0 +1,181 @@
+"""Learning from a replay with a teacher: QDagger for action values, an actor's distance for DDPG, TD3 and SAC."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from understudy.config import build, merge, preset
+from understudy.data import EnvSpec
+from understudy.errors import UserError
+from understudy.evaluation.contestants import resolve as contestant
+from understudy.evaluation.evaluate import play_out
+from understudy.job import load_for
+from understudy.learning.replay_teaching import Offline, ReplayTeacher
+from understudy.objectives.distances import Distance
+from understudy.objectives.feedback import Gated, TargetKL, parse_weight
+from understudy.objectives.schedules import parse
+from understudy.policies.files import write_atomic
+from understudy.policies.policy import Policy, PolicyLike
+from understudy.session import Report, distance_of, portable
+from understudy.settings.taught import TAUGHT, TaughtDeterministic, TaughtQLearning, TaughtSoft
+from understudy.settings.train import EnvSettings
+from understudy.training import TrainResult, run_folder, train
+
+Settings = TaughtQLearning | TaughtDeterministic | TaughtSoft
+
+
+@dataclass(frozen=True)
+class ReplayJob:
+    """A run that is ready to start."""
+
+    settings: Settings
+    teacher: PolicyLike
+    folder: Path
+    resume: bool
+
+    @property
+    def teachers(self) -> tuple[PolicyLike, ...]:
+        """The only one."""
+        return (self.teacher,)
+
+    notes: tuple[str, ...] = ()
+    """What the user should know before it starts."""
+
+
+def method_of(settings: Mapping[str, Any], presets: Sequence[str]) -> str:
+    """Return the method that presets and settings name.
+
+    Raises:
+        UserError: No such preset.
+    """
+    merged: dict[str, Any] = {}
+    for name in presets:
+        merged = merge(merged, preset(name))
+    return str(merge(merged, settings).get("method", "actor_critic"))
+
+
+def prepare_replay(
+    teachers: Sequence[Any],
+    env: str | EnvSpec | None,
+    settings: Mapping[str, Any],
+    presets: Sequence[str],
+    run: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+) -> ReplayJob:
+    """Load the teacher and refuse what cannot work, before anything starts.
+
+    Raises:
+        UserError: Anything the user can mend.
+    """
+    merged: dict[str, Any] = {}
+    for name in presets:
+        merged = merge(merged, preset(name))
+    merged = merge(merged, settings)
+    if env is not None:
+        merged = merge(merged, {"env": {"id": env} if isinstance(env, str) else env.to_json()})
+    method = str(merged.get("method"))
+    if method not in TAUGHT:
+        raise UserError(f"method is {method!r}; with a teacher from a replay it can be {', '.join(TAUGHT)}")
+    try:
+        resolved: Settings = build(TAUGHT[method], merged)
+    except UserError as error:
+        raise UserError(f"{error}; the method is {method}") if "unknown key" in str(error) else error from None
+    sources = list(teachers) or list(resolved.teaching.teachers)
+    if len(sources) != 1:
+        raise UserError(f"learning from a replay takes one --teacher, not {len(sources)}")
+    own = resolved.env
+    teacher = load_for(sources[0], own.spec() if own.id and (own.wrappers or own.kwargs) else own.id or None)
+    spec = teacher.about.env
+    if spec is None:
+        raise UserError("the teacher does not say its environment: pass --env ID")
+    if not own.id or not (own.wrappers or own.kwargs):
+        own = EnvSettings(spec.id, dict(spec.kwargs), tuple(dict(w) for w in spec.wrappers), own.backend)
+    name = os.fspath(sources[0]) if isinstance(sources[0], str | os.PathLike) else teacher.about.algorithm
+    resolved = replace(resolved, env=own, teaching=replace(resolved.teaching, teachers=(name,)))  # type: ignore[arg-type]
+    resolved.check()
+    for where, text in resolved.schedules.items():
+        parse(text, where)
+    _check(resolved, teacher)
+    return ReplayJob(resolved, teacher, run_folder(resolved, run, resume), resume)
+
+
+def _check(settings: Settings, teacher: PolicyLike) -> None:
+    name = teacher.about.source or teacher.about.algorithm
+    weight = parse_weight(settings.teaching.weight, "teaching.weight", settings.stop.env_steps)
+    if isinstance(weight, TargetKL):
+        raise UserError("teaching.weight target_kl goes with on-policy students; take gated(1) or a schedule")
+    if teacher.initial_state(1) is not None:
+        raise UserError(f"the teacher {name} has a memory; replayed transitions have none: take --preset kickstarting")
+    if settings.teaching.offline_steps and settings.execution.type != "single" and portable(teacher) is None:
+        raise UserError(f"the teacher {name} is a Python object and cannot travel to workers: use --execution single")
+
+
+def fit(job: ReplayJob, student: Policy, scores: tuple[float, float] | None) -> ReplayTeacher:
+    """Fit the teacher to a student.
+
+    Args:
+        job: From ``prepare_replay``.
+        student: Fresh.
+        scores: Of the teacher and the random policy, for a gated weight.
+
+    Raises:
+        UserError: Their families do not fit.
+    """
+    teaching, teacher = job.settings.teaching, job.teacher
+    weight = parse_weight(teaching.weight, "teaching.weight", job.settings.stop.env_steps)
+    if isinstance(weight, Gated) and scores is not None:
+        weight.teacher, weight.random = scores
+    distance, temperature = None, 0.1
+    if isinstance(job.settings, TaughtQLearning):
+        temperature = job.settings.teaching.temperature
+        if teacher.family.continuous or teacher.family.sizes != student.family.sizes:
+            raise UserError(
+                f"a {teacher.family.name} teacher with actions {list(teacher.family.sizes)} cannot teach a q_values "
+                f"student with {list(student.family.sizes)}"
+            )
+    else:
+        wanted = job.settings.teaching.distance
+        if wanted.name == "auto":
+            kl = not Distance("forward_kl").refusal(teacher.family, student.family)
+            wanted = replace(wanted, name="forward_kl" if kl else "mse")
+        distance = distance_of(wanted, teacher, student.spec)
+    offline = Offline(teaching.offline_steps, teaching.offline_updates, teaching.noise)
+    return ReplayTeacher(teacher, student.family, weight, offline, distance=distance, temperature=temperature)
+
+
+def measured(job: ReplayJob) -> tuple[float, float]:
+    """Return the mean returns of teacher and random policy; measured once for each run folder."""
+    path = job.folder / "scores.json"
+    if job.resume and path.exists():
+        known = json.loads(path.read_text())
+        return float(known["teacher"]), float(known["random"])
+    evaluation = job.settings.evaluation
+    count, seed = evaluation.final or evaluation.episodes, evaluation.seed + 700_000
+    found = []
+    for policy in (job.teacher, "random"):
+        player = contestant(policy, job.settings.env.spec(), seed=seed)
+        found.append(
+            float(np.mean(play_out(player, count, seed, evaluation.num_envs, evaluation.deterministic).returns))
+        )
+    write_atomic(path, json.dumps({"teacher": found[0], "random": found[1], "episodes": count}, indent=2).encode())
+    return found[0], found[1]
+
+
+def run_replay_job(job: ReplayJob, report: Report | None = None) -> TrainResult:
+    """Run what ``prepare_replay`` returned."""
+    gated = job.settings.teaching.weight.lstrip().startswith("gated")
+    scores = measured(job) if gated else None
+    return train(
+        settings=job.settings,
+        run=job.folder,
+        resume=job.resume,
+        report=report,
+        teach=lambda student: fit(job, student, scores),
+    )

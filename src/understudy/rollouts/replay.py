@@ -1,0 +1,300 @@
+"""The replay: experience that is learnt from again and again, in preallocated arrays.
+
+Every environment has a ring of its own, in which its steps stand in the order of time. A row holds one observation and
+what was done there; the observation that followed stands in the next row, so that none is kept twice. Where an episode
+ends, one more row without an action holds its final observation. n-step returns are therefore exact: they are summed
+up when a batch is drawn, and end where an episode does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+
+from understudy.data import Array, Observation, Rollout, map_obs
+from understudy.errors import UserError
+from understudy.policies.family import ActionMap
+from understudy.policies.spaces import members
+from understudy.rollouts.priorities import SumTree
+
+EPSILON = 1e-6
+"""Added to the error of every transition, so that none is never drawn again (Schaul 2016, section 3.3)."""
+
+
+class ReplayBatch(NamedTuple):
+    """N transitions; the rewards of up to n steps are summed up."""
+
+    obs: Observation
+    """[N, ...]."""
+    action: Array
+    """[N, A] float32 unit actions, or [N] int64 choices."""
+    reward: Array
+    """[N] float32, sum of gamma^k r_k."""
+    discount: Array
+    """[N] float32, what the value of ``next_obs`` counts: gamma^n, or 0 where the task ended."""
+    next_obs: Observation
+    """[N, ...] what was seen n steps later, or last before the episode ended."""
+    place: Array
+    """[N] where they stand in the replay."""
+    weight: Array
+    """[N] float32, importance weights, 1 where sampling is uniform."""
+
+
+@dataclass(frozen=True)
+class Prioritised:
+    """Prioritised replay (Schaul 2016): P(i) = p_i^alpha / sum, p_i = |TD error| + 1e-6."""
+
+    alpha: float = 0.6
+
+
+def row_bytes(observation: gym.Space[Any], action: gym.Space[Any]) -> int:
+    """Return the bytes of one row."""
+    shapes = _columns(observation, action)
+    return sum(int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
+
+
+def check_bytes(
+    observation: gym.Space[Any], action: gym.Space[Any], capacity: int, prioritised: bool, most: float
+) -> None:
+    """Refuse a replay that would not fit.
+
+    Raises:
+        UserError: With an estimate.
+    """
+    each = row_bytes(observation, action)
+    size = each * capacity + (SumTree.bytes_for(capacity) if prioritised else 0)
+    if size > most:
+        fits = int(capacity * most / size)
+        raise UserError(
+            f"a replay of {capacity:,} steps takes {size / 1e9:.2f} GB ({each:,} bytes a step), more than "
+            f"replay.max_bytes {most:.3g}: take --replay.capacity {fits}, or raise --replay.max_bytes"
+        )
+
+
+def _columns(observation: gym.Space[Any], action: gym.Space[Any]) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Return the shape and dtype of every column; networks see float32, so nothing is kept more exactly."""
+    columns: dict[str, tuple[tuple[int, ...], Any]] = {
+        f"obs:{key}": (tuple(space.shape or ()), np.float32 if space.dtype == np.float64 else space.dtype)
+        for key, space in members(observation).items()
+    }
+    box = isinstance(action, gym.spaces.Box)
+    columns["action"] = ((int(np.prod(action.shape or ())),), np.float32) if box else ((), np.int64)
+    flags = {name: ((), np.bool_) for name in ("terminated", "ended", "valid")}
+    return columns | {"reward": ((), np.float32)} | flags
+
+
+class Replay:
+    """The newest experience of B environments.
+
+    ``valid`` rows hold a transition; ``ended`` ones are the last of an episode (or of what is known of it, where a
+    worker was lost: then the row after them holds what was seen last, and is bootstrapped from).
+    """
+
+    def __init__(
+        self,
+        observation: gym.Space[Any],
+        action: gym.Space[Any],
+        envs: int,
+        capacity: int,
+        *,
+        gamma: float,
+        n_step: int = 1,
+        prioritised: Prioritised | None = None,
+    ) -> None:
+        """Allocate; pages are taken from the system as they fill.
+
+        Args:
+            observation: Space of one environment.
+            action: Of one environment.
+            envs: B.
+            capacity: Rows over all environments.
+            gamma: Discount.
+            n_step: Rewards that are summed up before the value is bootstrapped.
+            prioritised: How transitions are drawn; None for uniformly.
+        """
+        self._rows = max(capacity // envs, 2) + 1
+        self._envs, self._gamma, self._n_step = envs, gamma, n_step
+        self._map = ActionMap(action)
+        self._size = self._rows * envs
+        self.columns = {
+            name: np.zeros((self._size, *shape), kind) for name, (shape, kind) in _columns(observation, action).items()
+        }
+        self._count = np.zeros(envs, np.int64)
+        """Rows ever written in each environment's ring; the row after them holds what was seen last."""
+        self._running = np.zeros(envs, bool)
+        """Whether the episode of the newest row goes on."""
+        self._alpha = None if prioritised is None else prioritised.alpha
+        self._tree = None if prioritised is None else SumTree(self._size)
+        self._greatest = 1.0
+        self.added = 0
+        """Transitions ever added."""
+
+    @property
+    def size(self) -> int:
+        """Transitions that can be drawn."""
+        return int(np.count_nonzero(self.columns["valid"]))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.columns["valid"][:] = False
+        self._count[:], self._running[:] = 0, False
+        if self._tree is not None:
+            self._tree.set(np.arange(self._size), 0.0)
+        self._greatest, self.added = 1.0, 0
+
+    def append(self, rollout: Rollout, envs: tuple[int, ...] = (), errors: Array | None = None) -> None:
+        """Add a rollout with a sequel.
+
+        Args:
+            rollout: [T, B].
+            envs: The environment of every column; all in turn by default. Of one that is named twice, the left columns
+                are the older ones.
+            errors: [T, B] what the actors think the TD errors are; where they do not know (NaN), and by default, a
+                new transition gets the greatest priority that was ever given.
+        """
+        steps, width = rollout.shape
+        if 2 * steps >= self._rows:
+            raise UserError(
+                f"replay.capacity {self._envs * (self._rows - 1)} is too small for rollouts of {steps} steps"
+            )
+        numbers = envs or tuple(range(width))
+        begin = 0
+        while begin < width:  # in pieces in which every environment occurs once
+            end = begin + 1
+            while end < width and numbers[end] not in numbers[begin:end]:
+                end += 1
+            cut = slice(begin, end)
+            self._append(rollout.columns(cut), np.array(numbers[cut]), None if errors is None else errors[:, cut])
+            begin = end
+
+    def _append(self, rollout: Rollout, envs: Array, errors: Array | None) -> None:
+        assert rollout.sequel is not None
+        columns, steps = self.columns, len(rollout.reward)
+        lost = envs[rollout.episode_start[0] & self._running[envs]]
+        if len(lost):  # a new episode, though the last one did not end: what was seen last ends it
+            columns["ended"][self._flat(self._count[lost] - 1, lost)] = True
+            self._count[lost] += 1
+        ended = rollout.terminated | rollout.truncated
+        rows = self._count[envs] + np.arange(steps)[:, None] + np.cumsum(ended, axis=0) - ended
+        where = self._flat(rows, envs)
+        self._write_obs(where, rollout.obs)
+        columns["action"][where] = self._map.to_unit(rollout.action.reshape(-1, *self._map.shape)).reshape(
+            steps, len(envs), *columns["action"].shape[1:]
+        )
+        columns["reward"][where], columns["terminated"][where] = rollout.reward, rollout.terminated
+        columns["ended"][where], columns["valid"][where] = ended, True
+        unused = [self._flat(rows[ended] + 1, np.broadcast_to(envs, ended.shape)[ended])]
+        self._write_obs(unused[0], map_obs(lambda a: a[ended], rollout.sequel.final_obs))
+        self._count[envs] += steps + ended.sum(axis=0)
+        self._running[envs] = ~ended[-1]
+        unused.append(self._flat(self._count[envs], envs))
+        self._write_obs(unused[1], rollout.sequel.last_obs)
+        for rest in unused:
+            columns["valid"][rest] = False
+        self.added += where.size
+        if self._tree is not None:
+            for rest in unused:
+                self._tree.set(rest, 0.0)
+            priority = np.full(where.size, self._greatest)
+            if errors is not None and (known := np.isfinite(errors).ravel()).any():
+                priority[known] = self._priority(errors.ravel()[known])
+            self._tree.set(where.ravel(), priority)
+
+    def _flat(self, rows: Array, envs: Array) -> Array:
+        """Rows of environments -> where they stand."""
+        flat: Array = rows % self._rows * self._envs + envs
+        return flat
+
+    def _write_obs(self, where: Array, obs: Observation) -> None:
+        for key, array in obs.items() if isinstance(obs, dict) else [("", obs)]:
+            self.columns[f"obs:{key}"][where] = array
+
+    def _priority(self, errors: Array) -> Array:
+        assert self._alpha is not None
+        priority: Array = (np.abs(errors.astype(np.float64)) + EPSILON) ** self._alpha
+        self._greatest = max(self._greatest, float(priority.max()))
+        return priority
+
+    def set_errors(self, index: Array, errors: Array) -> None:
+        """Set the TD errors [N] of transitions; nothing where sampling is uniform."""
+        if self._tree is not None:
+            self._tree.set(index, self._priority(errors))
+
+    def sample(self, count: int, rng: np.random.Generator, beta: float = 1.0) -> ReplayBatch:
+        """Draw transitions with replacement, uniformly or by priority.
+
+        With priorities, each is drawn from its own share of the whole mass, and weighs (N P(i))^-beta divided by the
+        greatest weight of the batch (Schaul 2016, section 3.4).
+        """
+        if self._tree is None:
+            index, weight = self._uniform(count, rng), np.ones(count, np.float32)
+        else:
+            index = self._tree.find((np.arange(count) + rng.random(count)) * (self._tree.total / count))
+            # N and the sum cancel against the greatest weight.
+            scaled = self._tree[index] ** -beta
+            weight = (scaled / scaled.max()).astype(np.float32)
+        return self.batch(index, weight)
+
+    def _uniform(self, count: int, rng: np.random.Generator) -> Array:
+        sizes = np.minimum(self._count, self._rows - 1)
+        ends = np.cumsum(sizes)
+        index = np.empty(count, np.int64)
+        todo = np.arange(count)
+        while len(todo):
+            drawn = rng.integers(0, ends[-1], len(todo))
+            env = np.searchsorted(ends, drawn, "right") if self._envs > 1 else np.zeros(len(todo), np.int64)
+            age = ends[env] - drawn  # 1 is the newest row
+            index[todo] = self._flat(self._count[env] - age, env)
+            todo = todo[~self.columns["valid"][index[todo]]]
+        return index
+
+    def batch(self, index: Array, weight: Array) -> ReplayBatch:
+        """Return the transitions that begin at these places, [N] each."""
+        columns, last = self.columns, index
+        reward = columns["reward"][index]
+        discount = np.full(len(index), self._gamma, np.float32)
+        for _ in range(self._n_step - 1):
+            following = (last + self._envs) % self._size
+            # The episode goes on, and the next step is already known.
+            go = ~columns["ended"][last] & columns["valid"][following]
+            last = np.where(go, following, last)
+            reward += np.where(go, discount * columns["reward"][last], 0)
+            discount = np.where(go, discount * np.float32(self._gamma), discount)
+        discount[columns["terminated"][last]] = 0
+        after = (last + self._envs) % self._size
+        return ReplayBatch(
+            self._read_obs(index), columns["action"][index], reward, discount, self._read_obs(after), index, weight
+        )
+
+    def _read_obs(self, index: Array) -> Observation:
+        obs = {name[4:]: column[index] for name, column in self.columns.items() if name.startswith("obs:")}
+        return obs[""] if list(obs) == [""] else obs
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return what is filled, as views, and JSON-able data."""
+        filled = min(int(self._count.max()) + 1, self._rows) * self._envs
+        arrays = {name: column[:filled] for name, column in self.columns.items()}
+        arrays |= {"count": self._count, "running": self._running}
+        if self._tree is not None:
+            arrays["priority"] = self._tree[np.arange(filled)]
+        return arrays, {"greatest": self._greatest, "added": self.added, "rows": self._rows, "envs": self._envs}
+
+    def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
+        """Go on from ``state``.
+
+        Raises:
+            UserError: It is of another size.
+        """
+        if (data["rows"], data["envs"]) != (self._rows, self._envs):
+            raise UserError("the saved replay has another size: resume without changing replay.* and rollout.num_envs")
+        filled = len(arrays["valid"])
+        for name, column in self.columns.items():
+            column[:filled] = arrays[name]
+        self._count[:], self._running[:] = arrays["count"], arrays["running"]
+        if self._tree is not None:
+            self._tree.set(np.arange(filled), arrays["priority"])
+        self._greatest, self.added = data["greatest"], data["added"]

@@ -1,0 +1,212 @@
+"""The settings of learning from a replay: what its three methods share, and what each alone has.
+
+A run's ``method`` says which class its settings are of, so that DQN has no clip range and PPO no replay:
+
+| method         | class                   | presets                                                                  |
+|----------------|-------------------------|--------------------------------------------------------------------------|
+| actor_critic   | ``TrainSettings``       | reinforce, a2c, a3c, ppo, impala                                         |
+| q_learning     | ``QLearningSettings``   | dqn, double-dqn, dueling, per, n-step, c51, qr-dqn, rainbow, ape-x       |
+| deterministic  | ``DeterministicSettings`` | ddpg, td3                                                              |
+| soft           | ``SoftSettings``        | sac                                                                      |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from understudy.config import doc
+from understudy.errors import UserError
+from understudy.settings.replayed_sections import (
+    ContinuousNetworkSettings,
+    DeterministicObjective,
+    NoiseExploration,
+    QExploration,
+    QNetworkSettings,
+    QObjective,
+    ReplayedExecution,
+    ReplayedRollout,
+    ReplayedUpdate,
+    ReplaySettings,
+    SoftObjective,
+)
+from understudy.settings.train import EnvSettings, TrainEvaluation, TrainStop
+
+
+@dataclass(frozen=True)
+class ReplayedSettings:
+    """A training run from a replay."""
+
+    method: Literal["q_learning", "deterministic", "soft"] = doc("which method's settings these are", "q_learning")
+    env: EnvSettings = doc("", factory=EnvSettings)
+    rollout: ReplayedRollout = doc("", factory=ReplayedRollout)
+    replay: ReplaySettings = doc("", factory=ReplaySettings)
+    update: ReplayedUpdate = doc("", factory=ReplayedUpdate)
+    evaluation: TrainEvaluation = doc("", factory=TrainEvaluation)
+    stop: TrainStop = doc("", factory=TrainStop)
+    execution: ReplayedExecution = doc("", factory=ReplayedExecution)
+    checkpoint_every: int = doc(
+        "env steps between checkpoints, each of which begins new episodes, so that a resumed run equals the "
+        "uninterrupted one; 0: every 30 s, without a trace in training",
+        0,
+    )
+    seed: int = doc("every random number of the run comes from it", 0)
+
+    @property
+    def schedules(self) -> dict[str, str]:
+        """The settings that are schedules, by name."""
+        return {"update.lr": self.update.lr, "replay.beta": self.replay.beta}
+
+    @property
+    def evaluation_seed(self) -> int:
+        """First seed of the evaluation episodes: runs with different seeds are judged on different episodes."""
+        return self.evaluation.seed + self.seed % 2_000 * 1_000_000
+
+    def check(self) -> None:
+        """Refuse settings that contradict each other.
+
+        Raises:
+            UserError: Naming the fields.
+        """
+        if not self.env.id:
+            raise UserError("no environment: pass --env ID, or a preset that names one (understudy presets)")
+        rollout, replay, update, execution = self.rollout, self.replay, self.update, self.execution
+        counts = {
+            "rollout.num_envs": rollout.num_envs, "rollout.steps": rollout.steps, "replay.n_step": replay.n_step,
+            "replay.batch_size": replay.batch_size, "update.target_every": update.target_every,
+        }  # fmt: skip
+        for name, value in counts.items():
+            if value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 1")
+        if 2 * rollout.steps > replay.capacity // rollout.num_envs:
+            raise UserError(
+                f"replay.capacity {replay.capacity} must hold two rollouts of {rollout.num_envs} environments x "
+                f"{rollout.steps} steps"
+            )
+        if not 0 <= replay.warm_up <= replay.capacity:
+            raise UserError(f"replay.warm_up {replay.warm_up} must lie between 0 and replay.capacity {replay.capacity}")
+        if not 0 < update.tau <= 1:
+            raise UserError(f"update.tau is {update.tau}; it lies above 0 and up to 1")
+        if update.update_to_data <= 0:
+            raise UserError(f"update.update_to_data is {update.update_to_data}; it must be above 0")
+        if not 0 <= replay.alpha <= 1:
+            raise UserError(f"replay.alpha is {replay.alpha}; it lies between 0 and 1")
+        if execution.type != "single" and rollout.num_envs % execution.num_workers:
+            raise UserError(
+                f"rollout.num_envs {rollout.num_envs} does not divide among execution.num_workers "
+                f"{execution.num_workers}"
+            )
+        if execution.max_lag < 0 or execution.restarts < 0:
+            raise UserError("execution.max_lag and execution.restarts must be 0 or more")
+
+
+def check_discount(gamma: float) -> None:
+    """Refuse a discount that is none.
+
+    Raises:
+        UserError: It is outside of 0 to 1.
+    """
+    if not 0 <= gamma <= 1:
+        raise UserError(f"objective.gamma is {gamma}; it lies between 0 and 1")
+
+
+@dataclass(frozen=True)
+class QLearningSettings(ReplayedSettings):
+    """A training run of action values: DQN and its variants."""
+
+    method: Literal["q_learning"] = doc("which method's settings these are", "q_learning")
+    policy: QNetworkSettings = doc("", factory=QNetworkSettings)
+    objective: QObjective = doc("", factory=QObjective)
+    exploration: QExploration = doc("", factory=QExploration)
+
+    @property
+    def schedules(self) -> dict[str, str]:
+        """The settings that are schedules, by name."""
+        return super().schedules | {"exploration.epsilon": self.exploration.epsilon}
+
+    def check(self) -> None:
+        """Refuse settings that contradict each other.
+
+        Raises:
+            UserError: Naming the fields.
+        """
+        super().check()
+        objective = self.objective
+        check_discount(objective.gamma)
+        if objective.distribution != "none" and objective.atoms < 2:
+            raise UserError(f"objective.atoms is {objective.atoms}; a distribution needs at least 2")
+        if objective.distribution == "categorical" and not objective.low < objective.high:
+            raise UserError(f"objective.low {objective.low} must be below objective.high {objective.high}")
+        if self.policy.dueling and (not self.policy.hidden or self.policy.hidden[-1] % 2):
+            raise UserError("policy.dueling shares the last of policy.hidden between two streams: it must be even")
+        if self.replay.initial == "actors" and not self.replay.prioritised:
+            raise UserError("replay.initial actors needs replay.prioritised true")
+
+
+@dataclass(frozen=True)
+class ContinuousSettings(ReplayedSettings):
+    """What methods with critics of continuous actions share."""
+
+    policy: ContinuousNetworkSettings = doc("", factory=ContinuousNetworkSettings)
+
+    def check(self) -> None:
+        """Refuse settings that contradict each other.
+
+        Raises:
+            UserError: Naming the fields.
+        """
+        super().check()
+        if self.replay.initial == "actors":
+            raise UserError("replay.initial actors: the actors of this method know no values; take greatest")
+
+
+@dataclass(frozen=True)
+class DeterministicSettings(ContinuousSettings):
+    """A training run of a deterministic actor: DDPG, TD3."""
+
+    method: Literal["deterministic"] = doc("which method's settings these are", "deterministic")
+    objective: DeterministicObjective = doc("", factory=DeterministicObjective)
+    exploration: NoiseExploration = doc("", factory=NoiseExploration)
+
+    @property
+    def schedules(self) -> dict[str, str]:
+        """The settings that are schedules, by name."""
+        return super().schedules | {"exploration.std": self.exploration.std}
+
+    def check(self) -> None:
+        """Refuse settings that contradict each other.
+
+        Raises:
+            UserError: Naming the fields.
+        """
+        super().check()
+        check_discount(self.objective.gamma)
+        if self.objective.critics < 1 or self.objective.actor_every < 1:
+            raise UserError("objective.critics and objective.actor_every must be at least 1")
+        if not 0 < self.exploration.theta <= 1:
+            raise UserError(f"exploration.theta is {self.exploration.theta}; it lies above 0 and up to 1")
+        if self.update.target_every != 1:
+            raise UserError(
+                "update.target_every: the targets of this method move with its actor, objective.actor_every"
+            )
+
+
+@dataclass(frozen=True)
+class SoftSettings(ContinuousSettings):
+    """A training run of SAC."""
+
+    method: Literal["soft"] = doc("which method's settings these are", "soft")
+    objective: SoftObjective = doc("", factory=SoftObjective)
+
+    def check(self) -> None:
+        """Refuse settings that contradict each other.
+
+        Raises:
+            UserError: Naming the fields.
+        """
+        super().check()
+        check_discount(self.objective.gamma)
+        if self.objective.critics < 1:
+            raise UserError("objective.critics must be at least 1")
+        if self.objective.temperature <= 0:
+            raise UserError(f"objective.temperature is {self.objective.temperature}; it must be above 0")

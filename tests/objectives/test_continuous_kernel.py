@@ -1,0 +1,89 @@
+"""The hand-derived gradients of critics and actor are those of PyTorch."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from understudy.learning.continuous_learner import AutogradGradients, ContinuousLearner, KernelGradients, Nets
+from understudy.learning.from_replay import replayed_policy, replayed_spec
+from understudy.policies.policy import About
+from understudy.rollouts.replay import ReplayBatch
+from understudy.training import resolve_training
+
+OBS, ACT, N = gym.spaces.Box(-1, 1, (5,)), gym.spaces.Box(-2, 2, (3,)), 33
+CASES = [("sac", "relu", 2), ("sac", "tanh", 1), ("td3", "relu", 2), ("ddpg", "tanh", 1), ("sac", "relu", 3)]
+
+
+def settings_of(name, activation="relu", critics=2, **more):
+    given = {"env": {"id": "Pendulum-v1"}, "policy": {"hidden": [16, 12], "activation": activation}}
+    given |= {"objective": {"critics": critics}} | more
+    return resolve_training(given, name)
+
+
+def policy_of(settings, seed=0):
+    policy = replayed_policy(replayed_spec(settings, OBS, ACT), seed, About())
+    if hasattr(policy, "log_std_head"):  # some deviations beyond their bounds
+        with torch.no_grad():
+            policy.log_std_head.bias.copy_(torch.tensor([2.0, -20.0, 0.0]))
+    return policy
+
+
+def batch_of(seed, weights=True):
+    rng = np.random.default_rng(seed)
+    obs, after = (rng.normal(size=(N, 5)).astype(np.float32) for _ in range(2))
+    action = rng.uniform(-1, 1, (N, 3)).astype(np.float32)
+    reward, weight = rng.normal(size=N).astype(np.float32), rng.uniform(0.1, 1, N).astype(np.float32)
+    discount = rng.choice([0.0, 0.99], N).astype(np.float32)
+    return ReplayBatch(obs, action, reward, discount, after, np.arange(N), weight)
+
+
+@pytest.mark.parametrize(("name", "activation", "critics"), CASES)
+def test_gradients_and_values_are_those_of_autograd(name, activation, critics):
+    settings = settings_of(name, activation, critics)
+    both = []
+    for kind in (AutogradGradients, KernelGradients):
+        nets = Nets(policy_of(settings), settings)
+        gradients, batch = kind(nets, settings), batch_of(1)
+        rng = np.random.default_rng(2)
+        noise = [torch.from_numpy(rng.standard_normal((N, 3), dtype=np.float32)) for _ in range(2)]
+        after = gradients.next_values(gradients.features(batch.next_obs), noise[0], 0.3, 0.2, 0.5)
+        x = gradients.features(batch.obs)
+        action, weight = torch.from_numpy(batch.action), torch.from_numpy(batch.weight)
+        loss, error = gradients.critics(x, action, after, weight)
+        log_prob = gradients.actor(x, noise[1], 0.3, None, batch)
+        found = [after, loss, error, log_prob, nets.critics_flat.grad, nets.actor_flat.grad]
+        both.append([tensor.clone() for tensor in found])
+    for auto, kernel in zip(*both, strict=True):
+        torch.testing.assert_close(kernel, auto, rtol=1e-4, atol=1e-6)
+    assert float(both[0][-1].abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize(("name", "activation", "critics"), CASES)
+def test_thirty_updates_end_at_the_same_weights(name, activation, critics):
+    ends = []
+    for kernel in (False, True):
+        settings = settings_of(name, activation, critics, update={"kernel": kernel, "lr": "1e-3", "tau": 0.05})
+        learner = ContinuousLearner(policy_of(settings), settings)
+        for seed in range(30):
+            learner.update(batch_of(seed), 1e-3)
+        arrays, _ = learner.state()
+        assert learner.metrics()["loss"] > 0
+        ends.append({key: array.copy() for key, array in (arrays | learner.weights()).items()})
+    for key in ends[0]:
+        np.testing.assert_allclose(ends[0][key], ends[1][key], rtol=2e-2, atol=2e-4, err_msg=key)
+
+
+def test_the_target_is_followed_by_tau_and_the_actor_of_td3_every_second_time():
+    settings = settings_of("td3", update={"tau": 0.25})
+    learner = ContinuousLearner(policy_of(settings), settings)
+    nets = learner._nets
+    begin = {name: follower.vector.clone() for name, follower in nets.followers.items()}
+    actor = nets.actor_flat.vector.clone()
+    learner.update(batch_of(0), 1e-3)
+    assert torch.equal(nets.actor_flat.vector, actor)
+    assert torch.equal(nets.followers["critics"].vector, begin["critics"])
+    learner.update(batch_of(1), 1e-3)
+    assert not torch.equal(nets.actor_flat.vector, actor)
+    for name, flat in (("critics", nets.critics_flat), ("actor", nets.actor_flat)):
+        torch.testing.assert_close(nets.followers[name].vector, 0.75 * begin[name] + 0.25 * flat.vector)

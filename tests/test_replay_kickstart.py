@@ -1,0 +1,162 @@
+"""Students that learn from a replay with a teacher: its data first, then a term whose weight falls."""
+
+import numpy as np
+import pytest
+
+import understudy
+from understudy.cli import main
+from understudy.envs.make import spaces_of
+from understudy.errors import UserError
+from understudy.learning.replay_teaching import Offline, ReplayTeacher
+from understudy.objectives.feedback import Gated, parse_weight
+from understudy.policies.files import load_policy
+from understudy.policies.policy import About, Policy
+from understudy.policies.spec import PolicySpec, space_to_json
+from understudy.teachers.load import load
+
+SHOWN, BOX = "understudy/IdentityDiscrete-v0", "understudy/IdentityBox-v0"
+SMALL = {
+    "policy__hidden": [16, 16], "replay__warm_up": 64, "replay__capacity": 2000, "replay__batch_size": 32,
+    "evaluation__episodes": 5, "evaluation__final": 20, "evaluation__num_envs": 2, "rollout__num_envs": 2,
+    "rollout__steps": 8,
+}  # fmt: skip
+
+
+def teacher_of(function, env, output):
+    spaces = dict(zip(("observation_space", "action_space"), spaces_of(understudy.EnvSpec(env)), strict=True))
+    return load(function, env=env, output=output, **spaces)
+
+
+def values(obs):
+    """Action values of somebody who knows."""
+    return np.float32(obs)
+
+
+def copies(obs):
+    """The right action."""
+    return np.float32(obs)
+
+
+@pytest.mark.parametrize("output", ["q_values", "logits"])
+def test_the_offline_phase_alone_teaches_action_values(tmp_path, output):
+    """No reward is of any use here: the student's own data never comes, and the teacher's term must do it."""
+    result = understudy.kickstart(
+        SHOWN, teacher_of(lambda obs: 8 * values(obs), SHOWN, output), "qdagger", run=tmp_path, evaluation__every=1000,
+        teaching__offline_steps=320, teaching__offline_updates=300, stop__env_steps=320, update__lr="3e-3", **SMALL,
+    )  # fmt: skip
+    assert result.score == 1.0 and result.updates == 300
+
+
+def test_after_the_offline_phase_the_replay_is_the_students_own(tmp_path):
+    """Updates: those of the phase, then update_to_data for every step of the student's after its warm-up."""
+    rows = []
+    result = understudy.kickstart(
+        SHOWN, teacher_of(values, SHOWN, "q_values"), "qdagger", run=tmp_path, report=rows.append,
+        teaching__offline_steps=320, teaching__offline_updates=50, teaching__noise=0, stop__env_steps=640,
+        evaluation__every=160, **SMALL,
+    )  # fmt: skip
+    assert result.updates == 50 + (640 - 320 - 64) // 2
+    assert rows[18]["replay"] == 304 and rows[20]["replay"] == 16
+    weights = [row["teacher_weight"] for row in rows if "teacher_weight" in row]
+    assert 0.5 < weights[0] <= 1 and 0 <= weights[-1] <= 1
+    assert all("kl/teacher" in row for row in rows[:1] if "teacher_weight" in row)
+
+
+@pytest.mark.parametrize("preset", ["sac-from-teacher", "td3", "ddpg"])
+def test_an_actors_distance_teaches_continuous_students(tmp_path, preset):
+    """The critics see rewards that say nothing (a learning rate of 0 could not do it): the distance does."""
+    result = understudy.kickstart(
+        BOX, teacher_of(copies, BOX, "action"), preset, run=tmp_path, evaluation__every=1000, update__lr="3e-3",
+        teaching__offline_steps=320, teaching__offline_updates=600, teaching__weight="10", stop__env_steps=320,
+        **SMALL,
+    )  # fmt: skip
+    assert result.score > -0.1
+
+
+def test_resume_is_exact_before_and_after_the_phase(tmp_path):
+    teacher = saved_teacher(tmp_path)
+    settings = {
+        **SMALL, "evaluation__every": 10_000, "teaching__weight": "linear(1, 0, 100%)", "checkpoint_every": 160,
+        "teaching__offline_steps": 320, "teaching__offline_updates": 20, "evaluation__final": 0,
+    }  # fmt: skip
+    ends = {}
+    for name, stops in {"whole": [480], "parts": [160, 320, 480]}.items():
+        for i, stop in enumerate(stops):
+            understudy.kickstart(SHOWN, teacher, "qdagger", run=tmp_path / name, resume=i > 0, stop__env_steps=stop,
+                                 **{**settings, "teaching__weight": "linear(1, 0, 480)"})  # fmt: skip
+        ends[name] = load_policy(tmp_path / name / "last.safetensors").state_dict()
+    assert all(np.array_equal(ends["whole"][key], ends["parts"][key]) for key in ends["whole"])
+
+
+def saved_teacher(folder):
+    from understudy.policies.files import save_policy
+
+    observations, actions = spaces_of(understudy.EnvSpec(SHOWN))
+    spec = PolicySpec(space_to_json(observations), space_to_json(actions), "q_values", hidden=())
+    policy = Policy(spec, About("by hand", "", understudy.EnvSpec(SHOWN)))
+    policy.load_state_dict({"head.weight": 4 * np_eye(3), "head.bias": np_eye(3)[0] * 0})
+    return save_policy(policy, folder / "teacher.safetensors")
+
+
+def np_eye(n):
+    import torch
+
+    return torch.eye(n)
+
+
+def test_the_command_line_in_sync(tmp_path, capsys):
+    """Worker processes play the teacher."""
+    words = [
+        "kickstart",
+        "--teacher",
+        str(saved_teacher(tmp_path)),
+        "--preset",
+        "qdagger",
+        "--run",
+        str(tmp_path / "run"),
+    ]
+    words += ["--execution", "sync", "--env-steps", "640", "--num-envs", "2", "--teaching.offline_steps", "320"]
+    words += ["--teaching.offline_updates", "200", "--replay.warm_up", "64", "--update.lr", "3e-3"]
+    words += ["--evaluate-every", "320", "--evaluation.episodes", "5", "--evaluation.num_envs", "2"]
+    main([*words, "--evaluation.final", "20"])
+    assert "over 20 fresh episodes" in capsys.readouterr().out
+    assert load(tmp_path / "run").family.name == "q_values"
+
+
+def test_the_weight_follows_the_scores():
+    gated = parse_weight("gated(2)", "teaching.weight", 100)
+    assert isinstance(gated, Gated)
+    gated.teacher, gated.random = 110.0, 10.0
+    observations, actions = spaces_of(understudy.EnvSpec(SHOWN))
+    student = PolicySpec(space_to_json(observations), space_to_json(actions), "q_values").distribution
+    teaching = ReplayTeacher(teacher_of(values, SHOWN, "q_values"), student, gated, Offline(0, 0, 0.0), None)
+    found = []
+    for score in (float("nan"), 10.0, 60.0, 110.0, 200.0):
+        teaching.begin(0, score)
+        found.append(teaching.metrics()["teacher_weight"])
+    assert found == [2.0, 2.0, 1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "message"),
+    [
+        ("qdagger", {"execution__type": "async"}, "take single or sync"),
+        ("qdagger", {"teaching__proximal": True}, "unknown key teaching.proximal.*the method is q_learning"),
+        ("qdagger", {"teaching__offline_steps": 5}, "must be a batch at least"),
+        ("qdagger", {"evaluation__every": 0}, "gated follows evaluations"),
+        ("qdagger", {"teaching__weight": "target_kl(0.1, 1)"}, "goes with on-policy students"),
+        ("qdagger", {"execution__type": "sync"}, "cannot travel to workers"),
+    ],
+)
+def test_nonsense_is_refused(tmp_path, preset, settings, message):
+    teacher = teacher_of(lambda obs: values(obs), SHOWN, "q_values")
+    teacher.recipe = None
+    fits = {**SMALL, "teaching__offline_steps": 64, **settings}
+    with pytest.raises(UserError, match=message):
+        understudy.kickstart(SHOWN, teacher, preset, run=tmp_path / "run", **fits)
+    assert not (tmp_path / "run").exists()
+
+
+def test_teachers_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(UserError, match="deterministic teacher.*cannot teach a q_values student|acts in"):
+        understudy.kickstart(SHOWN, teacher_of(copies, BOX, "action"), "qdagger", run=tmp_path / "run", **SMALL)
