@@ -1,14 +1,15 @@
 """Train in a Unity scene in every execution, and let its players fail; with the test player, which needs no Unity.
 
     python benchmarks/unity.py train --json unity.json
-    python benchmarks/unity.py harm
+    python benchmarks/unity.py train --preset ddpg-3dball
+    python benchmarks/unity.py harm --preset ddpg-3dball
     python benchmarks/unity.py faults --count 50
 
-``train``: PPO on twelve balls in ``single`` (one player), ``sync`` and ``async`` (two players, two workers). Steps of
-agents per second are those of collecting and learning; the episode length is that of 48 fresh episodes after training.
-``harm``: the same run beside one whose player resets all agents when one of them ends, as adapters that know one
-environment per player do. ``faults``: players that die, hang, send NaN, garbage, or hang up, at random moments of runs
-with two players; how many faults the runs survived, and how many episodes they cost.
+``train``: PPO (or another preset) on twelve balls in ``single`` (one player), ``sync`` and ``async`` (two players, two
+workers). Steps of agents per second are those of collecting and learning; the episode length is that of 48 fresh
+episodes after training. ``harm``: the same run beside one whose player resets all agents when one of them ends, as
+adapters that know one environment per player do. ``faults``: players that die, hang, send NaN, garbage, or hang up, at
+random moments of runs with two players; how many faults the runs survived, and how many episodes they cost.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from rich.table import Table
 
 from understudy.errors import UserError
 from understudy.evaluation.evaluate import evaluate
-from understudy.settings import TrainSettings
+from understudy.settings import ReplayedSettings, TrainSettings
 from understudy.training import resolve_training, train
 
 PLAYER = Path(__file__).parents[1] / "tests" / "envs" / "unity_player.py"
@@ -47,29 +48,39 @@ console = Console(highlight=False)
 
 
 def settings_of(
-    execution: str, players: int, env_steps: int, seed: int, arguments: tuple[str, ...], steps: int = 256, **kwargs: Any
-) -> TrainSettings:
+    execution: str,
+    players: int,
+    env_steps: int,
+    seed: int,
+    arguments: tuple[str, ...],
+    preset: str = "ppo-3dball",
+    rollout: dict[str, int] | None = None,
+    **kwargs: Any,
+) -> TrainSettings | ReplayedSettings:
     """Describe one run."""
     return resolve_training(
         {
             "env": {"id": f"unity:{PLAYER}", "kwargs": {"env_args": ("--limit", str(LIMIT), *arguments), **kwargs}},
-            "rollout": {"num_envs": players, "steps": steps},
+            "rollout": {"num_envs": players, **(rollout or {})},
             "evaluation": {"every": 0, "final": 0},
             "execution": EXECUTIONS[execution],
             "stop": {"env_steps": env_steps},
             "seed": seed,
         },
-        "ppo-3dball",
+        preset,
     )
 
 
-def train_rows(env_steps: int, seed: int, cases: list[tuple[str, str, int, tuple[str, ...]]]) -> list[dict[str, Any]]:
+def train_rows(
+    env_steps: int, seed: int, cases: list[tuple[str, str, int, tuple[str, ...]]], preset: str
+) -> list[dict[str, Any]]:
     """Train each case (name, execution, players, arguments of the player) and judge it where nobody does harm."""
     rows = []
     for name, execution, players, arguments in cases:
         with tempfile.TemporaryDirectory() as folder:
             result = train(
-                settings=settings_of(execution, players, env_steps, seed, arguments), run=Path(folder) / "run"
+                settings=settings_of(execution, players, env_steps, seed, arguments, preset),
+                run=Path(folder) / "run",
             )
             lines = [json.loads(line) for line in (Path(folder) / "run" / "log.jsonl").read_text().splitlines()]
             calm = settings_of("single", 1, env_steps, seed, ()).env.spec()
@@ -148,8 +159,9 @@ def fault_row(execution: str, count: int, env_steps: int, timeout: float, seed: 
         with tempfile.TemporaryDirectory() as folder:
             flag = Path(folder) / "fault"
             settings = settings_of(
-                execution, 2, env_steps, row.runs, ("--fault", str(flag)), 32, timeout_wait=timeout, restarts=10_000
-            )
+                execution, 2, env_steps, row.runs, ("--fault", str(flag)), rollout={"steps": 32},
+                timeout_wait=timeout, restarts=10_000,
+            )  # fmt: skip
             injector, complete = Injector(flag, kinds, rng), False
 
             def report(metrics: Any, injector: Injector = injector) -> None:
@@ -201,6 +213,7 @@ def main() -> None:
     parser.add_argument("what", choices=("train", "harm", "faults"))
     parser.add_argument("--env-steps", type=int, default=0, help="of a run [100000; faults: 20000]")
     parser.add_argument("--executions", nargs="*", default=list(EXECUTIONS), choices=list(EXECUTIONS))
+    parser.add_argument("--preset", default="ppo-3dball", help="of train and harm [ppo-3dball]")
     parser.add_argument("--count", type=int, default=50, help="faults over all executions [50]")
     parser.add_argument("--timeout", type=float, default=3.0, help="timeout_wait of the faults' runs in seconds [3]")
     parser.add_argument("--seed", type=int, default=0)
@@ -222,7 +235,7 @@ def main() -> None:
         ]
         if arguments.what == "harm":
             cases = [("own episodes", "single", 1, ()), ("global reset", "single", 1, ("--global-reset",))]
-        rows = train_rows(arguments.env_steps or 100_000, arguments.seed, cases)
+        rows = train_rows(arguments.env_steps or 100_000, arguments.seed, cases, arguments.preset)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
 

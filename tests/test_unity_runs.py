@@ -82,6 +82,28 @@ def test_async_runs_on_while_a_player_fails(tmp_path, capfd):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["restarts"] == result.restarts
 
 
+@pytest.mark.parametrize("execution", ["single", "sync", "async"])
+def test_a_replay_fills_from_the_agents_of_a_scene(execution, tmp_path):
+    spec = scene("--agents", 6, "--limit", 20)
+    workers = {} if execution == "single" else {"num_workers": 2}
+    settings = resolve_training(
+        {
+            "env": spec.to_json(), "policy": {"hidden": [16]}, "rollout": {"num_envs": 2, "steps": 8},
+            "replay": {"capacity": 5000, "warm_up": 96, "batch_size": 16}, "update": {"update_to_data": 0.125},
+            "evaluation": {"every": 0, "final": 0}, "execution": {"type": execution, **workers},
+            "stop": {"env_steps": 960},
+        },
+        "ddpg-3dball",
+    )  # fmt: skip
+    result = train(settings=settings, run=tmp_path / "run")
+    assert result.env_steps == 960 and result.updates == (960 - 96) // 8
+    rows = rows_of(tmp_path / "run")
+    assert rows[-1]["replay"] == 960 and rows[-1]["episodes"] >= 24
+    assert all(
+        np.isfinite(array).all() for array in named_arrays(load_policy(tmp_path / "run" / "last.safetensors")).values()
+    )
+
+
 def test_ragged_scenes_learn_from_real_steps_only(tmp_path):
     spec = scene("--agents", 4, "--uneven", 2, "--pause", 3, "--limit", 12, "--stats", "--new-ids", agents=4)
     result = train(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from understudy.data import EnvSpec
 from understudy.envs.multitask import whole_tasks
@@ -22,8 +23,11 @@ def for_scene(settings: TrainSettings | ReplayedSettings) -> TrainSettings | Rep
     env = settings.env
     if not is_unity(env.id):
         return settings
-    if isinstance(settings, ReplayedSettings):
-        raise UserError(f"{env.id}: methods with a replay do not learn in Unity scenes yet: take --preset ppo-3dball")
+    if isinstance(settings, ReplayedSettings) and settings.replay.initial == "actors":
+        raise UserError(
+            f"{env.id}: agents have their own clocks, so what actors thought does not tell priorities there: take "
+            "--replay.initial greatest"
+        )
     spec = env.spec()
     options = UnityOptions.read(spec)
     if options.settled:
@@ -36,7 +40,7 @@ def for_scene(settings: TrainSettings | ReplayedSettings) -> TrainSettings | Rep
             "it 0 (a checkpoint every 30 s), or start players anew with --env-reseed"
         )
     spec = settled(spec)
-    rollout = replace(settings.rollout, num_envs=settings.rollout.num_envs * agents_of(spec))
+    rollout: Any = replace(settings.rollout, num_envs=settings.rollout.num_envs * agents_of(spec))
     found = replace(settings, env=replace(env, kwargs=dict(spec.kwargs)), rollout=rollout)
     found.check()
     return found

@@ -56,7 +56,8 @@ def print_header(settings: TrainSettings | ReplayedSettings, folder: Path) -> No
     """Print what is about to run, and where."""
     execution = settings.execution
     where = execution.type if execution.type == "single" else f"{execution.type}, {execution.num_workers} workers"
-    what = "players" if isinstance(settings, TrainSettings) and settings.counts_players else "environments"
+    what = "player" if settings.env.counts_players else "environment"
+    what += "" if settings.rollout.num_envs == 1 else "s"
     console.print(
         f"[bold]{escape(settings.env.id)}[/]  {settings.rollout.num_envs} {what}, {where}; "
         f"run folder {escape(str(folder))}",

@@ -12,6 +12,7 @@ from understudy.rollouts.buffers import new_rollout
 from understudy.rollouts.collect import Collector
 from understudy.rollouts.episodes import run_episodes
 from understudy.rollouts.own_clocks import OwnClocksCollector, collector_for
+from understudy.rollouts.replay import Replay
 
 OBS = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
 ACT = gym.spaces.Box(-1, 1, (1,), np.float32)
@@ -251,3 +252,38 @@ def test_evaluation_takes_episodes_in_the_order_in_which_they_begin():
     assert len({*found.returns.tolist()}) == 3, "the slow one's episode counts, too"
     assert sum(int(v.active.sum()) for v in visits) == 7 * 4 + 2, "two steps were cut with their episode"
     assert sum(int((v.active & v.starts).sum()) for v in visits) == 8
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Clocks([1, 1, 1]),
+        lambda: Clocks([1, 2, 3]),
+        lambda: Clocks([1, 1], pause=3),
+        lambda: Clocks([1, 1, 2], cuts={(4, 1), (9, 2), (17, 0), (30, 1)}),
+        lambda: Clocks([1, 2, 1], gone={1}),
+    ],
+    ids=["in step", "out of step", "pauses", "cuts", "vanishing"],
+)
+def test_a_replay_of_them_joins_only_what_belongs_together(make, n_step):
+    env = make()
+    collector, replay = (
+        collector_for(env, range(env.num_envs)),
+        Replay(OBS, ACT, env.num_envs, 900, gamma=0.5, n_step=n_step),
+    )
+    for _ in range(6):
+        out = new_rollout(OBS, ACT, 7, env.num_envs, replayed=True)
+        collector.collect(7, Mixture(0.0), Student(), None, out)
+        assert np.isnan(out.sequel.chosen).all()
+        replay.append(out)
+    index = np.flatnonzero(replay.columns["valid"])
+    assert len(index) == 6 * 7 * env.num_envs
+    batch = replay.batch(index, np.ones(len(index), np.float32))
+    for obs, reward, discount, after in zip(batch.obs, batch.reward, batch.discount, batch.next_obs, strict=True):
+        row, life, time = (int(x) for x in obs)
+        steps = int(after[2]) - time
+        assert after[:2].tolist() == [row, life] and 1 <= steps <= n_step
+        assert reward == pytest.approx(sum(0.5**k * (100 * row + time + k) for k in range(steps)))
+        terminated = time + steps == env.length and row % 2 == 1
+        assert discount == pytest.approx(0.0 if terminated else 0.5**steps)

@@ -36,6 +36,8 @@ class OwnClocksCollector(Collector):
         """Begin new episodes everywhere; every agent begins one when it is first seen."""
         super().restart(seeds)
         self._asks = self._scene.asks.copy()
+        self._gaps = np.zeros(self.env.num_envs, bool)
+        """[B] rows whose last column does not end where their next one begins."""
         self._faults = self._count_faults()
 
     @property
@@ -61,6 +63,10 @@ class OwnClocksCollector(Collector):
                 self.behaviour.begin(mixture, student, teacher, steps)
             self._once(call % steps, filling, info)
             call += 1
+        if out.sequel is not None:
+            out.sequel.chosen[:steps] = np.nan
+            out.episode_start[0, self._gaps] = True  # for a replay, which joins what follows on what
+        self._gaps = filling.gaps
         filling.finish(self._asks, self._obs, self.behaviour.value_of if out.trace is not None else None)
         info.env_steps = int(np.minimum(filling.count, steps).sum())
         before, self._faults = self._faults, self._count_faults()
@@ -107,7 +113,7 @@ class _Filling:
     """The columns of one rollout in the making.
 
     Attributes:
-        count: [B] steps of each row so far, also those beyond T.
+        count: [B] recorded steps of each row so far.
         scratch: Where the student's choice goes before it is known which step it belongs to.
     """
 
@@ -118,7 +124,8 @@ class _Filling:
         """Rows whose last action is recorded at ``count`` and not answered yet."""
         self._late_value = np.zeros(rows, bool)
         """Rows that are full and whose last value is known."""
-        self._over = 0
+        self._beyond = np.zeros(rows, bool)
+        """Rows that acted after they were full."""
         self._ahead = 0
         """Calls since the first row was full."""
         self.scratch: Trace | None = None
@@ -126,6 +133,11 @@ class _Filling:
             trace = out.trace
             written = {name: np.zeros_like(getattr(trace, name)) for name in ("choice", "log_prob", "value")}
             self.scratch = replace(trace, **written)
+
+    @property
+    def gaps(self) -> Array:
+        """[B] rows that lack steps, or made some that are not recorded."""
+        return (self.count < self._steps) | self._beyond
 
     def complete(self, asks: Array) -> bool:
         """Say whether nobody that is there misses a step, or those that do have had time enough."""
@@ -139,6 +151,7 @@ class _Filling:
         """Note what the rows that ask saw and did; full ones tell the value of what came after their last step."""
         out, scratch = self._out, self.scratch
         full = self.count >= self._steps
+        self._beyond |= asks & full
         rows = np.flatnonzero(asks & ~full)
         at = self.count[rows], rows
         _put(out.obs, at, obs, rows)
@@ -164,9 +177,15 @@ class _Filling:
         out.terminated[at], out.truncated[at] = step.terminated[rows], step.truncated[rows]
         self.count[rows] += 1
         self._open[rows] = False
+        done = rows[self.count[rows] == self._steps]
+        if out.sequel is not None:
+            over = rows[ended[rows]]
+            if len(over):
+                assert step.final_obs is not None
+                _put(out.sequel.final_obs, (self.count[over] - 1, over), step.final_obs, over)
+            _put(out.sequel.last_obs, done, step.obs, done)
         if trace is not None:
             trace.bootstrap[at] = bootstrap[rows]
-            done = rows[self.count[rows] == self._steps]
             _put(trace.last_obs, done, step.obs, done)
             trace.last_start[done] = ended[done]
             over = done[ended[done]]  # what follows an end is not read; its successor may not even be there
@@ -179,13 +198,15 @@ class _Filling:
 
     def _cut(self, rows: Array) -> None:
         """End the episodes of these rows before their open step, whose observation was the last that was seen."""
-        trace = self._out.trace
+        out, trace, sequel = self._out, self._out.trace, self._out.sequel
         for row in rows.tolist():
             t = int(self.count[row])
-            if t and not (self._out.terminated[t - 1, row] or self._out.truncated[t - 1, row]):
-                self._out.truncated[t - 1, row] = True
+            if t and not (out.terminated[t - 1, row] or out.truncated[t - 1, row]):
+                out.truncated[t - 1, row] = True
                 if trace is not None:
                     trace.bootstrap[t - 1, row] = trace.value[t, row]
+                if sequel is not None:
+                    _put(sequel.final_obs, (t - 1, row), out.obs, (t, row))
         self._open[rows] = False
 
     def finish(self, asks: Array, obs: Observation, value_of: Any) -> None:
@@ -206,6 +227,7 @@ class _Filling:
                 )
         # Episodes that go on in an incomplete column count as truncated by what was seen last.
         waiting = np.flatnonzero(asks & (self.count < steps) & (self.count > 0))
+        _put(self._out.obs, (self.count[waiting], waiting), obs, waiting)
         if trace is not None and len(waiting):
             values = value_of(map_obs(lambda a: a[waiting], obs), np.zeros(len(waiting), bool), waiting)
             trace.value[self.count[waiting], waiting] = values
@@ -218,22 +240,27 @@ class _Filling:
 
         With a memory the whole column is replaced: copies in its middle would begin with a memory of something else.
         """
-        out, trace, steps = self._out, self._out.trace, self._steps
+        out, trace, sequel, steps = self._out, self._out.trace, self._out.sequel, self._steps
         begin = int(self.count[row])
         if trace is not None and trace.state.shape[1]:
             self.count[row] = begin = 0
         size = steps - begin
-        timed: list[Array] = [*(out.obs.values() if isinstance(out.obs, dict) else [out.obs])]
+        timed: list[Array] = _arrays(out.obs)
         timed += [out.action, out.reward, out.terminated, out.truncated, out.episode_start, out.teacher_acted]
         if trace is not None:
             timed += [trace.choice, trace.log_prob, trace.value, trace.bootstrap]
+        if sequel is not None:
+            timed += _arrays(sequel.final_obs)
         for array in timed:
             array[begin:steps, row] = array[:size, source]
         out.episode_start[begin, row] = True if begin else out.episode_start[0, source]
+        if sequel is not None:
+            for array, seen in zip(_arrays(sequel.last_obs), timed, strict=False):
+                array[row] = array[source] if begin == 0 else seen[size, source]
         if trace is None:
             return
         trace.state[row] = trace.state[source]
-        last: list[Array] = [*(trace.last_obs.values() if isinstance(trace.last_obs, dict) else [trace.last_obs])]
+        last = _arrays(trace.last_obs)
         if begin == 0:
             for array in (*last, trace.last_value, trace.last_start):
                 array[row] = array[source]
@@ -243,7 +270,11 @@ class _Filling:
         trace.last_value[row], trace.last_start[row] = trace.value[size, source], out.episode_start[size, source]
 
 
-def _put(into: Observation, at: Any, obs: Observation, rows: Array) -> None:
+def _arrays(obs: Observation) -> list[Array]:
+    return list(obs.values()) if isinstance(obs, dict) else [obs]
+
+
+def _put(into: Observation, at: Any, obs: Observation, rows: Any) -> None:
     if isinstance(into, dict):
         assert isinstance(obs, dict)
         for key, array in into.items():

@@ -23,6 +23,11 @@ class EnvSettings:
         """Return the description that environments are built from."""
         return EnvSpec(self.id, self.kwargs, self.wrappers, self.backend)
 
+    @property
+    def counts_players(self) -> bool:
+        """Whether ``rollout.num_envs`` counts players of a Unity scene, whose agents are not known yet."""
+        return self.id.startswith("unity:") and not self.kwargs.get("settled")
+
 
 @dataclass(frozen=True)
 class NetworkSettings:
@@ -160,11 +165,6 @@ class TrainSettings:
         return {"objective.entropy_weight": self.objective.entropy_weight, "update.lr": self.update.lr}
 
     @property
-    def counts_players(self) -> bool:
-        """Whether ``rollout.num_envs`` counts players of a Unity scene, whose agents are not known yet."""
-        return self.env.id.startswith("unity:") and not self.env.kwargs.get("settled")
-
-    @property
     def samples(self) -> int:
         """Samples of one rollout over all workers."""
         return self.rollout.num_envs * self.rollout.steps
@@ -190,7 +190,7 @@ class TrainSettings:
         rollout, execution = self.rollout, self.execution
         if rollout.num_envs < 1 or rollout.steps < 1 or self.update.epochs < 1:
             raise UserError("rollout.num_envs, rollout.steps and update.epochs must be at least 1")
-        if not self.counts_players and self.samples % self.minibatch:
+        if not self.env.counts_players and self.samples % self.minibatch:
             raise UserError(
                 f"update.minibatch {self.minibatch} does not divide the {self.samples} samples of a rollout "
                 f"(rollout.num_envs {rollout.num_envs} x rollout.steps {rollout.steps})"
