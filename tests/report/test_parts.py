@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from understudy.cli import _parser
+from understudy.cli_parser import command_parser
 from understudy.config import build, merge, nest, plain, preset
 from understudy.evaluation.flops import flops_of
 from understudy.policies.family import family_for
@@ -128,7 +128,7 @@ def test_the_command_resolves_to_the_settings_of_the_run(runs, name):
     run = read_run(runs / name)
     words = shlex.split(command_of(run))
     assert words[:2] == ["understudy", run.kind]
-    values = vars(_parser().parse_args(words[1:]))
+    values = vars(command_parser().parse_args(words[1:]))
     cls = {"distill": DistillSettings, "train": TrainSettings, "kickstart": KickstartSettings}[run.kind]
     base = {}
     for one in [values["preset"]] if isinstance(values["preset"], str) else values["preset"]:

@@ -1,0 +1,240 @@
+"""The commands and flags of the command line; nothing heavy is imported for them."""
+
+from __future__ import annotations
+
+import argparse
+import types
+from collections.abc import Callable
+from dataclasses import MISSING
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from understudy import __version__
+from understudy.config import flags
+from understudy.errors import UserError, suggest
+from understudy.scene_flags import WITH_SCENES, add_scene_flags
+from understudy.settings import METHODS, TAUGHT, DistillSettings, KickstartSettings
+
+# Short forms of flags that are typed often.
+_SHORT = {
+    "env.id": "--env",
+    "execution.type": "--execution",
+    "execution.num_workers": "--num-workers",
+    "execution.worker_timeout": "--worker-timeout",
+    "execution.ray_address": "--ray-address",
+    "evaluation.every": "--evaluate-every",
+    "pbt.population": "--population",
+    "rollout.num_envs": "--num-envs",
+    "stop.env_steps": "--env-steps",
+}
+SETTINGS: dict[str, tuple[Any, ...]] = {
+    "distill": (DistillSettings,), "sweep": (DistillSettings,), "train": tuple(METHODS.values()),
+    "kickstart": (KickstartSettings, *TAUGHT.values()),
+}  # fmt: skip
+"""Of the commands that have them; a command with several takes the flags of all, and its preset says whose they are."""
+
+
+def _add_settings(parser: argparse.ArgumentParser, cls: Any) -> None:
+    groups: dict[str, Any] = {}
+    known = parser._option_string_actions
+    for name, kind, field in flags(cls):
+        if f"--{name}" in known:
+            continue
+        section = name.rpartition(".")[0]
+        if section not in groups:
+            groups[section] = parser.add_argument_group(section or "run", _section_doc(cls, section))
+        default = field.default if field.default is not MISSING else None
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        names = [f"--{name}"] + ([_SHORT[name]] if name in _SHORT else [])
+        groups[section].add_argument(
+            *names,
+            dest=name,
+            nargs="*" if get_origin(kind) is tuple else None,
+            metavar=_metavar(kind),
+            default=argparse.SUPPRESS,
+            help=f"{field.metadata.get('help', '')} [{shown}]".replace("%", "%%"),
+        )
+
+
+def _section_doc(cls: Any, section: str) -> str:
+    here = cls
+    for part in filter(None, section.split(".")):
+        here = get_type_hints(here)[part]
+    return "" if not section else (here.__doc__ or "").split("\n")[0]
+
+
+def _metavar(kind: Any) -> str:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return "|".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return _metavar(next(a for a in arguments if a is not type(None)))
+    return "N ..." if origin is tuple else {int: "N", float: "X", bool: "true|false"}.get(kind, "TEXT")
+
+
+def refuse(parser: argparse.ArgumentParser, command: str, unknown: list[str]) -> None:
+    """Say which word is not known, and the flag that was probably meant."""
+    (commands,) = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    known = [option for action in commands[command]._actions for option in action.option_strings]
+    word = next((w for w in unknown if w.startswith("-")), unknown[0])
+    raise UserError(
+        f"unknown argument {word}{suggest(word.split('=')[0], known)} (understudy {command} --help lists all)"
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line instead of printing the whole usage."""
+
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message} ({self.prog} --help)")
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command."""
+    parser = _Parser(
+        prog="understudy",
+        description="Reinforcement learning with teachers: any trained policy goes in; a smaller one comes out.",
+        epilog="understudy COMMAND --help lists the flags of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"understudy {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+    distill = command("distill", "Distil one or several teachers into a small student, until it is as good.")
+    distill.add_argument(
+        "teacher", nargs="*", help="zip, zoo folder, .safetensors, .pt, .onnx, module:function, hub id"
+    )
+    distill.add_argument("--env", nargs="*", help="environment id; by default the teacher's own; one per task teacher")
+    distill.add_argument(
+        "--ensemble", choices=("distributions", "losses"), help="several teachers of one task: average"
+    )
+    distill.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
+    distill.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
+    distill.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    for cls in SETTINGS["distill"]:
+        _add_settings(distill, cls)
+
+    train = command("train", "Train a policy by reinforcement learning, with any number of workers.")
+    train.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
+    train.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
+    train.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, from its last checkpoint")
+    train.add_argument("--profile", action="store_true", help="print where the time went, and the limit it adds up to")
+    for cls in SETTINGS["train"]:
+        _add_settings(train, cls)
+
+    _add_kickstart(command("kickstart", "Train a policy by its own rewards and by teachers, and surpass them."))
+
+    _add_sweep(command("sweep", "Distil students of several sizes, and find the smallest that is on par."))
+
+    inspect = command("inspect", "Print what a teacher is: algorithm, spaces, network, normaliser, environments.")
+    inspect.add_argument("teacher")
+    inspect.add_argument("--env", help="environment id, for formats that do not say their spaces")
+
+    evaluate = command("evaluate", "Run episodes with fixed seeds; mean, IQM and 95 %% intervals.")
+    evaluate.add_argument("policy")
+    compare = command("compare", "Compare any number of policies on the same episodes; the first is the reference.")
+    compare.add_argument("policy", nargs="+")
+    compare.add_argument("--video", help="also film all of them side by side (.mp4 or .gif)")
+    compare.add_argument("--picture", help="also draw the returns (.png)")
+    for sub, episodes in ((evaluate, 20), (compare, 50)):
+        sub.add_argument("--env", help="environment id; by default the policy's own")
+        sub.add_argument("--episodes", type=int, default=episodes, metavar="N", help=f"[{episodes}]")
+        sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the first episode [0]")
+        sub.add_argument("--num-envs", type=int, default=8, metavar="N", help="[8]")
+        sub.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the mode")
+        sub.add_argument("--json", metavar="FILE", help="also write the result as JSON")
+
+    play = command("play", "Watch a policy in a window, or film it (.mp4 or .gif).")
+    play.add_argument("policy")
+    play.add_argument("--env", help="environment id; by default the policy's own")
+    play.add_argument("--episodes", type=int, default=1, metavar="N")
+    play.add_argument("--seed", type=int, default=0, metavar="N")
+    play.add_argument("--video", metavar="FILE", help="write .mp4 or .gif instead of opening a window")
+    _add_readers(command)
+    _add_export(command("export", "Write a student as ONNX, TorchScript, C, Stable-Baselines3 or for Unity."))
+    command("presets", "List the presets.")
+    demo = command("demo", "Distil the teacher that ships with Understudy into a 64x64 student.")
+    demo.add_argument("--run", default="runs/demo", help="folder of the run [runs/demo]")
+    for name in WITH_SCENES:
+        add_scene_flags(commands.choices[name])
+    return parser
+
+
+def _add_sweep(sweep: argparse.ArgumentParser) -> None:
+    sweep.add_argument("teacher", nargs="+", help="as of distill")
+    sweep.add_argument("--env", nargs="*", help="environment id; by default the teacher's own")
+    sweep.add_argument("--ensemble", choices=("distributions", "losses"), help="as of distill")
+    sweep.add_argument(
+        "--sizes", nargs="+", default=["8x8", "16x16", "32x32", "64x64"], metavar="SIZE",
+        help="widths of the hidden layers, 0 for none, or shares of the teacher's parameters such as 25%% "
+        "[8x8 16x16 32x32 64x64]",
+    )  # fmt: skip
+    sweep.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
+    sweep.add_argument("--run", default="runs/sweep", help="folder of all runs; finished ones are kept [runs/sweep]")
+    _add_settings(sweep, DistillSettings)
+
+
+def _add_readers(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Add the commands that read finished runs."""
+    report = command("report", "Write one file about runs that can be sent to a colleague: HTML, or a model card.")
+    report.add_argument("run", nargs="+", help="run folders; equal settings with other seeds become one curve")
+    report.add_argument("--out", metavar="FILE", help="the file to write [RUN/report.html or .md]")
+    report.add_argument("--format", choices=("html", "markdown"), default="html", help="[html]")
+    report.add_argument(
+        "--episodes", type=int, default=20, metavar="N", help="episodes to play where the folder holds no table [20]"
+    )
+    report.add_argument("--film", action="store_true", help="also film teacher and student side by side")
+    report.add_argument("--no-play", action="store_true", help="only what the folder holds: load and play nothing")
+    watch = command("watch", "Watch a run in the terminal while it goes on, or look at one that has ended.")
+    watch.add_argument("run", help="run folder")
+    watch.add_argument("--once", action="store_true", help="print one frame and end")
+    watch.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between two frames [1]")
+    push = command("push", "Publish a run on the Hugging Face hub: its policy, its numbers, and a model card.")
+    push.add_argument("run", help="run folder")
+    push.add_argument("repo_id", help="org/name on the hub; made if there is none")
+    push.add_argument("--private", action="store_true", help="only you and your organisation see it")
+    push.add_argument("--episodes", type=int, default=20, metavar="N", help="as of report, for the model card [20]")
+    push.add_argument("--no-play", action="store_true", help="as of report")
+    pull = command("pull", "Fetch a run that was pushed into a folder.")
+    pull.add_argument("repo_id", help="org/name or org/name@revision")
+    pull.add_argument("--out", metavar="FOLDER", help="the folder to make [runs/NAME]")
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("student", help="a run, a .safetensors, or another policy whose network is known")
+    export.add_argument("--format", required=True, choices=("onnx", "torchscript", "c", "sb3", "unity"))
+    export.add_argument("--out", metavar="FILE", help="by default beside the student")
+    export.add_argument("--int8", action="store_true", help="quantise (onnx and c)")
+    export.add_argument("--env", help="environment id; by default the student's own")
+    export.add_argument("--data", metavar="PATH", help="states from a run or .npz instead of playing the student")
+    export.add_argument("--states", type=int, default=1000, metavar="N", help="states to check and quantise by [1000]")
+    export.add_argument("--seed", type=int, default=0, metavar="N", help="of the first recorded episode [0]")
+    export.add_argument("--algorithm", choices=("PPO", "A2C", "DQN", "TD3", "DDPG", "SAC"), help="sb3: which class")
+    export.add_argument("--check-episodes", type=int, default=0, metavar="N", help="play the file beside the student")
+    export.add_argument("--force", action="store_true", help="overwrite files that are there")
+
+
+def _add_kickstart(kickstart: argparse.ArgumentParser) -> None:
+    kickstart.add_argument(
+        "--teacher", action="append", default=[], metavar="FILE", help="what distill takes; may be given several times"
+    )
+    kickstart.add_argument(
+        "--preset", nargs="+", default=[], help="presets or YAML files, merged from left to right [kickstarting]"
+    )
+    kickstart.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
+    kickstart.add_argument(
+        "--resume", metavar="RUN", help="go on with the run in this folder, from its last checkpoint"
+    )
+    kickstart.add_argument(
+        "--against-scratch", action="store_true", help="also train without teachers, and print what they saved"
+    )
+    kickstart.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="with --against-scratch: runs of each, from seed on [1]"
+    )
+    kickstart.add_argument(
+        "--teacher-steps", type=float, metavar="N", help="with --against-scratch: env steps that the teachers cost"
+    )
+    kickstart.add_argument("--pbt", action="store_true", help="train a population, of 4 without --population")
+    for cls in SETTINGS["kickstart"]:
+        _add_settings(kickstart, cls)
