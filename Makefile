@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/understudy demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

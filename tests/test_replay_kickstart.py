@@ -129,7 +129,7 @@ def test_the_weight_follows_the_scores():
     gated.teacher, gated.random = 110.0, 10.0
     observations, actions = spaces_of(understudy.EnvSpec(SHOWN))
     student = PolicySpec(space_to_json(observations), space_to_json(actions), "q_values").distribution
-    teaching = ReplayTeacher(teacher_of(values, SHOWN, "q_values"), student, gated, Offline(0, 0, 0.0), None)
+    teaching = ReplayTeacher(teacher_of(values, SHOWN, "q_values"), student, gated, Offline(0, 0, 0.0))
     found = []
     for score in (float("nan"), 10.0, 60.0, 110.0, 200.0):
         teaching.begin(0, score)

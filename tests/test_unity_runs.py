@@ -138,7 +138,8 @@ def test_a_teacher_of_a_scene_is_distilled(tmp_path):
     spec = scene("--agents", 3, "--limit", 60)
     settings = {
         "student": {"hidden": [16]}, "data": {"num_envs": 2, "steps": 100}, "learning": {"batch_size": 64},
-        "evaluation": {"episodes": 6, "screen": 3, "final": 0, "num_envs": 3}, "stop": {"env_steps": 3000},
+        "evaluation": {"after": 0, "episodes": 6, "screen": 3, "final": 0, "num_envs": 3},
+        "stop": {"env_steps": 3000},
     }  # fmt: skip
     result = distill("tests.envs.unity_helpers:balance", spec, settings=settings, run=tmp_path)
     assert result.env_steps % 600 == 0, "a player of three for each of two workers, 100 steps"

@@ -135,7 +135,7 @@ def _load_tasks(settings: KickstartSettings, sources: Sequence[Any]) -> tuple[Ki
             f"teaching.assignment task learns the teachers' own tasks, not {settings.env.id}: leave --env out"
         )
     loaded = [load_for(source) for source in sources]
-    if settings.env.kwargs:
+    if "tasks" in settings.env.kwargs:
         loaded = one_each(settings.env.spec(), loaded)
     team = combine(loaded) if len(loaded) > 1 else None
     if not isinstance(team, TaskTeachers):

@@ -60,7 +60,7 @@ def flat(rollout):
     trace = rollout.trace
     parts = {name: value for name, value in vars(rollout).items() if name != "trace"}
     parts |= {} if trace is None else {f"trace.{name}": value for name, value in vars(trace).items()}
-    return {name: np.copy(value) for name, value in parts.items()}
+    return {name: np.copy(value) for name, value in parts.items() if value is not None}
 
 
 def gather(execution, arrays, mixture, steps):
