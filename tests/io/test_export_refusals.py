@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from understudy.cli import main
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.io.export.export import export
+from understudy.io.export.formats import FORMATS, obstacles
 from understudy.policies.files import save_policy
 from understudy.policies.spec import Encoder
 from understudy.teachers import exported_c
@@ -43,6 +45,16 @@ def test_a_part_that_a_format_lacks_is_named_with_the_formats_that_have_it(case,
     with pytest.raises(UserError, match=words):
         export(make(case), form, tmp_path / {"c": "o.c", "sb3": "o.zip"}[form], data=states)
     assert not list(tmp_path.glob("o*"))
+
+
+def test_masks_and_distributions_of_returns_are_not_lost_silently():
+    spec = student(VECTOR, D3, "categorical").spec
+    assert obstacles(spec, "onnx") == []
+    for form in FORMATS:
+        assert obstacles(replace(spec, support=(-1.0, 1.0)), form) == [
+            "a distribution of returns over fixed values (C51)"
+        ]
+        assert bool(obstacles(replace(spec, mask="action_mask"), form)) == (form != "unity")
 
 
 def test_a_calibration_set_that_does_not_match(tmp_path, states):

@@ -33,6 +33,10 @@ def obstacles(spec: PolicySpec, form: str) -> list[str]:
     for encoder in spec.encoders:
         if encoder.learned and form in allowed and encoder.type not in allowed[form]:
             found.append(f"the encoder {encoder.type}" + (f" of the key {encoder.key!r}" if encoder.key else ""))
+    if spec.support:
+        found.append("a distribution of returns over fixed values (C51)")
+    if spec.mask and form != "unity":
+        found.append(f"the action mask {spec.mask!r}")
     several = spec.tasks > 1 or bool(spec.task_actions)
     if several and form in allowed:
         found.append("a head for each of several tasks")
@@ -74,9 +78,10 @@ def refuse(policy: Policy, form: str) -> None:
     found = obstacles(policy.spec, form)
     if found:
         others = [name for name in FORMATS if not obstacles(policy.spec, name)]
+        instead = f"{', '.join(others)} can" if others else "nor in any other format yet"
         raise UserError(
             f"{policy.about.source or 'the student'} cannot be exported to {form}: {' and '.join(found)} cannot be "
-            f"expressed there; {', '.join(others)} can"
+            f"expressed there; {instead}"
         )
 
 
