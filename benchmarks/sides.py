@@ -180,6 +180,8 @@ def sb3_envs(settings: TrainSettings | ReplayedSettings, kind: str, seed: int) -
     from stable_baselines3.common import vec_env as sb3
 
     spec, count = settings.env.spec(), settings.rollout.num_envs
+    if kind == "atari":
+        return atari_as_shipped(spec.id, count, seed)
     if env_backend(spec) == "ale":
         return emulators(spec, count, seed)
     makers = [lambda: gym.make(spec.id) for _ in range(count)]
@@ -195,6 +197,17 @@ def sb3_envs(settings: TrainSettings | ReplayedSettings, kind: str, seed: int) -
             gamma=objective.gamma,
         )
     return envs
+
+
+def atari_as_shipped(env_id: str, count: int, seed: int) -> Any:
+    """Return what the documentation of Stable-Baselines3 tells its users to take for Atari; needs OpenCV."""
+    import ale_py
+    from stable_baselines3.common.env_util import make_atari_env
+    from stable_baselines3.common.vec_env import VecFrameStack
+
+    gym.register_envs(ale_py)
+    raw = {"frameskip": 1, "repeat_action_probability": 0.0}  # its wrapper skips four frames; nothing is sticky
+    return VecFrameStack(make_atari_env(env_id, n_envs=count, seed=seed, env_kwargs=raw), 4)
 
 
 def emulators(spec: Any, count: int, seed: int) -> Any:

@@ -111,6 +111,7 @@ def pong(arguments: argparse.Namespace) -> Jobs:
         "ours ppo-pong 2": _job("ours", budget, arguments, preset="ppo-pong"),
         "sb3 ppo, 1 thread": _job("sb3", same, arguments),
         "sb3 ppo, 2 threads": _job("sb3", same, arguments, threads=2),
+        "sb3 as shipped, 2 threads": _job("sb3", same, arguments, threads=2, vec="atari"),
         "ours same, 2": _job("ours", merge(same, two), arguments),
         "ours same, 2, bf16": _job("ours", merge(merge(same, two), {"update": {"precision": "bf16"}}), arguments),
     }

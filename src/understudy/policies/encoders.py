@@ -75,12 +75,12 @@ class NatureCNN(_Picture):
     def __init__(self, space: gym.Space[Any], encoder: Encoder) -> None:
         super().__init__(space, encoder, NATURE_LEAST)
         self.cnn = nn.Sequential(
-            nn.Conv2d(self.channels, 32, 8, 4), nn.ReLU(),
-            nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
-            nn.Conv2d(64, 64, 3, 1), nn.ReLU(),
+            nn.Conv2d(self.channels, 32, 8, 4), nn.ReLU(inplace=True),
+            nn.Conv2d(32, 64, 4, 2), nn.ReLU(inplace=True),
+            nn.Conv2d(64, 64, 3, 1), nn.ReLU(inplace=True),
             nn.Flatten(),
         )  # fmt: skip
-        self.linear = nn.Sequential(nn.Linear(self.flat_size(self.cnn), encoder.features), nn.ReLU())
+        self.linear = nn.Sequential(nn.Linear(self.flat_size(self.cnn), encoder.features), nn.ReLU(inplace=True))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """[N, *space.shape] -> [N, features]."""
@@ -98,11 +98,11 @@ class ImpalaSmall(_Picture):
     def __init__(self, space: gym.Space[Any], encoder: Encoder) -> None:
         super().__init__(space, encoder, 20)
         self.cnn = nn.Sequential(
-            nn.Conv2d(self.channels, 16, 8, 4), nn.ReLU(),
-            nn.Conv2d(16, 32, 4, 2), nn.ReLU(),
+            nn.Conv2d(self.channels, 16, 8, 4), nn.ReLU(inplace=True),
+            nn.Conv2d(16, 32, 4, 2), nn.ReLU(inplace=True),
             nn.Flatten(),
         )  # fmt: skip
-        self.linear = nn.Sequential(nn.Linear(self.flat_size(self.cnn), encoder.features), nn.ReLU())
+        self.linear = nn.Sequential(nn.Linear(self.flat_size(self.cnn), encoder.features), nn.ReLU(inplace=True))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """[N, *space.shape] -> [N, features]."""

@@ -59,7 +59,10 @@ def _everywhere(work: Callable[[_T], _R], parts: Iterable[_T], threads: int) -> 
         with torch.autocast("cpu", dtype, enabled=enabled):
             return work(part)
 
-    return list(_pool(threads).map(one, parts))
+    # The caller takes the first part: the system keeps a thread that it wakes apart from one that works.
+    first, *others = parts
+    waiting = [_pool(threads - 1).submit(one, part) for part in others]
+    return [one(first), *(future.result() for future in waiting)]
 
 
 class _InThreads(torch.autograd.Function):
