@@ -2,7 +2,7 @@
 
     python benchmarks/unity.py train --json unity.json
     python benchmarks/unity.py train --preset ddpg-3dball
-    python benchmarks/unity.py harm --preset ddpg-3dball
+    python benchmarks/unity.py harm --preset ddpg-3dball --seeds 3 --picture harm.png
     python benchmarks/unity.py faults --count 50
 
 ``train``: PPO (or another preset) on twelve balls in ``single`` (one player), ``sync`` and ``async`` (two players, two
@@ -39,6 +39,7 @@ from understudy.training import resolve_training, train
 PLAYER = Path(__file__).parents[1] / "tests" / "envs" / "unity_player.py"
 KINDS = ("die", "hang", "nan", "garbage", "hangup")
 LIMIT = 200
+HARM_BUDGETS = [8_000, 12_000, 16_000, 24_000]
 EXECUTIONS = {
     "single": {"type": "single"},
     "sync": {"type": "sync", "num_workers": 2},
@@ -206,6 +207,26 @@ def _print_faults(rows: list[Faults], timeout: float) -> None:
             console.print(f"{row.execution}: {error}", soft_wrap=True)
 
 
+def picture(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the judged length of episodes against the agent steps learnt from, every run a dot."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for name, colour in zip(dict.fromkeys(row["case"] for row in rows), ("#0b6e8a", "#c0532b"), strict=False):
+        mine = [row for row in rows if row["case"] == name]
+        budgets = sorted({row["budget"] for row in mine})
+        means = [float(np.mean([r["mean_length"] for r in mine if r["budget"] == budget])) for budget in budgets]
+        axes.plot(budgets, means, color=colour, label=name)
+        axes.plot([r["budget"] for r in mine], [r["mean_length"] for r in mine], "o", color=colour, alpha=0.5, ms=5)
+    axes.set(xlabel="agent steps learnt from", ylabel=f"steps until the ball falls (limit {LIMIT})", ylim=(0, None))
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Run one of the three."""
     warnings.filterwarnings("ignore")
@@ -216,7 +237,9 @@ def main() -> None:
     parser.add_argument("--preset", default="ppo-3dball", help="of train and harm [ppo-3dball]")
     parser.add_argument("--count", type=int, default=50, help="faults over all executions [50]")
     parser.add_argument("--timeout", type=float, default=3.0, help="timeout_wait of the faults' runs in seconds [3]")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="the first one [0]")
+    parser.add_argument("--seeds", type=int, default=1, help="of train and harm: so many, one run each [1]")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="of harm: draw length against steps (.png)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     arguments = parser.parse_args()
     console.print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d %H:%M')}")
@@ -233,9 +256,19 @@ def main() -> None:
         cases: list[tuple[str, str, int, tuple[str, ...]]] = [
             (name, name, 1 if name == "single" else 2, ()) for name in arguments.executions
         ]
+        budgets = [arguments.env_steps or 100_000]
         if arguments.what == "harm":
             cases = [("own episodes", "single", 1, ()), ("global reset", "single", 1, ("--global-reset",))]
-        rows = train_rows(arguments.env_steps or 100_000, arguments.seed, cases, arguments.preset)
+            budgets = [arguments.env_steps] if arguments.env_steps else HARM_BUDGETS
+        seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+        rows = [
+            row | {"budget": budget, "seed": seed}
+            for budget in budgets
+            for seed in seeds
+            for row in train_rows(budget, seed, cases, arguments.preset)
+        ]
+        if arguments.picture:
+            picture(rows, arguments.picture)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
 
