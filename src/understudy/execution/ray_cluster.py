@@ -142,7 +142,7 @@ class Cluster:
         parent = "/tmp" if os.path.isdir("/tmp") else None
         self._folder = tempfile.TemporaryDirectory(prefix="us-ray-", dir=parent, ignore_cleanup_errors=True)
         environment = {**ONE_THREAD, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        with _environment(environment):  # Ray's processes inherit it, and its workers from them
+        with environment_variables(environment):  # Ray's processes inherit it, and its workers from them
             self._init(
                 address="local",
                 num_cpus=workers,
@@ -173,7 +173,7 @@ class Cluster:
         main = threading.current_thread() is threading.main_thread()
         handler = signal.getsignal(signal.SIGTERM)
         try:
-            with _environment(quiet):
+            with environment_variables(quiet):
                 self.ray.init(log_to_driver=False, logging_level="CRITICAL", **options)
         finally:
             if main and handler is not None:
@@ -223,7 +223,8 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def environment_variables(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

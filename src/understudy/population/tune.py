@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from understudy.errors import UserError, missing_extra
-from understudy.execution.ray_cluster import Cluster, import_ray
+from understudy.execution.ray_cluster import Cluster, environment_variables, import_ray
 from understudy.kickstart_job import KickstartJob
 from understudy.population.member import Member, member_folder, saved_member
 from understudy.population.values import Result, Values
@@ -41,7 +40,7 @@ def import_tune() -> Any:
     purpose = "population based training (--pbt)"
     try:
         import_ray()
-        with _environment():
+        with environment_variables(_QUIET):
             return importlib.import_module("ray.tune")
     except (ImportError, UserError):
         raise missing_extra("ray[tune]", "pbt", purpose) from None
@@ -139,7 +138,7 @@ def run(job: KickstartJob, begin: list[tuple[int, Values]], concurrent: int, tel
     shutil.rmtree(notes, ignore_errors=True)
     cluster = Cluster("", concurrent, 0)
     try:
-        with _environment():
+        with environment_variables(_QUIET):
             mistakes = _fit(tune, job, begin, notes, tell)
     finally:
         cluster.close()
@@ -232,20 +231,6 @@ def _scheduler(tune: Any, job: KickstartJob) -> Any:
         log_config=False,
         synch=True,
     )
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _QUIET}
-    os.environ.update(_QUIET)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager
