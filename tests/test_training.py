@@ -158,6 +158,7 @@ def test_the_run_ends_at_a_score(tmp_path):
         ({"update__minibatch": 100}, "update.minibatch 100 does not divide the 128 samples"),
         ({"policy__lstm": 8, "update__minibatch": 8}, "whole sequences"),
         ({"execution__type": "sync", "execution__num_workers": 3}, "does not divide among"),
+        ({"execution__type": "sync", "execution__num_workers": 0}, "num_workers is 0; it must be at least 1"),
         ({"execution__shared_gradients": True}, "needs --execution async"),
         ({"update__lr": "falling"}, "update.lr"),
         ({"rollout__step": 1}, "did you mean|steps"),

@@ -101,7 +101,28 @@ def command_parser() -> argparse.ArgumentParser:
     def command(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
 
-    distill = command("distill", "Distil one or several teachers into a small student, until it is as good.")
+    _add_distill(command("distill", "Distil one or several teachers into a small student, until it is as good."))
+    _add_train(command("train", "Train a policy by reinforcement learning, with any number of workers."))
+    _add_kickstart(command("kickstart", "Train a policy by its own rewards and by teachers, and surpass them."))
+
+    _add_sweep(command("sweep", "Distil students of several sizes, and find the smallest that is on par."))
+
+    inspect = command("inspect", "Print what a teacher is: algorithm, spaces, network, normaliser, environments.")
+    inspect.add_argument("teacher")
+    inspect.add_argument("--env", help="environment id, for formats that do not say their spaces")
+
+    _add_players(command)
+    _add_readers(command)
+    _add_export(command("export", "Write a student as ONNX, TorchScript, C, Stable-Baselines3 or for Unity."))
+    command("presets", "List the presets.")
+    demo = command("demo", "Distil the teacher that ships with Understudy into a 64x64 student.")
+    demo.add_argument("--run", default="runs/demo", help="folder of the run [runs/demo]")
+    for name in WITH_SCENES:
+        add_scene_flags(commands.choices[name])
+    return parser
+
+
+def _add_distill(distill: argparse.ArgumentParser) -> None:
     distill.add_argument(
         "teacher", nargs="*", help="zip, zoo folder, .safetensors, .pt, .onnx, module:function, hub id"
     )
@@ -115,7 +136,8 @@ def command_parser() -> argparse.ArgumentParser:
     for cls in SETTINGS["distill"]:
         _add_settings(distill, cls)
 
-    train = command("train", "Train a policy by reinforcement learning, with any number of workers.")
+
+def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
     train.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
     train.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, from its last checkpoint")
@@ -123,14 +145,9 @@ def command_parser() -> argparse.ArgumentParser:
     for cls in SETTINGS["train"]:
         _add_settings(train, cls)
 
-    _add_kickstart(command("kickstart", "Train a policy by its own rewards and by teachers, and surpass them."))
 
-    _add_sweep(command("sweep", "Distil students of several sizes, and find the smallest that is on par."))
-
-    inspect = command("inspect", "Print what a teacher is: algorithm, spaces, network, normaliser, environments.")
-    inspect.add_argument("teacher")
-    inspect.add_argument("--env", help="environment id, for formats that do not say their spaces")
-
+def _add_players(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Add the commands that play a policy."""
     evaluate = command("evaluate", "Run episodes with fixed seeds; mean, IQM and 95 %% intervals.")
     evaluate.add_argument("policy")
     compare = command("compare", "Compare any number of policies on the same episodes; the first is the reference.")
@@ -151,14 +168,6 @@ def command_parser() -> argparse.ArgumentParser:
     play.add_argument("--episodes", type=int, default=1, metavar="N")
     play.add_argument("--seed", type=int, default=0, metavar="N")
     play.add_argument("--video", metavar="FILE", help="write .mp4 or .gif instead of opening a window")
-    _add_readers(command)
-    _add_export(command("export", "Write a student as ONNX, TorchScript, C, Stable-Baselines3 or for Unity."))
-    command("presets", "List the presets.")
-    demo = command("demo", "Distil the teacher that ships with Understudy into a 64x64 student.")
-    demo.add_argument("--run", default="runs/demo", help="folder of the run [runs/demo]")
-    for name in WITH_SCENES:
-        add_scene_flags(commands.choices[name])
-    return parser
 
 
 def _add_sweep(sweep: argparse.ArgumentParser) -> None:

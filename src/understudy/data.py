@@ -190,6 +190,11 @@ class Rollout:
 _NESTED = ("trace", "sequel")
 
 
+def with_prefix(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    """Return the arrays whose names begin so, without that beginning."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
 def map_obs(function: Any, obs: Any) -> Any:
     """Apply ``function`` to an observation array, or to each array of a dict observation."""
     if isinstance(obs, dict):

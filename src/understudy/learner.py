@@ -21,7 +21,7 @@ from understudy.objectives.mlp_kernel import MLPKernel, supports
 from understudy.objectives.objective import Objective, PolicyTransfer, Term, ValueTransfer
 from understudy.objectives.schedules import Constant, Schedule, parse
 from understudy.policies.family import Family
-from understudy.policies.policy import Policy, named_arrays
+from understudy.policies.policy import Policy, load_arrays, named_arrays
 from understudy.rollouts.dataset import Dataset
 from understudy.settings import DistillSettings, LearningSettings
 
@@ -67,12 +67,6 @@ def _finite(loss: float, env_steps: int) -> float:
             "learning.max_grad_norm; the last checkpoint is intact"
         )
     return loss
-
-
-def _restore_student(student: Policy, arrays: Mapping[str, Array]) -> None:
-    with torch.no_grad():
-        for name, tensor in student.state_dict().items():
-            tensor.copy_(torch.as_tensor(arrays[name]))
 
 
 class KernelLearner:
@@ -132,7 +126,7 @@ class KernelLearner:
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """Go on from ``state``; the normaliser's statistics come with the student's arrays."""
-        _restore_student(self._student, arrays)
+        load_arrays(self._student, arrays)
         self._kernel.restore({n[7:]: a for n, a in arrays.items() if n.startswith("kernel:")}, data["kernel"])
         self._average.count = data["average"]
         if self._average.decay:
@@ -221,7 +215,7 @@ class AutogradLearner:
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """Go on from ``state``."""
-        _restore_student(self._student, arrays)
+        load_arrays(self._student, arrays)
         saved = self._optimizer.state_dict()
         slots: dict[int, dict[str, Tensor]] = {}
         for name, array in arrays.items():

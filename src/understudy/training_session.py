@@ -145,6 +145,21 @@ def set_threads(settings: TrainSettings | ReplayedSettings, policy: Policy) -> N
     threadpool_limits(1, user_api="blas")
 
 
+def student_of(settings: TrainSettings | ReplayedSettings) -> tuple[PolicySpec, Policy]:
+    """Return the student that the settings describe, with fresh weights.
+
+    Raises:
+        UserError: The environment cannot be built, or the method cannot act there.
+    """
+    env = settings.env.spec()
+    about = About("understudy", "", env, [f"trained by reinforcement in {env.id}, seed {settings.seed}"])
+    if isinstance(settings, ReplayedSettings):
+        spec = replayed_spec(settings, *spaces_of(env))
+        return spec, replayed_policy(spec, settings.seed, about)
+    spec = policy_spec(settings.policy, *spaces_of(env), bool(settings.objective.value_weight))
+    return spec, new_policy(spec, settings.policy, settings.seed, about)
+
+
 class TrainSession:
     """One run and its folder: builds the parts, saves and restores them."""
 
@@ -158,17 +173,7 @@ class TrainSession:
         saved = read_arrays(folder / "state.safetensors") if resume else None
         self.settings, self.folder, self.env = settings, folder, settings.env.spec()
         self._next_save = time.perf_counter() + SAVE_SECONDS
-        spaces = spaces_of(self.env)
-        replayed = isinstance(settings, ReplayedSettings)
-        if isinstance(settings, ReplayedSettings):
-            self.spec = replayed_spec(settings, *spaces)
-        else:
-            self.spec = policy_spec(settings.policy, *spaces, bool(settings.objective.value_weight))
-        about = About("understudy", "", self.env, [f"trained by reinforcement in {self.env.id}, seed {settings.seed}"])
-        if isinstance(settings, ReplayedSettings):
-            self.policy = replayed_policy(self.spec, settings.seed, about)
-        else:
-            self.policy = new_policy(self.spec, settings.policy, settings.seed, about)
+        self.spec, self.policy = student_of(settings)
         set_threads(settings, self.policy)
         # Before anything starts: teachers may not fit the student.
         self.teaching = None if teach is None else teach(self.policy)
@@ -181,7 +186,7 @@ class TrainSession:
         seeds = tuple(settings.seed * 1_000 + i for i in range(rollout.num_envs))
         setup = Setup(
             self.env, seeds, rollout.steps, self.spec, travels, settings.evaluation.num_envs,
-            traced=not replayed, replayed=replayed,
+            traced=not isinstance(settings, ReplayedSettings), replayed=isinstance(settings, ReplayedSettings),
         )  # fmt: skip
         # Before the learner is built, so that workers start meanwhile.
         self.evaluator: Evaluator | None = None

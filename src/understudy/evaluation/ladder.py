@@ -13,9 +13,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from understudy.errors import UserError
 from understudy.evaluation.compare import Comparison, Row
-from understudy.evaluation.picture import FAINT, GRID, REFERENCE, STUDENTS, _short, _style
+from understudy.evaluation.picture import FAINT, GRID, REFERENCE, STUDENTS, save_figure, short_number, style_axes
 
 Measure = Callable[[Row], float | None]
 _LATENCY = "µs for one action, one thread, the faster of PyTorch and NumPy"
@@ -60,12 +59,7 @@ def draw(found: Comparison, path: str | os.PathLike[str]) -> Path:
         f"filled: at least {100 * found.wanted_ratio:g} % of the teacher at level {found.alpha:.3g}",
         x=0.012, ha="left", fontsize=9, color=FAINT,
     )  # fmt: skip
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    return path
+    return save_figure(figure, path)
 
 
 def _latency(row: Row) -> float | None:
@@ -95,14 +89,14 @@ def _panel(axes: Any, found: Comparison, of: Measure, title: str, label: str) ->
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
     axes.tick_params(axis="x", which="minor", length=0)
     axes.margins(x=0.14, y=0.16)
     if most <= _NEAR * least:
         axes.set_xlim(0, 1.15 * most)
     axes.grid(axis="y", color=GRID, lw=0.8)
     axes.set_xlabel(label, fontsize=9, color=FAINT)
-    _style(axes, title)
+    style_axes(axes, title)
 
 
 def _point(axes: Any, x: float, row: Row, color: str, filled: bool, place: int) -> None:

@@ -25,7 +25,8 @@ _FONT = {"family": "DejaVu Sans"}
 _SUFFIXES = (".png", ".svg", ".pdf")
 
 
-def _style(axes: Any, title: str) -> None:
+def style_axes(axes: Any, title: str) -> None:
+    """Give axes the look that all pictures share."""
     axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10, fontweight="bold", **_FONT)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
@@ -69,7 +70,7 @@ def draw_returns(axes: Any, comparison: Comparison) -> None:
     axes.set_ylim(-0.5, len(rows) - 0.3)
     axes.margins(x=0.06)
     axes.grid(axis="x", color=GRID, lw=0.8)
-    _style(axes, "Return of every episode")
+    style_axes(axes, "Return of every episode")
     axes.tick_params(axis="y", labelcolor=INK, labelsize=10)
     _mark_random(axes, comparison, vertical=True)
 
@@ -86,13 +87,13 @@ def draw_sizes(axes: Any, comparison: Comparison) -> None:
     sizes = [row.parameters for row in rows if row.parameters]
     axes.set_xscale("log")
     axes.set_xlim(min(sizes) / 3, max(sizes) * 3)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
     axes.margins(y=0.12)
     axes.grid(axis="y", color=GRID, lw=0.8)
     axes.set_xlabel("parameters needed to act", fontsize=9, color=FAINT)
-    _style(axes, "Return against size")
+    style_axes(axes, "Return against size")
     _mark_random(axes, comparison, vertical=False)
 
 
@@ -135,7 +136,8 @@ def _within(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] >= b[0] and a[1] >= b[1] and a[2] <= b[2] and a[3] <= b[3]
 
 
-def _short(value: float) -> str:
+def short_number(value: float) -> str:
+    """Write 12000 as 12k."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:g} {unit}"
@@ -168,6 +170,15 @@ def draw(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
     if sized:
         figure.draw_without_rendering()
         label_points(panels[1], comparison)
+    return save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure, in a folder that is made if need be; returns the path.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)

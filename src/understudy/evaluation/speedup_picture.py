@@ -13,8 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter
 
 from understudy.data import Array
-from understudy.errors import UserError
-from understudy.evaluation.picture import FAINT, GRID, INK, REFERENCE, STUDENTS, _short, _style
+from understudy.evaluation.picture import FAINT, GRID, INK, REFERENCE, STUDENTS, save_figure, short_number, style_axes
 from understudy.evaluation.speedup import Comparison, Curve
 
 
@@ -45,7 +44,7 @@ def _draw_curves(axes: Any, found: Comparison) -> None:
         )  # fmt: skip
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="center right")
     axes.grid(axis="y", color=GRID, lw=0.8)
-    _style(axes, f"Return in evaluation episodes, {found.env}")
+    style_axes(axes, f"Return in evaluation episodes, {found.env}")
 
 
 def draw(found: Comparison, path: str | os.PathLike[str]) -> Path:
@@ -68,11 +67,6 @@ def draw(found: Comparison, path: str | os.PathLike[str]) -> Path:
     weights.set_ylim(bottom=0)
     weights.grid(axis="y", color=GRID, lw=0.8)
     weights.set_xlabel("env steps", fontsize=9, color=FAINT)
-    weights.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
-    _style(weights, "λ, weight of the teacher")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    return path
+    weights.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x)))
+    style_axes(weights, "λ, weight of the teacher")
+    return save_figure(figure, path)

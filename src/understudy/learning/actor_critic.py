@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from understudy.data import Array, Rollout
+from understudy.data import Array, Rollout, with_prefix
 from understudy.errors import UserError
 from understudy.learning.updaters import AutogradUpdater, Columns, KernelUpdater, Updater
 from understudy.objectives.actor_critic_kernel import supports
 from understudy.objectives.returns import RewardScaler, RunningMoments, gae, vtrace
 from understudy.objectives.schedules import parse
-from understudy.policies.policy import Policy, named_arrays
+from understudy.policies.policy import Policy, load_arrays, named_arrays
 from understudy.settings.train import TrainSettings
 
 if TYPE_CHECKING:
@@ -189,18 +189,12 @@ class ActorCritic:
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """Go on from ``state``."""
-
-        def part(prefix: str) -> dict[str, Array]:
-            return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-        with torch.no_grad():
-            for name, tensor in self.policy.state_dict().items():
-                tensor.copy_(torch.as_tensor(arrays[name]))
-        self._updater.restore(part("optimizer:"), data["optimizer"])
+        load_arrays(self.policy, arrays)
+        self._updater.restore(with_prefix(arrays, "optimizer:"), data["optimizer"])
         for key, moments in self._moments.items():
-            moments.restore(part(f"moments:{key}:"))
+            moments.restore(with_prefix(arrays, f"moments:{key}:"))
         if self._scaler is not None:
-            self._scaler.restore(part("reward:"))
+            self._scaler.restore(with_prefix(arrays, "reward:"))
         self._rng.bit_generator.state = data["rng"]
         if self.teaching is not None:
             self.teaching.restore(data["teaching"])

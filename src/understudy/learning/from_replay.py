@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from understudy.data import Array, Rollout
+from understudy.data import Array, Rollout, with_prefix
 from understudy.errors import UserError
 from understudy.learning.continuous_learner import ContinuousLearner
 from understudy.learning.from_rollouts import TrainProgress
@@ -19,7 +19,7 @@ from understudy.learning.q_learner import QLearner
 from understudy.learning.replay_teaching import ReplayTeacher
 from understudy.loop import Metrics, Order
 from understudy.objectives.schedules import parse
-from understudy.policies.policy import About, Policy
+from understudy.policies.policy import About, Policy, load_arrays
 from understudy.policies.spaces import is_image, members, space_to_json
 from understudy.policies.spec import TEXTS, PolicySpec, default_encoders
 from understudy.rollouts.behaviour import Mixture
@@ -215,17 +215,11 @@ class OffPolicy:
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """Go on from ``state``."""
-
-        def part(prefix: str) -> dict[str, Array]:
-            return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-        with torch.no_grad():
-            for name, tensor in self.policy.state_dict().items():
-                tensor.copy_(torch.as_tensor(arrays[name]))
-        self.core.restore(part("core:"), data["core"])
+        load_arrays(self.policy, arrays)
+        self.core.restore(with_prefix(arrays, "core:"), data["core"])
         self._rng.bit_generator.state, self.owed, self.offline = data["rng"], data["owed"], data["offline"]
         if "replay" in data:
-            self.replay.restore(part("replay:"), data["replay"])
+            self.replay.restore(with_prefix(arrays, "replay:"), data["replay"])
 
 
 @dataclass

@@ -337,6 +337,13 @@ def named_arrays(policy: Policy) -> dict[str, Array]:
     return {name: tensor.detach().cpu().numpy() for name, tensor in policy.state_dict().items()}
 
 
+@torch.no_grad()
+def load_arrays(policy: Policy, arrays: Mapping[str, Array]) -> None:
+    """Copy what ``named_arrays`` returned, among others perhaps, into the policy."""
+    for name, tensor in policy.state_dict().items():
+        tensor.copy_(torch.as_tensor(arrays[name]))
+
+
 def build(spec: PolicySpec, arrays: Mapping[str, Any], about: About | None = None) -> Policy:
     """Build a policy from its description and its arrays.
 
@@ -351,4 +358,15 @@ def build(spec: PolicySpec, arrays: Mapping[str, Any], about: About | None = Non
     return policy.eval()
 
 
-__all__ = ["About", "Output", "Policy", "PolicyLike", "State", "TensorState", "build", "flat_size", "named_arrays"]
+__all__ = [
+    "About",
+    "Output",
+    "Policy",
+    "PolicyLike",
+    "State",
+    "TensorState",
+    "build",
+    "flat_size",
+    "load_arrays",
+    "named_arrays",
+]

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from understudy.errors import UserError
-from understudy.evaluation.picture import FAINT, GRID, INK, STUDENTS, _short, _style
+from understudy.evaluation.picture import FAINT, GRID, INK, STUDENTS, save_figure, short_number, style_axes
 from understudy.population.values import Result, best, lineage
 
 _PANELS = (
@@ -66,8 +65,8 @@ def draw(results: Sequence[Result], path: Path) -> Path:
             axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
             axes.tick_params(which="minor", colors=FAINT, labelsize=9, length=0)
         axes.grid(axis="y", color=GRID, lw=0.8)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
-        _style(axes, title)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x)))
+        style_axes(axes, title)
     grid[0, 0].plot([r.env_steps for r in past], [r.score for r in past], color=INK, lw=4, alpha=0.18, zorder=1)
     for axes in grid[1]:
         axes.set_xlabel("env steps of a member", fontsize=9, color=FAINT)
@@ -75,8 +74,4 @@ def draw(results: Sequence[Result], path: Path) -> Path:
         lines = [grid[0, 0].plot([], [], color=color_of(m, len(members)), label=f"member {m}")[0] for m in members]
         lines += grid[0, 0].plot([], [], color=INK, lw=4, alpha=0.18, label="past of the best")
         figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False, fontsize=8)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    return path
+    return save_figure(figure, path)

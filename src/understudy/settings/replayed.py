@@ -30,11 +30,11 @@ from understudy.settings.replayed_sections import (
     ReplaySettings,
     SoftObjective,
 )
-from understudy.settings.train import EnvSettings, TrainEvaluation, TrainStop
+from understudy.settings.train import CommonChecks, EnvSettings, TrainEvaluation, TrainStop
 
 
 @dataclass(frozen=True)
-class ReplayedSettings:
+class ReplayedSettings(CommonChecks):
     """A training run from a replay."""
 
     method: Literal["q_learning", "deterministic", "soft"] = doc("which method's settings these are", "q_learning")
@@ -57,20 +57,16 @@ class ReplayedSettings:
         """The settings that are schedules, by name."""
         return {"update.lr": self.update.lr, "replay.beta": self.replay.beta}
 
-    @property
-    def evaluation_seed(self) -> int:
-        """First seed of the evaluation episodes: runs with different seeds are judged on different episodes."""
-        return self.evaluation.seed + self.seed % 2_000 * 1_000_000
-
     def check(self) -> None:
         """Refuse settings that contradict each other.
 
         Raises:
             UserError: Naming the fields.
         """
-        if not self.env.id:
-            raise UserError("no environment: pass --env ID, or a preset that names one (understudy presets)")
         rollout, replay, update, execution = self.rollout, self.replay, self.update, self.execution
+        self._check_common(
+            rollout.num_envs, execution.type, execution.num_workers, execution.max_lag, execution.restarts
+        )
         counts = {
             "rollout.num_envs": rollout.num_envs, "rollout.steps": rollout.steps, "replay.n_step": replay.n_step,
             "replay.batch_size": replay.batch_size, "update.target_every": update.target_every,
@@ -91,13 +87,6 @@ class ReplayedSettings:
             raise UserError(f"update.update_to_data is {update.update_to_data}; it must be above 0")
         if not 0 <= replay.alpha <= 1:
             raise UserError(f"replay.alpha is {replay.alpha}; it lies between 0 and 1")
-        if execution.type != "single" and rollout.num_envs % execution.num_workers:
-            raise UserError(
-                f"rollout.num_envs {rollout.num_envs} does not divide among execution.num_workers "
-                f"{execution.num_workers}"
-            )
-        if execution.max_lag < 0 or execution.restarts < 0:
-            raise UserError("execution.max_lag and execution.restarts must be 0 or more")
 
 
 def check_discount(gamma: float) -> None:

@@ -135,8 +135,32 @@ class TrainExecution:
     restarts: int = doc("workers that may fail and be replaced before the run ends with an error", 10)
 
 
+class CommonChecks:
+    """What the settings of every training run have in common, whatever its method; without fields of its own."""
+
+    env: EnvSettings
+    evaluation: TrainEvaluation
+    seed: int
+
+    @property
+    def evaluation_seed(self) -> int:
+        """First seed of the evaluation episodes: runs with different seeds are judged on different episodes."""
+        return self.evaluation.seed + self.seed % 2_000 * 1_000_000
+
+    def _check_common(self, num_envs: int, kind: str, num_workers: int, max_lag: int, restarts: int) -> None:
+        """Refuse what no method can do; the arguments are fields of ``rollout`` and ``execution``."""
+        if not self.env.id:
+            raise UserError("no environment: pass --env ID, or a preset that names one (understudy presets)")
+        if kind != "single" and num_workers < 1:
+            raise UserError(f"execution.num_workers is {num_workers}; it must be at least 1")
+        if kind != "single" and num_envs % num_workers:
+            raise UserError(f"rollout.num_envs {num_envs} does not divide among execution.num_workers {num_workers}")
+        if max_lag < 0 or restarts < 0:
+            raise UserError("execution.max_lag and execution.restarts must be 0 or more")
+
+
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(CommonChecks):
     """A training run of an actor-critic method; ``settings.replayed`` has those of the others."""
 
     method: Literal["actor_critic"] = doc(
@@ -174,20 +198,16 @@ class TrainSettings:
         """Samples per gradient step."""
         return self.update.minibatch or self.samples
 
-    @property
-    def evaluation_seed(self) -> int:
-        """First seed of the evaluation episodes: runs with different seeds are judged on different episodes."""
-        return self.evaluation.seed + self.seed % 2_000 * 1_000_000
-
     def check(self) -> None:
         """Refuse settings that contradict each other.
 
         Raises:
             UserError: Naming the fields.
         """
-        if not self.env.id:
-            raise UserError("no environment: pass --env ID, or a preset that names one (understudy presets)")
         rollout, execution = self.rollout, self.execution
+        self._check_common(
+            rollout.num_envs, execution.type, execution.num_workers, execution.max_lag, execution.restarts
+        )
         if rollout.num_envs < 1 or rollout.steps < 1 or self.update.epochs < 1:
             raise UserError("rollout.num_envs, rollout.steps and update.epochs must be at least 1")
         if not self.env.counts_players and self.samples % self.minibatch:
@@ -200,11 +220,6 @@ class TrainSettings:
                 f"with policy.lstm a minibatch holds whole sequences: update.minibatch {self.minibatch} must be a "
                 f"multiple of rollout.steps {rollout.steps}"
             )
-        if execution.type != "single" and rollout.num_envs % execution.num_workers:
-            raise UserError(
-                f"rollout.num_envs {rollout.num_envs} does not divide among execution.num_workers "
-                f"{execution.num_workers}"
-            )
         if execution.shared_gradients and execution.type != "async":
             raise UserError("execution.shared_gradients (A3C) needs --execution async")
         if execution.shared_gradients and (self.update.minibatch or self.update.epochs > 1 or self.policy.normalize):
@@ -212,8 +227,6 @@ class TrainSettings:
                 "execution.shared_gradients (A3C) takes one step on every whole rollout and does not normalise: leave "
                 "update.minibatch 0, update.epochs 1 and policy.normalize false"
             )
-        if execution.max_lag < 0 or execution.restarts < 0:
-            raise UserError("execution.max_lag and execution.restarts must be 0 or more")
         for name, value in (("gamma", self.objective.gamma), ("lam", self.objective.lam)):
             if not 0 <= value <= 1:
                 raise UserError(f"objective.{name} is {value}; it lies between 0 and 1")
