@@ -11,6 +11,7 @@ from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays
 from understudy.policies.files import load_policy
 from understudy.settings import METHODS as SETTINGS
+from understudy.terminal_training import limit
 from understudy.training import resolve_training, train
 
 
@@ -46,6 +47,11 @@ def test_a3c_learns_the_constant_action(tmp_path):
         **budget,
     )  # fmt: skip
     assert result.score == 10.0
+    # What its workers did adds up to the time that they had, also on a machine with other work.
+    seconds = result.seconds
+    assert seconds["gradient"] > seconds["learn"]
+    share = limit(result.env_steps, seconds, "async") * result.env_steps / 1e6 / (seconds["collect"] + seconds["learn"])
+    assert 0.3 < share < 1.3
 
 
 @pytest.mark.parametrize("env", ["understudy/IdentityMultiDiscrete-v0", "understudy/IdentityBox-v0"])

@@ -100,9 +100,10 @@ def print_result(result: Any, episodes: int) -> None:
 
 def print_split(seconds: Mapping[str, float]) -> None:
     """Print where the wall time of the learner and of the slowest worker went."""
-    waiting = max(seconds["collect"] - seconds["env"] - seconds["inference"], 0.0)
+    gradient = seconds.get("gradient", 0.0)
+    waiting = max(seconds["collect"] - seconds["env"] - seconds["inference"] - gradient, 0.0)
     parts = {"start": seconds["start"], "env": seconds["env"], "inference": seconds["inference"]}
-    parts["learning"] = seconds["learn"]
+    parts["learning"] = seconds["learn"] + gradient
     text = ", ".join(f"{name} {value:.1f} s" for name, value in {**parts, "waiting": waiting}.items())
     console.print(f"  {seconds['total']:.1f} s: {text}; evaluation beside it {seconds['evaluate']:.1f} s")
 
@@ -112,16 +113,18 @@ def limit(env_steps: int, seconds: Mapping[str, float], execution: str) -> float
 
     In ``single``, ``sync`` and ``ray`` collection and learning take turns: the limit is a step's environment and
     inference time (of the slowest worker, who has 1 / N of the steps) and its learning time. In ``async`` they run side
-    by side: the longer of the two. Parts are wall times: where processes share cores, they hold what others took.
+    by side: the longer of the two. Workers that learn themselves (A3C) do all three in turn. Parts are wall times:
+    where processes share cores, they hold what others took.
     """
-    parts = {name: 1e6 * seconds[key] / env_steps for name, key in _PARTS.items()}
+    parts = _parts(env_steps, seconds)
     collecting, learning = parts["environment"] + parts["inference"], parts["learning"]
-    return max(collecting, learning) if execution == "async" else collecting + learning
+    beside = execution == "async" and "gradient" not in seconds
+    return max(collecting, learning) if beside else collecting + learning
 
 
 def print_profile(env_steps: int, seconds: Mapping[str, float], execution: str, workers: int) -> None:
     """Print the cost of a step, part by part, and the rate that the parts add up to; see ``limit``."""
-    parts = {name: 1e6 * seconds[key] / env_steps for name, key in _PARTS.items()}
+    parts = _parts(env_steps, seconds)
     least = limit(env_steps, seconds, execution)
     wall = 1e6 * (seconds["collect"] + seconds["learn"]) / env_steps
     where = execution if execution == "single" else f"{execution}, {workers} workers"
@@ -133,4 +136,8 @@ def print_profile(env_steps: int, seconds: Mapping[str, float], execution: str, 
     console.print(table)
 
 
-_PARTS = {"environment": "env", "inference": "inference", "learning": "learn"}
+def _parts(env_steps: int, seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return microseconds per env step, of learning wherever it happens."""
+    learning = seconds["learn"] + seconds.get("gradient", 0.0)
+    parts = {"environment": seconds["env"], "inference": seconds["inference"], "learning": learning}
+    return {name: 1e6 * value / env_steps for name, value in parts.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,7 +52,10 @@ class SharedGradientExecution:
         if not self._told:
             self._told = self.pool.answers(range(len(self.pool)))
         worker, info = self._told.pop(0)
-        return self.pool.rollouts[worker], info
+        # One worker's: in the same time the others made as many steps.
+        names = ("env_seconds", "act_seconds", "learn_seconds")
+        shares = {name: getattr(info, name) / len(self.pool) for name in names}
+        return self.pool.rollouts[worker], replace(info, **shares)
 
     @property
     def faults(self) -> Faults:

@@ -34,13 +34,16 @@ class TrainProgress(Progress):
     best: float = -np.inf
     """Of all of them."""
     env_seconds: dict[str, float] = field(default_factory=lambda: {"env": 0.0, "inference": 0.0})
-    """Wall seconds of the slowest worker in its environments and in choosing actions."""
+    """Wall seconds of the slowest worker in its environments and in choosing actions; ``gradient``: of workers that
+    learn themselves."""
 
     def note(self, info: Collected) -> Metrics:
         """Count what was gathered; returns metrics of the episodes that ended."""
         self.episodes += len(info.returns)
         self.env_seconds["env"] += info.env_seconds
         self.env_seconds["inference"] += info.act_seconds
+        if info.learn_seconds:
+            self.env_seconds["gradient"] = self.env_seconds.get("gradient", 0.0) + info.learn_seconds
         self.restarts += info.restarts
         self.lost_episodes += info.lost_episodes
         scene = {f"scene/{name}": value for name, value in info.scene.items()}

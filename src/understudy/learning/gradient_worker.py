@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import time
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -46,15 +47,16 @@ def _serve(control: Connection, place: Place, block: mmap.mmap, closing: context
         for _ in range(rollouts):
             optimizer.load()
             info = station.collect(Mixture(0.0, sample=True), named_arrays(policy), steps, rollout, restart)
+            begin = time.perf_counter()
             metrics: dict[str, Any] = learner.update(rollout, int(env_steps[:, 0].sum()))
+            info.learn_seconds = time.perf_counter() - begin
             env_steps[place.number, 0] += info.env_steps
             info.metrics = metrics
             restart = None
             found.append(info)
         answer = merge_collected(found)
-        answer.env_seconds, answer.act_seconds = (
-            sum(getattr(info, name) for info in found) for name in ("env_seconds", "act_seconds")
-        )
+        for name in ("env_seconds", "act_seconds", "learn_seconds"):
+            setattr(answer, name, sum(getattr(info, name) for info in found))
         names = found[0].metrics
         answer.metrics = {name: sum(info.metrics[name] for info in found) / len(found) for name in names}
         answer.metrics["updates"] = sum(info.metrics["updates"] for info in found)

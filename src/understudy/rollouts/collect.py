@@ -25,6 +25,8 @@ class Collected:
     """Wall seconds inside the environments; of the slowest worker where there are several."""
     act_seconds: float = 0.0
     """Wall seconds spent on choosing actions; of the same worker."""
+    learn_seconds: float = 0.0
+    """Wall seconds spent on learning, by a worker that learns itself."""
     version: int = 0
     """Of the student's weights, where an execution counts them."""
     lag: float = 0.0
@@ -51,6 +53,7 @@ def merge_collected(parts: Sequence[Collected]) -> Collected:
         [n for part in parts for n in part.lengths],
         slowest.env_seconds,
         slowest.act_seconds,
+        slowest.learn_seconds,
         min(part.version for part in parts),
         float(np.mean([part.lag for part in parts])),
         restarts=sum(part.restarts for part in parts),
