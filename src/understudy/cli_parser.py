@@ -99,7 +99,8 @@ def command_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        # argparse formats help texts, where a percent sign is two, but no descriptions.
+        return commands.add_parser(name, help=text, description=text.replace("%%", "%"), allow_abbrev=False)
 
     _add_distill(command("distill", "Distil one or several teachers into a small student, until it is as good."))
     _add_train(command("train", "Train a policy by reinforcement learning, with any number of workers."))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -171,12 +172,13 @@ def run_play(arguments: argparse.Namespace) -> None:
 
 
 def run_presets(_: argparse.Namespace) -> None:
-    """List the presets with their first comment line."""
+    """List the presets with the comment at their beginning."""
     from understudy.config import presets
 
     for name, path in presets().items():
-        first = path.read_text().split("\n", 1)[0].lstrip("# ")
-        console.print(f"[bold]{name:24}[/] {escape(first)}", soft_wrap=True)
+        lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().split("\n"))
+        about = " ".join(line.lstrip("# ") for line in lines)
+        console.print(f"[bold]{name:24}[/] {escape(about)}", soft_wrap=True)
 
 
 def run_demo(arguments: argparse.Namespace) -> None:

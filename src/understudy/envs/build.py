@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec as GymSpec
 
+from understudy.config import current_directory
 from understudy.data import EnvSpec
 from understudy.envs import atari, wrappers
 from understudy.envs.quiet import quiet
@@ -38,7 +39,8 @@ def register(env_id: str) -> None:
     if ":" in env_id:
         module = env_id.split(":", 1)[0]
         try:
-            importlib.import_module(module)
+            with current_directory():
+                importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise UserError(f"{env_id}: {error}; the part before ':' must be a module that registers it") from error
         return

@@ -69,9 +69,9 @@ class Distance:
     std_floor: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.name not in NAMES:
+        if self.name not in _DISTANCES:
             raise UserError(
-                f"distance {self.name!r} is unknown{suggest(self.name, NAMES)}; there are {', '.join(NAMES)}"
+                f"distance {self.name!r} is unknown{suggest(self.name, _DISTANCES)}; there are {', '.join(_DISTANCES)}"
             )
         if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise UserError(f"distance.temperature must be above 0, not {self.temperature}")
@@ -161,6 +161,8 @@ def _refusal(distance: Distance, teacher: Family, student: Family) -> str:
         return f"their actions have the sizes {list(teacher.sizes)} and {list(student.sizes)}"
     if student.name == "q_values" and not same:
         return "a Q-network can only learn from a Q-network; take a categorical student"
+    if name in _ADDED:
+        return _ADDED[name](teacher, student)
     if name in ("mse", "huber"):
         if distance.compares_actions(student):
             return "" if student.continuous else "choices cannot be subtracted; set on: params"
@@ -294,3 +296,26 @@ _DISTANCES: dict[str, Callable[[Distance, _Pair], Tensor]] = {
     "huber": _regression,
 }
 NAMES = tuple(_DISTANCES)
+_ADDED: dict[str, Callable[[Family, Family], str]] = {}
+"""Why the distances that were added are not defined between two families."""
+
+
+def add_distance(
+    name: str,
+    function: Callable[[Family, Tensor, Family, Tensor, Tensor | None], Tensor],
+    refusal: Callable[[Family, Family], str] = lambda teacher, student: "",
+) -> None:
+    """Make a distance known under a name in this process, for settings and for ``Distance``.
+
+    Args:
+        name: A new one.
+        function: Teacher's family and parameters [..., P_teacher], student's family and parameters [..., P_student],
+            and the mask (see ``Distance.__call__``) -> [...].
+        refusal: Why it is not defined between two families whose actions have the same sizes; empty where it is.
+
+    Raises:
+        UserError: There is one of that name.
+    """
+    if name in _DISTANCES or name == "auto":
+        raise UserError(f"there is a distance {name!r} already; give another name")
+    _DISTANCES[name], _ADDED[name] = lambda _, pair: function(*pair), refusal

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from understudy.config import current_directory
 from understudy.data import Array, Observation
 from understudy.errors import UserError
 from understudy.teachers.opaque import Asked, OpaqueTeacher
@@ -55,7 +52,7 @@ def import_function(source: str) -> Any:
         UserError: The module or the function is not there, or cannot be called.
     """
     name, _, attribute = source.partition(":")
-    with _current_directory():
+    with current_directory():
         try:
             found: Any = importlib.import_module(name)
         except ImportError as error:
@@ -67,14 +64,3 @@ def import_function(source: str) -> Any:
     if isinstance(found, type) or not (callable(found) or hasattr(found, "predict")):
         raise UserError(f"the teacher {source} is not a function: name one that maps observations [N, ...] to actions")
     return found
-
-
-@contextmanager
-def _current_directory() -> Iterator[None]:
-    """Let modules in the current directory be imported, whatever started Python."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
