@@ -9,7 +9,6 @@ take turns and the best mean of each counts, so that a busy machine slows all al
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,45 +21,24 @@ import numpy as np
 import onnxruntime
 import torch
 
-from understudy.io.export.export import Export, export
+from understudy.io.export.c.compensate import compensate
+from understudy.io.export.c.plan import build_plan
+from understudy.io.export.c.ranges import calibrate
+from understudy.io.export.c.simulate import simulate
+from understudy.io.export.c.source import write_sources
+from understudy.io.export.c.timing import time_sources
+from understudy.io.export.export import export
+from understudy.io.export.formats import describe
+from understudy.io.export.states import read_states
 from understudy.policies.arrays import ArrayPolicy
 from understudy.policies.policy import Policy, named_arrays
 from understudy.policies.spaces import space_to_json
 from understudy.policies.spec import PolicySpec
-from understudy.teachers.exported_c import FLAGS, compile_c
 from understudy.teachers.load import load
 
 FEATURES, ACTIONS = 17, 6
 ROUNDS, CALLS = 200, 50
-_TIMER = """
-#define _POSIX_C_SOURCE 199309L
-#include "{name}.c"
-#include <stdio.h>
-#include <time.h>
-int main(void)
-{{
-    static {name}_state s;
-    float obs[{inputs}], action[{actions}];
-    double best = 1e9;
-    int i, round;
-    for (i = 0; i < {inputs}; i++)
-        obs[i] = 0.1f * (float)i;
-    for (round = 0; round < 2000; round++) {{
-        struct timespec begin, end;
-        double nanoseconds;
-        clock_gettime(CLOCK_MONOTONIC, &begin);
-        for (i = 0; i < 200; i++) {{
-            {name}_act(&s, obs, action);
-            obs[0] = 0.1f * action[0]; /* or the calls could be merged */
-        }}
-        clock_gettime(CLOCK_MONOTONIC, &end);
-        nanoseconds = 1e9 * (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec);
-        best = nanoseconds / 200 < best ? nanoseconds / 200 : best;
-    }}
-    printf("%g", best / 1000);
-    return 0;
-}}
-"""
+_SECONDS = 0.5
 
 
 def random_student() -> Policy:
@@ -71,15 +49,16 @@ def random_student() -> Policy:
     return Policy(spec).eval()
 
 
-def in_c(made: Export, inputs: int, actions: int, flag: str) -> float:
-    """Microseconds of an exported source, timed by a loop in C."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, program = Path(folder) / "timer.c", Path(folder) / "timer"
-        source.write_text(_TIMER.format(name=made.path.stem, inputs=inputs, actions=actions))
-        flags = [f for f in FLAGS if f != "-O3"]
-        compile_c([*flags, flag, f"-I{made.path.parent}", "-o", str(program), str(source)], "the timer")
-        done = subprocess.run([str(program)], capture_output=True, text=True, check=True)
-        return float(done.stdout)
+def in_c(policy: Policy, states: Path, int8: bool, flag: str) -> float:
+    """Microseconds of the C of a policy, timed by a loop in C: the best of many rounds."""
+    seen = read_states(states, policy)
+    plan = build_plan(policy, calibrate(policy, seen) if int8 else None)
+    if int8:
+        compensate(plan, seen)
+    precision = "int8" if int8 else "float32"
+    text = describe(policy, "c", precision, [one.key for one in plan.inputs])
+    sources = write_sources(plan, "timed", text, seen, simulate(plan, seen))
+    return time_sources(plan, sources, "timed", _SECONDS, flag).best
 
 
 def session(path: Path) -> Any:
@@ -130,7 +109,7 @@ def main() -> None:
         })  # fmt: skip
         for int8, name in ((False, "float32"), (True, "int8")):
             for flag in ("-O2", "-O3"):
-                times[f"C {name} {flag}"] = in_c(made["c", int8], inputs, actions, flag)
+                times[f"C {name} {flag}"] = in_c(found, folder / "states.npz", int8, flag)
         print(f"{inputs} inputs, {found.spec.hidden} hidden, {actions} outputs; load average {os.getloadavg()[0]:.1f}")
         for name, value in times.items():
             print(f"{name:30} {value:8.2f} us")

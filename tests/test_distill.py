@@ -74,12 +74,14 @@ def test_resume_goes_on_where_the_run_stopped(tmp_path):
     assert second.updates == first.updates * 2
 
 
-def test_a_student_with_memory_learns_what_one_without_cannot(tmp_path):
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_student_with_memory_learns_what_one_without_cannot(tmp_path, cell):
     """Memory-v0 shows the cue in the first step only; a recurrent teacher knows it in the last."""
     results = {}
     for lstm in (0, 16):
         more = {
-            "student.lstm": lstm, "student.hidden": [16], "learning.sequence": 8, "learning.burn_in": 0,
+            "student.lstm": lstm, "student.cell": cell if lstm else "lstm", "student.hidden": [16],
+            "learning.sequence": 8, "learning.burn_in": 0,
             "data.steps": 80, "data.num_envs": 8, "behaviour.noise": "0", "learning.lr": "1e-2", "stop.env_steps": 2560,
             "student.normalize": "none", "learning.update_to_data": 0.1,
         }  # fmt: skip

@@ -65,11 +65,13 @@ def test_every_kind_of_action_is_learnt(tmp_path, env):
     assert result.score > (0.9 if "Discrete" in env else -0.05)
 
 
-def test_memory_is_learnt_through_whole_sequences(tmp_path):
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_memory_is_learnt_through_whole_sequences(tmp_path, cell):
     """What to do in the last step is shown in the first only: without memory half of the episodes fail."""
     result = train(
         "understudy/Memory-v0", "ppo", run=tmp_path, policy__lstm=16, policy__hidden=[16], policy__normalize=False,
-        rollout__num_envs=16, rollout__steps=32, update__minibatch=128, update__epochs=4, update__lr="1e-2",
+        policy__cell=cell, rollout__num_envs=16, rollout__steps=32, update__minibatch=128, update__epochs=4,
+        update__lr="1e-2",
         objective__normalize_reward=False, stop__env_steps=40_000, evaluation__every=0, evaluation__final=40,
     )  # fmt: skip
     assert result.score > 0.95
@@ -163,6 +165,7 @@ def test_the_run_ends_at_a_score(tmp_path):
     [
         ({"update__minibatch": 100}, "update.minibatch 100 does not divide the 128 samples"),
         ({"policy__lstm": 8, "update__minibatch": 8}, "whole sequences"),
+        ({"policy__cell": "gru"}, "policy.lstm is its width"),
         ({"execution__type": "sync", "execution__num_workers": 3}, "does not divide among"),
         ({"execution__type": "sync", "execution__num_workers": 0}, "num_workers is 0; it must be at least 1"),
         ({"execution__shared_gradients": True}, "needs --execution async"),

@@ -53,6 +53,7 @@ def student_spec(
         activation=settings.activation,
         std="constant" if family == "gaussian" else "state" if family == "squashed_gaussian" else "none",
         lstm=settings.lstm,
+        cell=settings.cell,
         value_hidden=settings.hidden if settings.value else None,
         tasks=len(task_actions) if heads else 1,
         task_actions=task_actions,

@@ -75,7 +75,8 @@ def render(content: Any, kind: str) -> str:
     if kind == "markdown":
         from understudy.report.markdown import to_markdown
 
-        return to_markdown(content)
+        student = content.groups[0].runs[0].student
+        return to_markdown(content, "" if student is None else str(student))
     from understudy.report.html import to_html
 
     return to_html(content)

@@ -73,6 +73,7 @@ def policy_spec(
         activation=settings.activation,
         std={"gaussian": "constant", "squashed_gaussian": "state"}.get(family, "none"),
         lstm=settings.lstm,
+        cell=settings.cell,
         value_hidden=value_hidden if value else None,
         mask=mask_of(observations, actions) if family in ("categorical", "multi_categorical") else "",
     )

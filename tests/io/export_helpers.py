@@ -20,6 +20,8 @@ HWC = spaces.Box(0, 255, (36, 40, 3), np.uint8)
 CHW = spaces.Box(0, 255, (3, 36, 36), np.uint8)
 GRID = spaces.Box(0, 255, (7, 7, 3), np.uint8)
 DICT = spaces.Dict({"camera": CHW, "mode": spaces.Discrete(4), "speed": spaces.Box(-9, 9, (2,), np.float32)})
+MASKED = spaces.Dict({"action_mask": spaces.Box(0, 1, (5,), np.float32), "x": spaces.Box(-9, 9, (4,), np.float32)})
+PARTS = spaces.MultiDiscrete([3, 2])
 TASKS = spaces.Dict({"obs": spaces.Box(-9, 9, (4,), np.float32), "task": spaces.Box(0, 1, (2,), np.float32)})
 TEXT = spaces.Box(0, 255, (6,), np.uint8)
 
@@ -27,7 +29,11 @@ TEXT = spaces.Box(0, 255, (6,), np.uint8)
 def observations(space, count, seed=0):
     rng = np.random.default_rng(seed)
     if isinstance(space, spaces.Dict):
-        return {key: observations(sub, count, seed + 1 + i) for i, (key, sub) in enumerate(space.spaces.items())}
+        found = {key: observations(sub, count, seed + 1 + i) for i, (key, sub) in enumerate(space.spaces.items())}
+        if "action_mask" in found:
+            found["action_mask"] = (found["action_mask"] > 0).astype(np.float32)
+            found["action_mask"][:, [0, 3]] = 1.0  # one choice of each part is always allowed
+        return found
     if space.dtype == np.uint8:
         return (rng.integers(0, 255, (count, *space.shape)) * rng.random((count, *[1] * len(space.shape)))).astype(
             np.uint8
@@ -63,6 +69,15 @@ VECTORS = {
     "bits": (VECTOR, spaces.MultiBinary(3), "multi_categorical", {}),
     "q": (VECTOR, D3, "q_values", {"activation": "relu"}),
     "quantiles": (VECTOR, D3, "q_values", {"quantiles": 5, "activation": "silu"}),
+    "c51": (VECTOR, D3, "q_values", {"quantiles": 11, "support": (-30.0, 70.0), "activation": "relu"}),
+    "mask": (MASKED, PARTS, "multi_categorical", {"mask": "action_mask"}),
+    "mask lstm": (MASKED, spaces.Discrete(5), "categorical", {"mask": "action_mask", "lstm": 8}),
+    "mask that is seen": (
+        MASKED,
+        PARTS,
+        "multi_categorical",
+        {"mask": "action_mask", "encoders": (Encoder("x"), Encoder("action_mask"))},
+    ),
     "gaussian": (VECTOR, BOUNDS, "gaussian", {"value_hidden": (8,)}),
     "gaussian in env units": (VECTOR, BOUNDS, "gaussian", {"unit_actions": False}),
     "half open": (VECTOR, HALF_OPEN, "gaussian", {"activation": "leaky_relu"}),
@@ -81,6 +96,8 @@ VECTORS = {
         {"encoders": (Encoder("obs"),), "tasks": 2, "task_actions": (2, 3), "normalized": ("obs",)},
     ),
     "lstm": (VECTOR, BOUNDS, "gaussian", {"lstm": 8}),
+    "gru": (VECTOR, BOUNDS, "gaussian", {"lstm": 8, "cell": "gru"}),
+    "two gru layers": (VECTOR, D3, "categorical", {"lstm": 8, "lstm_layers": 2, "cell": "gru", "hidden": ()}),
     "two lstm layers": (VECTOR, D3, "categorical", {"lstm": 8, "lstm_layers": 2, "hidden": ()}),
 }
 PICTURES = {

@@ -72,6 +72,8 @@ INT8 = [
     "td3",
     "lstm",
     "two lstm layers",
+    "gru",
+    "two gru layers",
     "nature",
     "a3c",
     "dict",
@@ -89,7 +91,7 @@ def test_int8_in_c_is_close(case, tmp_path, data):
     assert "static const int8_t" in found.path.read_text()
 
 
-@pytest.mark.parametrize("case", ["categorical", "gaussian", "squashed", "td3", "lstm", "nature", "dict"])
+@pytest.mark.parametrize("case", ["categorical", "gaussian", "squashed", "td3", "lstm", "gru", "nature", "dict"])
 def test_int8_in_onnx_is_close(case, tmp_path, data):
     policy = make(case)
     path = data(policy)
@@ -102,7 +104,7 @@ def test_int8_in_onnx_is_close(case, tmp_path, data):
 
 
 @pytest.mark.parametrize("form", ["onnx", "torchscript", "c"])
-@pytest.mark.parametrize("case", ["gaussian", "squashed", "multi", "lstm"])
+@pytest.mark.parametrize("case", ["gaussian", "squashed", "multi", "lstm", "gru"])
 def test_an_export_is_a_teacher_with_the_student_s_distribution(case, form, tmp_path, data):
     if form == "c" and compiler() is None:
         pytest.skip("no C compiler")
@@ -118,8 +120,9 @@ def test_an_export_is_a_teacher_with_the_student_s_distribution(case, form, tmp_
     assert actions[0].shape == policy.action_space.shape and len({a.tobytes() for a in actions}) > 1
 
 
-def test_an_export_with_a_memory_forgets_where_an_episode_starts(tmp_path, data):
-    policy = make("lstm")
+@pytest.mark.parametrize("case", ["lstm", "gru"])
+def test_an_export_with_a_memory_forgets_where_an_episode_starts(case, tmp_path, data):
+    policy = make(case)
     path = data(policy)
     states = read_states(path, policy)
     teacher = load(export(policy, "onnx", tmp_path / "out.onnx", data=path).path)

@@ -47,14 +47,13 @@ def test_a_part_that_a_format_lacks_is_named_with_the_formats_that_have_it(case,
     assert not list(tmp_path.glob("o*"))
 
 
-def test_masks_and_distributions_of_returns_are_not_lost_silently():
+def test_stable_baselines3_has_neither_masks_nor_distributions_of_returns():
     spec = student(VECTOR, D3, "categorical").spec
-    assert obstacles(spec, "onnx") == []
     for form in FORMATS:
-        assert obstacles(replace(spec, support=(-1.0, 1.0)), form) == [
-            "a distribution of returns over fixed values (C51)"
-        ]
-        assert bool(obstacles(replace(spec, mask="action_mask"), form)) == (form != "unity")
+        assert obstacles(spec, form) == []
+        for field, words in ({"support": (-1.0, 1.0)}, "C51"), ({"mask": "action_mask"}, "the action mask"):
+            found = obstacles(replace(spec, **field), form)
+            assert bool(found) == (form == "sb3") and all(words in text for text in found)
 
 
 def test_a_calibration_set_that_does_not_match(tmp_path, states):
@@ -111,6 +110,11 @@ def test_what_was_asked_for_is_checked_first(out, options, words, tmp_path, stat
 def test_int8_is_for_two_formats(tmp_path, states):
     with pytest.raises(UserError, match="int8 is for onnx and c, not for torchscript"):
         export(student(VECTOR, D3, "categorical"), "torchscript", tmp_path / "o.pt", data=states, int8=True)
+
+
+def test_int8_of_a_linear_student_in_c_would_change_nothing(tmp_path, states):
+    with pytest.raises(UserError, match="leaves the last layer float32, and this student has no other"):
+        export(make("linear"), "c", tmp_path / "o.c", data=states, int8=True)
 
 
 def test_an_algorithm_of_another_family(tmp_path, states):

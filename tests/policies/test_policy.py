@@ -100,8 +100,9 @@ def test_label_speaks_in_unit_actions():
     np.testing.assert_allclose(network.predict(np.zeros(5), deterministic=True)[0], [1.0, 0.75], atol=1e-6)
 
 
-def test_memory_is_reset_where_an_episode_starts():
-    recurrent = policy("deterministic", lstm=8, lstm_layers=2)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_memory_is_reset_where_an_episode_starts(cell):
+    recurrent = policy("deterministic", lstm=8, lstm_layers=2, cell=cell)
     obs = torch.randn(6, 3, 5, dtype=torch.float64)
     start = torch.zeros(6, 3, dtype=torch.bool)
     start[0] = True
@@ -114,6 +115,21 @@ def test_memory_is_reset_where_an_episode_starts():
     for t in range(6):
         action, state = recurrent.predict(obs[t].numpy(), state, start[t].numpy(), deterministic=True)
         np.testing.assert_allclose(np.clip(whole[t], -1, 1) * [2, 0.5] + [0, 0.5], action, atol=1e-5)
+
+
+def test_a_gru_is_the_textbook_s():
+    one = policy("deterministic", lstm=3, cell="gru", hidden=())
+    weights = {name: tensor.detach().double().numpy() for name, tensor in one.lstm.named_parameters()}
+    obs, h = torch.randn(4, 1, 5, dtype=torch.float64), np.zeros(3)
+    for x in one.encode(obs[:, 0]).double().numpy():
+        new = weights["weight_ih_l0"] @ x + weights["bias_ih_l0"]
+        old = weights["weight_hh_l0"] @ h + weights["bias_hh_l0"]
+        r, z = (1 / (1 + np.exp(-(new[i : i + 3] + old[i : i + 3]))) for i in (0, 3))
+        h = (1 - z) * np.tanh(new[6:] + r * old[6:]) + z * h
+    with torch.no_grad():
+        _, _, state = one(obs, one.initial_state(1), torch.zeros(4, 1, dtype=torch.bool))
+    np.testing.assert_allclose(state[0].numpy().ravel(), h, atol=1e-6)
+    assert not state[1].any()
 
 
 def test_images_in_either_layout():

@@ -62,7 +62,9 @@ def test_a_pulled_run_can_be_reported(here, hub, tmp_path):
     names = {path.name for path in folder.iterdir()}
     assert names >= {"last.safetensors", "README.md", "config.yaml", "log.jsonl", "comparison.json", "summary.json"}
     assert not any(path.is_symlink() for path in folder.iterdir()) and "state.safetensors" not in names
-    assert (folder / "README.md").read_text().startswith("---\nlibrary_name: understudy")
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: understudy")
+    assert "understudy.load('hf://org/taught')" in card and "understudy evaluate hf://org/taught" in card
     main(["report", str(folder), "--no-play"])
     assert "Env steps to the teacher" in (folder / "report.html").read_text()
     with pytest.raises(SystemExit):

@@ -130,4 +130,38 @@ class Memory:
         return x, after
 
 
-__all__ = ["CONVOLVED", "Convolutions", "Memory", "State"]
+class GatedMemory:
+    """A GRU of some layers, one step at a time (Cho 2014, with PyTorch's gates r, z, n and its two biases).
+
+    r, z = sigmoid(W x + b + U h + d), n = tanh(W x + b + r (U h + d)), h' = (1 - z) n + z h.
+    """
+
+    def __init__(self, layers: int, width: int) -> None:
+        self._layers, self._width = layers, width
+        self._weights: list[list[Array]] = []
+
+    def update(self, arrays: Mapping[str, Array]) -> None:
+        """Take the weights named as ``nn.GRU`` names them, under ``lstm``; they are copied."""
+        self._weights = []
+        for i in range(self._layers):
+            layer = [np.array(arrays[f"lstm.weight_{kind}_l{i}"].T, np.float32, order="C") for kind in ("ih", "hh")]
+            layer += [np.array(arrays[f"lstm.bias_{kind}_l{i}"], np.float32) for kind in ("ih", "hh")]
+            self._weights.append(layer)
+
+    def step(self, x: Array, state: State | None, episode_start: Array) -> tuple[Array, State]:
+        """As ``Memory.step``; c stays 0."""
+        shape, width = (self._layers, len(x), self._width), self._width
+        before = np.zeros(shape, np.float32) if state is None else state[0] * ~episode_start[:, None]
+        after = np.empty(shape, np.float32)
+        for i, (weight, past, bias, past_bias) in enumerate(self._weights):
+            new, old = x.dot(weight) + bias, before[i].dot(past) + past_bias
+            gates = np.float32(0.5) + np.float32(0.5) * np.tanh(
+                np.float32(0.5) * (new[:, : 2 * width] + old[:, : 2 * width])
+            )
+            z = gates[:, width:]
+            n = np.tanh(new[:, 2 * width :] + gates[:, :width] * old[:, 2 * width :])
+            x = after[i] = n + z * (before[i] - n)
+        return x, (after, np.zeros(shape, np.float32))
+
+
+__all__ = ["CONVOLVED", "Convolutions", "GatedMemory", "Memory", "State"]

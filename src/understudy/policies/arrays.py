@@ -15,7 +15,7 @@ import numpy as np
 
 from understudy.data import Array
 from understudy.policies.array_layers import ACTIVATIONS, Layer, expected_value, join, one_hot, select_task
-from understudy.policies.array_networks import CONVOLVED, Convolutions, Memory, State
+from understudy.policies.array_networks import CONVOLVED, Convolutions, GatedMemory, Memory, State
 from understudy.policies.family import ActionMap, Family
 from understudy.policies.spaces import members
 from understudy.policies.spec import ABSENT, PolicySpec
@@ -47,7 +47,8 @@ class ArrayPolicy:
         self._ones = np.ones(sum(self.family.sizes), np.float32)
         self._minus_half = -0.5 * self._ones
         self._rng = np.random.default_rng(seed)
-        self._memory = Memory(spec.lstm_layers, spec.lstm) if spec.lstm else None
+        memory = GatedMemory if spec.cell == "gru" else Memory
+        self._memory = memory(spec.lstm_layers, spec.lstm) if spec.lstm else None
         self._convolutions = {
             e.key: Convolutions(self._spaces[e.key], e.scale) for e in spec.encoders if e.type in CONVOLVED
         }

@@ -13,8 +13,8 @@ from understudy.policies.policy import Policy
 def orthogonal_init(policy: Policy, head_gain: float = 0.01, value_gain: float = 1.0) -> None:
     """Draw orthogonal weights and set biases to 0, in place; what is drawn depends on PyTorch's seed alone.
 
-    Hidden layers and convolutions have gain sqrt(2), LSTMs 1, as PPO's first implementation (Dhariwal 2017, OpenAI
-    Baselines) and its successors. A small last layer makes the first actions nearly alike in all states, which
+    Hidden layers and convolutions have gain sqrt(2), LSTMs (and GRUs) 1, as PPO's first implementation (Dhariwal 2017,
+    OpenAI Baselines) and its successors. A small last layer makes the first actions nearly alike in all states, which
     Andrychowicz 2021 (arXiv 2006.05990, section 3.2) found to matter more than most choices. Embeddings keep the normal
     distribution that they were made with.
 
@@ -30,7 +30,7 @@ def orthogonal_init(policy: Policy, head_gain: float = 0.01, value_gain: float =
                 _orthogonal(module.weight, gains.get(name, math.sqrt(2)))
                 if module.bias is not None:
                     module.bias.zero_()
-            elif isinstance(module, nn.LSTM):
+            elif isinstance(module, nn.LSTM | nn.GRU):
                 for kind, parameter in module.named_parameters():
                     if kind.startswith("weight"):
                         _orthogonal(parameter, 1.0)

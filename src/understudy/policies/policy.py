@@ -63,7 +63,9 @@ class Policy(nn.Module):
             {e.key or "_": NETWORKS[e.type](self._spaces[e.key], e) for e in spec.encoders if e.learned}
         )
         width = encoded_size(spec)
-        self.lstm = nn.LSTM(width, spec.lstm, spec.lstm_layers) if spec.lstm else None
+        # Older than GRUs, and part of the names in saved policies too.
+        memory = nn.GRU if spec.cell == "gru" else nn.LSTM
+        self.lstm = memory(width, spec.lstm, spec.lstm_layers) if spec.lstm else None
         width = spec.lstm or width
         self.body = mlp(width, spec.hidden, spec.activation)
         latent = spec.hidden[-1] if spec.hidden else width
@@ -161,7 +163,7 @@ class Policy(nn.Module):
         assert begin_state is not None
         h, c = begin_state
         if episode_start is None:
-            out, (h, c) = self.lstm(features, (h, c))
+            out, h, c = self._through(features, h, c)
             return out.flatten(0, 1), (h, c)
         keep = 1.0 - episode_start.to(features.dtype)
         if steps == 1 and features.dtype == h.dtype and not torch.is_grad_enabled():
@@ -170,16 +172,28 @@ class Policy(nn.Module):
         outputs = []
         for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
             mask = keep[begin].view(1, -1, 1)
-            out, (h, c) = self.lstm(features[begin:end], (h * mask, c * mask))
+            out, h, c = self._through(features[begin:end], h * mask, c * mask)
             outputs.append(out)
         return torch.cat(outputs).flatten(0, 1), (h, c)
+
+    def _through(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[T, B, F] -> [T, B, width] and the next h and c."""
+        assert self.lstm is not None
+        if isinstance(self.lstm, nn.GRU):
+            out, h = self.lstm(x, h)
+            return out, h, c
+        out, (h, c) = self.lstm(x, (h, c))
+        return out, h, c
 
     def _remember_one(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, TensorState]:
         """[B, F] -> [B, width], for acting: on a CPU ``nn.LSTM`` takes several times as long for one step."""
         assert self.lstm is not None
         after = []
         for weights, *state in zip(self.lstm.all_weights, h, c, strict=True):
-            x, memory = torch.lstm_cell(x, state, *weights)
+            if self.spec.cell == "gru":
+                x, memory = torch.gru_cell(x, state[0], *weights), state[1]
+            else:
+                x, memory = torch.lstm_cell(x, state, *weights)
             after.append((x, memory))
         h, c = (torch.stack(part) for part in zip(*after, strict=True))
         return x, (h, c)

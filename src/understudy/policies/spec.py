@@ -21,6 +21,7 @@ from understudy.policies.spaces import flat_size, is_image, members, picture_sha
 ABSENT = -1e9
 """Logit of an action that a state's task does not have: its probability is exactly 0 in float32."""
 ACTIVATIONS = ("tanh", "relu", "elu", "silu", "leaky_relu", "gelu", "sigmoid", "identity")
+CELLS = ("lstm", "gru")
 PICTURES = ("nature_cnn", "impala_small", "impala_resnet", "a3c_cnn", "grid_cnn")
 TEXTS = ("text_bag", "text_lstm")
 ENCODERS = ("flatten", "one_hot", *PICTURES, *TEXTS)
@@ -69,7 +70,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """A policy network: encoders -> concatenation -> (LSTM) -> hidden layers -> distribution parameters.
+    """A policy network: encoders -> concatenation -> (LSTM or GRU) -> hidden layers -> distribution parameters.
 
     Attributes:
         observation_space: As ``space_to_json`` writes it.
@@ -90,8 +91,10 @@ class PolicySpec:
         quantiles: Quantiles per action whose mean is the action value (QR-DQN), 1 for none.
         support: Least and greatest return of categorical action values (C51): then the ``quantiles`` outputs of an
             action are logits of as many evenly spaced returns, whose expectation is its value. Empty for none.
-        lstm: Width of the LSTM before the hidden layers, 0 for none.
+        lstm: Width of the memory before the hidden layers, 0 for none.
         lstm_layers: How many layers it has.
+        cell: What it consists of: ``lstm``, or ``gru`` (Cho 2014, arXiv 1406.1078). Its state is h and c in either
+            case, so that nobody else has to tell them apart; a GRU leaves c at 0.
         value_hidden: Widths of the value function's own hidden layers on the same features; None for no value.
         tasks: Number of heads; above 1 the key ``task`` (one-hot) selects the head.
         task_actions: Of K tasks, how many actions (or action components) each has; empty for one task. The observation
@@ -119,6 +122,7 @@ class PolicySpec:
     support: tuple[float, ...] = ()
     lstm: int = 0
     lstm_layers: int = 1
+    cell: str = "lstm"
     value_hidden: tuple[int, ...] | None = None
     tasks: int = 1
     task_actions: tuple[int, ...] = ()
@@ -127,6 +131,8 @@ class PolicySpec:
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise UserError(f"activation {self.activation!r} is unknown; there are {', '.join(ACTIVATIONS)}")
+        if self.cell not in CELLS:
+            raise UserError(f"the cell {self.cell!r} of the memory is unknown; there are {', '.join(CELLS)}")
         if self.std not in ("none", "constant", "state", "gsde"):
             raise UserError(f"std {self.std!r} is unknown; there are none, constant, state, gsde")
         if any(width < 1 for width in self.hidden):
@@ -238,8 +244,12 @@ def _picture_encoder(key: str, space: gym.Space[Any], features: int, picture: st
 
 def encoded_size(spec: PolicySpec) -> int:
     """Return the number of features after the encoders."""
-    spaces = members(spec.observations)
-    return sum(_size(encoder, spaces[encoder.key]) for encoder in spec.encoders)
+    return sum(feature_count(spec, encoder) for encoder in spec.encoders)
+
+
+def feature_count(spec: PolicySpec, encoder: Encoder) -> int:
+    """Return the number of features of one encoder."""
+    return _size(encoder, members(spec.observations)[encoder.key])
 
 
 def _size(encoder: Encoder, space: gym.Space[Any]) -> int:
@@ -263,6 +273,7 @@ __all__ = [
     "PolicySpec",
     "default_encoders",
     "encoded_size",
+    "feature_count",
     "mask_of",
     "space_to_json",
 ]

@@ -21,11 +21,12 @@ def plain_text(text: str) -> str:
     return text
 
 
-def to_markdown(content: Content, front_matter: bool = True) -> str:
+def to_markdown(content: Content, source: str = "", front_matter: bool = True) -> str:
     """Return the report as Markdown.
 
     Args:
         content: What it says.
+        source: What loads the policy: the id of its repository, or its file; empty: how is not said.
         front_matter: Whether it begins with the YAML that the hub reads.
     """
     parts = [_front_matter(content)] if front_matter else []
@@ -34,6 +35,7 @@ def to_markdown(content: Content, front_matter: bool = True) -> str:
         rows = "\n".join(f"- {name}: {plain_text(value)}" for name, value in card.rows)
         parts.append(f"**{card.role}** {plain_text(card.name)}\n\n{rows}".rstrip())
     parts.append("\n".join(f"- {name}: {plain_text(value)}" for name, value in content.facts))
+    parts += _how_to_use(source) if source else []
     saved = tables.savings_table(content.saved)
     if saved is not None:
         parts += ["## Env steps to the teacher's score", saved.text, _table(saved), saved.legend]
@@ -45,6 +47,15 @@ def to_markdown(content: Content, front_matter: bool = True) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _how_to_use(source: str) -> list[str]:
+    code = (
+        f"import understudy\n\npolicy = understudy.load({source!r})\n"
+        "action, state = policy.predict(observation, state=None, deterministic=True)"
+    )
+    shell = f"understudy evaluate {source} --episodes 20\nunderstudy export {source} --format onnx --out policy.onnx"
+    return ["## Use it", f"```python\n{code}\n```", f"```console\n{shell}\n```"]
+
+
 def _rest(content: Content) -> list[str]:
     parts: list[str] = []
     found = tables.comparison_table(content)
@@ -52,7 +63,7 @@ def _rest(content: Content) -> list[str]:
         parts += ["## Returns", _table(found), plain_text(found.legend)]
     sizes = tables.sizes_table(content)
     if sizes is not None:
-        parts += ["## Size and speed", _table(sizes), sizes.legend]
+        parts += ["## Size and speed", _table(sizes), plain_text(sizes.legend)]
     if content.disagreement is not None:
         alike = content.disagreement.agreement
         parts += [

@@ -1,21 +1,19 @@
-"""How long an action takes in the programs that can run a student: PyTorch, plain NumPy, onnxruntime."""
+"""How long an action takes in the programs that can run a student: PyTorch, plain NumPy, onnxruntime, its own C."""
 
 from __future__ import annotations
 
-import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from understudy.errors import UserError
 from understudy.evaluation.flops import flops_of
-from understudy.evaluation.latency import _median_us, example_observation, latency
+from understudy.evaluation.latency import _median_us, latency
+from understudy.io.export.c.timing import time_policy
+from understudy.io.export.onnx_file import float_model
 from understudy.policies.policy import Policy
 
 _SECONDS = 0.2
@@ -70,12 +68,12 @@ def measure(name: str, policy: Any, folder: Path | None = None) -> Size:
     runtimes = [Runtime("PyTorch" if isinstance(policy, Policy) else "its own", found.predict_us)]
     if found.array_us is not None:
         runtimes.append(Runtime("NumPy", found.array_us, "as in rollout workers"))
-    runtimes.append(_onnx(policy, folder))
+    runtimes += [_onnx(policy, folder), _c(policy)]
     return Size(name, policy.parameters_count or None, flops_of(policy), tuple(runtimes))
 
 
 def _onnx(policy: Any, folder: Path | None) -> Runtime:
-    """Time an exported file beside the student, or else its network exported for the occasion."""
+    """Time an exported file beside the student, or else an export for the occasion."""
     name = "onnxruntime"
     try:
         import onnxruntime
@@ -83,16 +81,31 @@ def _onnx(policy: Any, folder: Path | None) -> Runtime:
         return Runtime(name, None, "not installed: pip install 'understudy[onnx]'")
     files = sorted(folder.glob("*.onnx")) if folder is not None else []
     try:
-        model: Any = str(files[0]) if files else _exported(policy)
+        model: Any = str(files[0]) if files else float_model(_ours(policy))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return Runtime(name, _median_us(_asking(session), _SECONDS, 30), files[0].name if files else "network only")
+        note = files[0].name if files else "exported for the occasion"
+        return Runtime(name, _median_us(_asking(session), _SECONDS, 30), note)
     except UserError as error:
         return Runtime(name, None, str(error))
     except Exception as error:  # a foreign file, or an operator that the exporter does not know
         return Runtime(name, None, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}")
+
+
+def _c(policy: Any) -> Runtime:
+    """Time the C of a policy, compiled for the occasion: sources that lie in the folder are not run."""
+    try:
+        return Runtime("C", time_policy(_ours(policy), _SECONDS).median, "float32, -O3, compiled for the occasion")
+    except UserError as error:
+        return Runtime("C", None, str(error))
+
+
+def _ours(policy: Any) -> Policy:
+    if not isinstance(policy, Policy):
+        raise UserError("not a network of ours")
+    return policy
 
 
 def _asking(session: Any) -> Callable[[], None]:
@@ -103,36 +116,3 @@ def _asking(session: Any) -> Callable[[], None]:
         for entry in session.get_inputs()
     }
     return lambda: session.run(None, feed)
-
-
-class _Parameters(nn.Module):
-    """Observation -> distribution parameters."""
-
-    def __init__(self, policy: Policy) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """[1, ...] -> [1, P]."""
-        features = self.policy.encode(obs)
-        return self.policy._params(features, obs)
-
-
-def _exported(policy: Any) -> bytes:
-    """Return the network as ONNX, by PyTorch's tracing exporter: enough to time it, not a file to give away.
-
-    Raises:
-        UserError: Networks that one array does not describe.
-    """
-    if not isinstance(policy, Policy):
-        raise UserError("not a network of ours")
-    if policy.lstm is not None or hasattr(policy.observation_space, "spaces") or policy.spec.tasks > 1:
-        raise UserError(
-            "only networks of one observation array and without a memory are timed without an exported file"
-        )
-    example = torch.as_tensor(np.asarray(example_observation(policy.observation_space))[None])
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        path = Path(folder) / "network.onnx"
-        torch.onnx.export(_Parameters(policy), (example,), path, dynamo=False)
-        return path.read_bytes()

@@ -70,7 +70,7 @@ def push(content: Content, home: Path, repo: str, private: bool = False, api: An
         raise UserError(f"{run.path} holds no policy yet: there is nothing to push")
     client = HfApi() if api is None else api
     with tempfile.TemporaryDirectory() as staged:
-        names = stage(content, run, home, Path(staged))
+        names = stage(content, run, home, Path(staged), repo)
         try:
             client.create_repo(repo, private=private, repo_type="model", exist_ok=True)
             client.upload_folder(repo_id=repo, folder_path=staged, commit_message=f"{content.title} (understudy)")
@@ -82,7 +82,7 @@ def push(content: Content, home: Path, repo: str, private: bool = False, api: An
     return names
 
 
-def stage(content: Content, run: RunFolder, home: Path, folder: Path) -> list[str]:
+def stage(content: Content, run: RunFolder, home: Path, folder: Path, repo: str) -> list[str]:
     """Write what is to be uploaded into a folder; paths of this machine are shortened."""
     assert run.student is not None
     shutil.copyfile(run.student, folder / run.student.name)
@@ -95,7 +95,7 @@ def stage(content: Content, run: RunFolder, home: Path, folder: Path) -> list[st
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     for path in _beside(run, home):
         shutil.copyfile(path, folder / path.name)
-    (folder / "README.md").write_text(_for_strangers(to_markdown(content), run, home), encoding="utf-8")
+    (folder / "README.md").write_text(_for_strangers(to_markdown(content, f"hf://{repo}"), run, home), encoding="utf-8")
     return sorted(path.name for path in folder.iterdir())
 
 

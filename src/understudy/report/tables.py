@@ -137,7 +137,6 @@ def _sizes_legend(sizes: Sequence[Size]) -> str:
     }
     kinds = {f"{r.name}: {r.note}" for s in sizes for r in s.runtimes if r.note and r.microseconds is not None}
     extra = sorted(kinds) + sorted(notes)
-    extra.append("C: not timed here")
     return f"{text} {'. '.join(extra)}."
 
 

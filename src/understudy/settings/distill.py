@@ -17,6 +17,7 @@ class StudentSettings:
     hidden: tuple[int, ...] = doc("widths of the hidden layers", (64, 64))
     activation: str = doc("tanh, relu, elu, silu, leaky_relu, sigmoid or identity", "relu")
     lstm: int = doc("width of an LSTM before the hidden layers, 0 for none", 0)
+    cell: Literal["lstm", "gru"] = doc("gru: a GRU of that width in its place", "lstm")
     cnn_features: int = doc("width of the last layer of the CNN that reads images", 256)
     family: str = doc("distribution family; auto: deterministic for Box, categorical for discrete actions", "auto")
     keys: tuple[str, ...] = doc("observation keys the student sees; empty: all", ())
@@ -152,6 +153,8 @@ class DistillSettings:
         """
         if not 0 < self.stop.ratio <= 2:
             raise UserError(f"stop.ratio is {self.stop.ratio}; it is a share of the teacher's return, such as 0.95")
+        if self.student.cell != "lstm" and not self.student.lstm:
+            raise UserError(f"student.cell {self.student.cell} makes no memory by itself: student.lstm is its width")
         for steps in (self.data.steps, self.data.first_steps):
             if self.student.lstm and steps % self.learning.sequence:
                 raise UserError(f"data.steps {steps} must be a multiple of learning.sequence {self.learning.sequence}")

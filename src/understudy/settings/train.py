@@ -42,6 +42,7 @@ class NetworkSettings:
     text: str = doc("encoder of text: text_bag or text_lstm", "text_bag")
     features: int = doc("width of the encoders' last layer", 512)
     lstm: int = doc("width of an LSTM before the hidden layers, 0 for none", 0)
+    cell: Literal["lstm", "gru"] = doc("gru: a GRU of that width in its place", "lstm")
     family: str = doc("distribution; auto: gaussian for Box, (multi_)categorical for discrete actions", "auto")
     log_std: float = doc("initial log standard deviation of a Gaussian", 0.0)
     keys: tuple[str, ...] = doc("observation keys that are seen; empty: all", ())
@@ -215,6 +216,8 @@ class TrainSettings(CommonChecks):
                 f"update.minibatch {self.minibatch} does not divide the {self.samples} samples of a rollout "
                 f"(rollout.num_envs {rollout.num_envs} x rollout.steps {rollout.steps})"
             )
+        if self.policy.cell != "lstm" and not self.policy.lstm:
+            raise UserError(f"policy.cell {self.policy.cell} makes no memory by itself: policy.lstm is its width")
         if self.policy.lstm and self.minibatch % rollout.steps:
             raise UserError(
                 f"with policy.lstm a minibatch holds whole sequences: update.minibatch {self.minibatch} must be a "

@@ -49,6 +49,7 @@ class Facts:
         observation_space: What it sees, with every key of a dict space that it reads.
         action_space: What it does.
         memory: Layers and width of the recurrent state, (0, 0) without.
+        cell: ``lstm`` with h and c, or ``gru`` with h alone.
         env: The environment it was trained in.
         algorithm: What kind of policy it is.
         parameters: How many numbers it takes to act.
@@ -68,12 +69,18 @@ class Facts:
     keys: tuple[str, ...]
     name: str
     types: tuple[str, ...]
+    cell: str = "lstm"
+
+    @property
+    def remembered(self) -> tuple[str, ...]:
+        """Names of what the file remembers."""
+        return () if not self.memory[0] else ("h",) if self.cell == "gru" else ("h", "c")
 
     @property
     def outputs(self) -> list[str]:
         """Names of the outputs in their order."""
         names = dict.fromkeys((*PARAMETERS[self.family], "action"))
-        return [*names, *(("h_out", "c_out") if self.memory[0] else ())]
+        return [*names, *(f"{name}_out" for name in self.remembered)]
 
     @staticmethod
     def parse(text: str | bytes, where: str) -> Facts | None:
@@ -102,6 +109,7 @@ class Facts:
                 tuple(str(key) for key in data["keys"]),
                 str(data.get("name", "")),
                 tuple(str(kind) for kind in data.get("types", ())),
+                str(data.get("cell", "lstm")),
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{where}: its description cannot be read ({error!r}): export the student again") from None
@@ -116,7 +124,7 @@ class Engine(ABC):
 
         Returns:
             The outputs by name: parameters of the distribution (see ``PARAMETERS``), ``action`` and, with memory,
-            ``h_out`` and ``c_out``.
+            ``h_out`` and, of an LSTM, ``c_out``.
         """
 
 
@@ -188,7 +196,7 @@ class ExportedPolicy(OpaqueTeacher):
         for t in range(first.shape[0]):
             memory = _forget(memory, None if episode_start is None else np.asarray(episode_start)[t])
             answers = self._run(map_obs(lambda a, t=t: np.asarray(a)[t], obs), memory)
-            memory = answers["h_out"], answers["c_out"]
+            memory = answers["h_out"], answers.get("c_out", memory[1])
             rows.append(self._to_unit(self._params_of(answers)))
         return Target(torch.stack(rows)), tuple(torch.as_tensor(part) for part in memory)
 
@@ -214,7 +222,7 @@ class ExportedPolicy(OpaqueTeacher):
         else:
             drawn = distributions.sample(self.family, self._params_of(answers)).numpy()
             actions = self._map.to_env(drawn, unit=self.family.name == "squashed_gaussian")
-        after = (answers["h_out"], answers["c_out"]) if memory is not None else None
+        after = (answers["h_out"], answers.get("c_out", memory[1])) if memory is not None else None
         return (actions[0] if single else actions), after
 
 

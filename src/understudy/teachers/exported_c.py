@@ -99,7 +99,9 @@ class CEngine(Engine):
         two = facts.family in ("gaussian", "squashed_gaussian")
         self._params = sum(sizes) * (2 if two else 1)
         memory = facts.memory[0] * facts.memory[1]
-        self._offset = 2 * memory
+        self._places = [i * memory for i in range(len(facts.remembered))]
+        self._size_of_part = memory
+        self._offset = len(facts.remembered) * memory
         # As 8-byte numbers, so that the state is aligned for whatever stands in it.
         self._state = np.zeros(-(-self._size // 8), np.float64)
         self._floats = self._state.view(np.float32)
@@ -110,23 +112,23 @@ class CEngine(Engine):
             np.ascontiguousarray(obs[key], kind).reshape(len(obs[key]), -1)
             for key, kind in zip(self._facts.keys, self._types, strict=True)
         ]
-        count, half = len(inputs[0]), self._offset // 2
+        count, size = len(inputs[0]), self._size_of_part
         action = np.zeros((count, self._actions), np.float32 if self._continuous else np.int32)
         params = np.zeros((count, self._params), np.float32)
-        after = [np.array(part) for part in memory] if memory is not None else []
+        after = [np.array(part) for part in memory[: len(self._places)]] if memory is not None else []
         state = ctypes.c_void_p(self._state.ctypes.data)
         for row in range(count):
-            if after:
-                self._floats[:half], self._floats[half : 2 * half] = (part[:, row].ravel() for part in after)
+            for part, begin in zip(after, self._places, strict=False):
+                self._floats[begin : begin + size] = part[:, row].ravel()
             places = [ctypes.c_void_p(array[row].ctypes.data) for array in inputs]
             self._act(state, *places, ctypes.c_void_p(action[row].ctypes.data))
             params[row] = self._floats[self._offset : self._offset + self._params]
-            for part, begin in zip(after, (0, half), strict=False):
-                part[:, row] = self._floats[begin : begin + half].reshape(self._facts.memory)
+            for part, begin in zip(after, self._places, strict=False):
+                part[:, row] = self._floats[begin : begin + size].reshape(self._facts.memory)
         return self._named(params, action, after)
 
     def _named(self, params: Array, action: Array, after: list[Array]) -> dict[str, Array]:
-        answers = {"h_out": after[0], "c_out": after[1]} if after else {}
+        answers = dict(zip([f"{name}_out" for name in self._facts.remembered], after, strict=False))
         if not self._continuous and len(action[0]) == 1 and isinstance(self._facts.action_space, gym.spaces.Discrete):
             action = action[:, 0]
         answers["action"] = action if self._continuous else action.astype(np.int64)

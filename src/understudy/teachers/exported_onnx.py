@@ -34,7 +34,7 @@ class OnnxEngine(Engine):
         """See ``Engine.run``."""
         feeds = {(k or OBSERVATION): obs[k].astype(self._types[k or OBSERVATION], copy=False) for k in self._facts.keys}
         if memory is not None:
-            feeds |= {"h": memory[0], "c": memory[1]}
+            feeds |= dict(zip(self._facts.remembered, memory, strict=False))
         try:
             answers = self._session.run(self._facts.outputs, feeds)
         except Exception as error:  # onnxruntime's exceptions share no class of their own

@@ -24,7 +24,7 @@ class TorchScriptEngine(Engine):
         """See ``Engine.run``."""
         values = [torch.as_tensor(obs[key]) for key in self._facts.keys]
         values = [v.float() if v.is_floating_point() else v for v in values]
-        values += [torch.as_tensor(part) for part in memory or ()]
+        values += [torch.as_tensor(part) for part in (memory or ())[: len(self._facts.remembered)]]
         out = self._module(*values)
         outputs = out if isinstance(out, (tuple, list)) else (out,)
         return {name: part.numpy() for name, part in zip(self._facts.outputs, outputs, strict=True)}

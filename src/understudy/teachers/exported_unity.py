@@ -39,7 +39,7 @@ class UnityEngine(Engine):
         self._names, self._pictures = data.get("inputs"), data.get("pictures")
         if not isinstance(self._names, list) or not isinstance(self._pictures, list):
             raise UserError(f"{where}: its description names no inputs: export the student again")
-        self._session, self._facts, self._where = session, facts, where
+        self._session, self._facts, self._where, self._mask = session, facts, where, str(data.get("mask", ""))
         self._spaces = members(facts.observation_space)
         self._map = ActionMap(facts.action_space)
         self._sizes = action_sizes(facts.action_space)
@@ -50,11 +50,13 @@ class UnityEngine(Engine):
         count = len(next(iter(feeds.values())))
         kind = "continuous" if isinstance(self._facts.action_space, gym.spaces.Box) else "discrete"
         if kind == "discrete":
-            feeds["action_masks"] = np.ones((count, sum(self._sizes)), np.float32)
+            allowed = obs[self._mask].reshape(count, -1) >= 0.5 if self._mask else np.ones((count, sum(self._sizes)))
+            feeds["action_masks"] = allowed.astype(np.float32)
         names = [f"deterministic_{kind}_actions"]
+        parts = len(self._facts.remembered)
         if memory is not None:
-            both = np.concatenate(memory).swapaxes(0, 1).reshape(count, 1, -1)
-            feeds["recurrent_in"], names = both.astype(np.float32), [*names, "recurrent_out"]
+            every = np.concatenate(memory[:parts]).swapaxes(0, 1).reshape(count, 1, -1)
+            feeds["recurrent_in"], names = every.astype(np.float32), [*names, "recurrent_out"]
         try:
             answers = self._session.run(names, feeds)
         except Exception as error:  # onnxruntime's exceptions share no class of their own
@@ -62,8 +64,10 @@ class UnityEngine(Engine):
         out = self._actions(np.asarray(answers[0]))
         if memory is not None:
             layers, width = self._facts.memory
-            after = np.asarray(answers[1]).reshape(count, 2 * layers, width).swapaxes(0, 1)
-            out |= {"h_out": after[:layers], "c_out": after[layers:]}
+            after = np.asarray(answers[1]).reshape(count, parts * layers, width).swapaxes(0, 1)
+            out |= {
+                f"{name}_out": part for name, part in zip(self._facts.remembered, np.split(after, parts), strict=True)
+            }
         return out
 
     def _as_unity(self, key: str, x: Array) -> Array:

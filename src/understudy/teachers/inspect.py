@@ -71,7 +71,9 @@ def network_text(spec: PolicySpec) -> str:
     """Describe a network from observations to output."""
     parts = [", ".join(_encoder(encoder) for encoder in spec.encoders)]
     if spec.lstm:
-        parts.append(f"LSTM {spec.lstm}" + (f" x {spec.lstm_layers} layers" if spec.lstm_layers > 1 else ""))
+        parts.append(
+            f"{spec.cell.upper()} {spec.lstm}" + (f" x {spec.lstm_layers} layers" if spec.lstm_layers > 1 else "")
+        )
     parts.append(f"MLP {'x'.join(map(str, spec.hidden))} {spec.activation}" if spec.hidden else "linear")
     if spec.tasks > 1:
         parts.append(f"{spec.tasks} heads")

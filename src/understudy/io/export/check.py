@@ -10,6 +10,7 @@ from understudy.errors import UserError
 from understudy.io.export.states import Answers, States, ask
 from understudy.policies.family import ActionMap
 from understudy.policies.policy import Policy, PolicyLike
+from understudy.policies.spec import ABSENT
 
 TOLERANCE = 1e-4
 """Largest difference of a float32 export that is still rounding, relative to parameters above 1."""
@@ -68,7 +69,7 @@ def measure(student: Policy, ours: Answers, theirs: Answers) -> Difference:
     if student.family.name == "deterministic":  # an export publishes the action, which is clipped
         clipped = np.clip(ours.params, action_map.unit_low, -action_map.unit_low)
         params = np.abs(clipped.astype(np.float64) - theirs.params)
-    largest = max(1.0, float(np.abs(ours.params).max()))
+    largest = largest_of(ours.params)
     if student.family.continuous:
         gap = np.abs(ours.action.astype(np.float64) - theirs.action)
         action, mean = float(gap.max()), float(gap.mean())
@@ -84,6 +85,11 @@ def measure(student: Policy, ours: Answers, theirs: Answers) -> Difference:
         float(params.max()) / largest,
         not student.family.continuous,
     )
+
+
+def largest_of(params: np.ndarray) -> float:
+    """Return the largest magnitude of parameters, at least 1; choices that a state does not have do not count."""
+    return max(1.0, float(np.abs(params[params > ABSENT / 2]).max(initial=0.0)))
 
 
 def _ties(student: Policy, params: np.ndarray) -> np.ndarray:

@@ -184,7 +184,8 @@ def _finish(work: _Work, form: str, files: dict[Path, bytes], found: Difference,
 
 
 def _onnx(work: _Work) -> Export:
-    from understudy.io.export.onnx_file import float_model, int8_model
+    from understudy.io.export.onnx_file import float_model
+    from understudy.io.export.onnx_int8 import int8_model
 
     data = float_model(work.policy)
     if work.int8:
@@ -228,6 +229,7 @@ def _sb3(work: _Work) -> Export:
 
 def _c(work: _Work) -> Export:
     from understudy.io.export.c.build import build
+    from understudy.io.export.c.compensate import compensate
     from understudy.io.export.c.plan import build_plan
     from understudy.io.export.c.ranges import calibrate
     from understudy.io.export.c.simulate import simulate
@@ -236,6 +238,10 @@ def _c(work: _Work) -> Export:
     from understudy.teachers.exported_c import compiler
 
     plan = build_plan(work.policy, calibrate(work.policy, work.states) if work.int8 else None)
+    if work.int8:
+        if not (plan.body or plan.lstm or any(one.convolutions for one in plan.inputs)):
+            raise UserError("int8 in C leaves the last layer float32, and this student has no other: export it without")
+        compensate(plan, work.states)
     name = identifier(work.path.stem)
     precision = "int8" if work.int8 else "float32"
     keys, types = [one.key for one in plan.inputs], [one.ctype for one in plan.inputs]
@@ -270,11 +276,12 @@ def _unit_answers(policy: Policy, answers: Answers) -> Answers:
 
     from understudy.policies.family import ActionMap
 
-    if not policy.family.continuous or policy.family.name == "squashed_gaussian":
-        return answers
     action_map = ActionMap(policy.action_space)
+    action = answers.action.reshape(-1, *action_map.shape)
+    if not policy.family.continuous or policy.family.name == "squashed_gaussian":
+        return Answers(answers.params, action)
     params = distributions.to_unit(torch.as_tensor(answers.params), policy.family, action_map)
-    return Answers(params.numpy(), answers.action.reshape(-1, *action_map.shape))
+    return Answers(params.numpy(), action)
 
 
 def _kilobytes(size: int) -> str:

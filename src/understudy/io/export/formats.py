@@ -33,10 +33,9 @@ def obstacles(spec: PolicySpec, form: str) -> list[str]:
     for encoder in spec.encoders:
         if encoder.learned and form in allowed and encoder.type not in allowed[form]:
             found.append(f"the encoder {encoder.type}" + (f" of the key {encoder.key!r}" if encoder.key else ""))
-    if spec.support:
-        found.append("a distribution of returns over fixed values (C51)")
-    if spec.mask and form != "unity":
-        found.append(f"the action mask {spec.mask!r}")
+    if form == "sb3":
+        found += ["a distribution of returns over fixed values (C51)"] * bool(spec.support)
+        found += [f"the action mask {spec.mask!r}"] * bool(spec.mask)
     several = spec.tasks > 1 or bool(spec.task_actions)
     if several and form in allowed:
         found.append("a head for each of several tasks")
@@ -45,7 +44,7 @@ def obstacles(spec: PolicySpec, form: str) -> list[str]:
         found += ["the activation gelu"] * (spec.activation == "gelu")
         found += ["gSDE"] * (spec.std == "gsde")
     if form == "sb3":
-        found += ["the LSTM"] * bool(spec.lstm)
+        found += [f"the {spec.cell.upper()}"] * bool(spec.lstm)
         found += ["actions that do not start at 0"] * bool(spec.action_space.get("start", 0))
         box = spec.actions
         if isinstance(box, gym.spaces.Box) and not box.is_bounded():
@@ -101,9 +100,11 @@ def describe(policy: Policy, form: str, precision: str, keys: Sequence[str], **m
         "observation_space": _seen(policy),
         "action_space": space_to_json(policy.action_space),
         "memory": [spec.lstm_layers if spec.lstm else 0, spec.lstm],
+        "cell": spec.cell,
         "parameters": policy.parameters_count,
         "keys": list(keys),
-        "network": {"hidden": list(spec.hidden), "activation": spec.activation, "lstm": spec.lstm},
+        "mask": spec.mask,
+        "network": {"hidden": list(spec.hidden), "activation": spec.activation, "lstm": spec.lstm, "cell": spec.cell},
         "normalizer": {
             "keys": list(spec.normalized),
             "clip": spec.normalizer_clip,

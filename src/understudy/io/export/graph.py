@@ -19,7 +19,7 @@ from understudy.policies.encoders import GridCNN, TextBag, TextLSTM
 from understudy.policies.family import ActionMap
 from understudy.policies.policy import Policy
 from understudy.policies.spaces import members
-from understudy.policies.spec import ABSENT, Encoder
+from understudy.policies.spec import ABSENT, Encoder, PolicySpec
 from understudy.teachers.exported import PARAMETERS
 
 OBSERVATION = "obs"
@@ -40,6 +40,7 @@ class Graph(nn.Module):
         self.keys = [e.key for e in self.spec.encoders]
         if self.spec.tasks > 1 or self.spec.task_actions:
             self.keys += [key for key in ("task",) if key not in self.keys]
+        self.keys += [self.spec.mask] if self.spec.mask and self.spec.mask not in self.keys else []
         self.map = ActionMap(policy.action_space)
         for key in self.spec.normalized:
             mean = policy.get_buffer(f"normalizer_mean:{key}")
@@ -57,15 +58,20 @@ class Graph(nn.Module):
         return self.get_buffer(f"action_{name}")
 
     @property
+    def memory(self) -> list[str]:
+        """Names of what is remembered: h and c of an LSTM, h of a GRU."""
+        return memory_names(self.spec)
+
+    @property
     def input_names(self) -> list[str]:
         """Names of the inputs in their order."""
-        return [key or OBSERVATION for key in self.keys] + (["h", "c"] if self.spec.lstm else [])
+        return [key or OBSERVATION for key in self.keys] + self.memory
 
     @property
     def output_names(self) -> list[str]:
         """Names of the outputs in their order: parameters, the action, the next state."""
         names = dict.fromkeys((*PARAMETERS[self.policy.family.name], "action"))
-        return [*names, *(("h_out", "c_out") if self.spec.lstm else ())]
+        return [*names, *(f"{name}_out" for name in self.memory)]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Inputs by position, as ``input_names`` says -> outputs, as ``output_names`` says."""
@@ -73,9 +79,9 @@ class Graph(nn.Module):
         features = self.encode(obs)
         state: tuple[Tensor, ...] = ()
         if self.policy.lstm is not None:
-            features, state = self.remember(features, inputs[-2], inputs[-1])
+            features, state = self.remember(features, inputs[len(self.keys) :])
         latent = self.policy.body(features)
-        params, mode = self.act(self.mean(latent, obs), self.log_std(latent, obs))
+        params, mode = self.act(self.allowed(self.mean(latent, obs), obs), self.log_std(latent, obs))
         return (*params, *([] if self.policy.family.name == "deterministic" else [mode]), *state)
 
     def encode(self, obs: dict[str, Tensor]) -> Tensor:
@@ -104,22 +110,30 @@ class Graph(nn.Module):
         x = ((x - mean) - rest) * inverse_std
         return x.clamp(-self.spec.normalizer_clip, self.spec.normalizer_clip)
 
-    def remember(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """[N, F] and h, c [layers, N, W] -> [N, W] and the next h, c."""
+    def remember(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """[N, F] and what is remembered, each [layers, N, W] -> [N, W] and the next."""
         assert self.policy.lstm is not None
-        after_h, after_c = [], []
+        after: list[tuple[Tensor, ...]] = []
         for layer, weights in enumerate(self.policy.lstm.all_weights):
-            x, memory = lstm_step(x, h[layer], c[layer], *weights)
-            after_h.append(x)
-            after_c.append(memory)
-        return x, (torch.stack(after_h), torch.stack(after_c))
+            if self.spec.cell == "gru":
+                x = gru_step(x, state[0][layer], *weights)
+                after.append((x,))
+            else:
+                x, memory = lstm_step(x, state[0][layer], state[1][layer], *weights)
+                after.append((x, memory))
+        return x, tuple(torch.stack(part) for part in zip(*after, strict=True))
 
     def mean(self, latent: Tensor, obs: dict[str, Tensor]) -> Tensor:
         """[N, latent] -> [N, logits], [N, action values] or [N, A]."""
         spec = self.spec
         out = self.of_task(self.policy.head(latent), obs)
         if spec.quantiles > 1:
-            out = out.reshape(-1, spec.quantiles, sum(self.policy.family.sizes)).mean(dim=1)
+            out = out.reshape(-1, spec.quantiles, sum(self.policy.family.sizes))
+            if spec.support:
+                atoms = torch.linspace(spec.support[0], spec.support[1], spec.quantiles)
+                out = (out.softmax(dim=1) * atoms.unsqueeze(-1)).sum(dim=1)
+            else:
+                out = out.mean(dim=1)
         if spec.mean_clip:
             out = out.clamp(-spec.mean_clip, spec.mean_clip)
         if spec.head_activation == "tanh":
@@ -128,6 +142,12 @@ class Graph(nn.Module):
             absent = torch.as_tensor(spec.absent)[obs["task"].argmax(dim=-1)]
             out = out.masked_fill(absent, ABSENT)
         return out
+
+    def allowed(self, logits: Tensor, obs: dict[str, Tensor]) -> Tensor:
+        """[N, P] -> the same, ``ABSENT`` where the state's mask forbids a choice."""
+        if not self.spec.mask:
+            return logits
+        return logits.masked_fill(obs[self.spec.mask].to(torch.float32).flatten(1) < 0.5, ABSENT)
 
     def log_std(self, latent: Tensor, obs: dict[str, Tensor]) -> Tensor | None:
         """[N, latent] -> [N, A], None for families without."""
@@ -173,7 +193,7 @@ class Graph(nn.Module):
         """Return inputs of zeros, of the right types."""
         zeros = [torch.as_tensor(self.cast(self.empty(key, count), key)) for key in self.keys]
         shape = self.spec.lstm_layers, count, self.spec.lstm
-        return (*zeros, *([torch.zeros(shape), torch.zeros(shape)] if self.spec.lstm else []))
+        return (*zeros, *(torch.zeros(shape) for _ in self.memory))
 
     def empty(self, key: str, count: int) -> Array:
         """[count, *shape] zeros of a key's space, moved to where one-hot codes can read them."""
@@ -202,6 +222,19 @@ def lstm_step(
     i, f, g, o = gates.chunk(4, dim=1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def gru_step(x: Tensor, h: Tensor, w_in: Tensor, w_h: Tensor, b_in: Tensor, b_h: Tensor) -> Tensor:
+    """[N, F], [N, W] -> the next h, gates in PyTorch's order (reset, update, new)."""
+    r_x, z_x, n_x = functional.linear(x, w_in, b_in).chunk(3, dim=1)
+    r_h, z_h, n_h = functional.linear(h, w_h, b_h).chunk(3, dim=1)
+    z = torch.sigmoid(z_x + z_h)
+    return (1 - z) * torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h) + z * h
+
+
+def memory_names(spec: PolicySpec) -> list[str]:
+    """Return names of what a policy remembers: h and c of an LSTM, h of a GRU."""
+    return [] if not spec.lstm else ["h"] if spec.cell == "gru" else ["h", "c"]
 
 
 def _scaled(x: Tensor, encoder: Encoder) -> Tensor:

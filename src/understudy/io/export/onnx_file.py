@@ -1,32 +1,23 @@
-"""ONNX: float32, and int8 by onnxruntime's static quantisation (the extra ``onnx``)."""
+"""ONNX in float32 (the extra ``onnx``); ``onnx_int8`` quantises what is made here."""
 
 from __future__ import annotations
 
 import io
-import logging
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from understudy.data import Array
-from understudy.errors import UserError, missing_extra
+from understudy.errors import missing_extra
 from understudy.io.export.formats import describe
 from understudy.io.export.graph import Graph
-from understudy.io.export.states import States
 from understudy.policies.policy import Policy
 from understudy.teachers.onnx import METADATA
 
 OPSET = 17
 """Old enough for every runtime of the last years, new enough for all that our networks consist of."""
-_BATCH = 64
-"""States per calibration step."""
 
 
 def packages() -> tuple[Any, Any]:
@@ -94,75 +85,3 @@ def stamped(data: bytes, description: str) -> bytes:
     onnx.checker.check_model(model)
     serialized: bytes = model.SerializeToString()
     return serialized
-
-
-def int8_model(policy: Policy, data: bytes, states: States) -> bytes:
-    """Quantise a float32 model: weights and activations of linear layers and convolutions to int8.
-
-    Static quantisation in QDQ form (onnxruntime's documentation, "Quantize ONNX models"), a scale for each output
-    channel of a weight; scales of activations from the student's own states. Normalisation, activations functions and
-    the scaling of actions stay float32.
-
-    Raises:
-        UserError: onnxruntime cannot quantise the model.
-    """
-    packages()
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-
-    graph = Graph(policy).eval()
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        source.write_bytes(data)
-        try:
-            quantize_static(
-                str(source), str(target), _Reader(_feeds(graph, states)), quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=["Gemm", "MatMul", "Conv"], per_channel=True, weight_type=QuantType.QInt8,
-                activation_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
-            )  # fmt: skip
-        except Exception as error:  # its exceptions share no class of their own
-            raise UserError(f"onnxruntime cannot quantise this student: {str(error)[:200]}") from error
-        quantised = target.read_bytes()
-    return stamped(quantised, describe(policy, "onnx", "int8", graph.keys, inputs=graph.input_names))
-
-
-def _feeds(graph: Graph, states: States) -> Iterator[dict[str, Array]]:
-    """Batches of inputs; with memory one state after another, since h and c are inputs."""
-    names = [key or graph.input_names[0] for key in graph.keys]
-    if not graph.spec.lstm:
-        for begin in range(0, len(states), _BATCH):
-            rows = slice(begin, begin + _BATCH)
-            yield {n: graph.cast(states.obs[k][rows], k) for n, k in zip(names, graph.keys, strict=True)}
-        return
-    shape = graph.spec.lstm_layers, 1, graph.spec.lstm
-    h, c = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for i in range(len(states)):
-        if states.start[i]:
-            h, c = np.zeros_like(h), np.zeros_like(c)
-        inputs = {n: graph.cast(states.obs[k][i : i + 1], k) for n, k in zip(names, graph.keys, strict=True)}
-        yield {**inputs, "h": h, "c": c}
-        with torch.no_grad():
-            out = graph(*(torch.as_tensor(a) for a in inputs.values()), torch.as_tensor(h), torch.as_tensor(c))
-        h, c = out[-2].numpy(), out[-1].numpy()
-
-
-class _Reader:
-    """What onnxruntime calls a calibration data reader."""
-
-    def __init__(self, feeds: Iterator[dict[str, Array]]) -> None:
-        self._feeds = feeds
-
-    def get_next(self) -> dict[str, Array] | None:
-        """Return the next inputs, None at the end."""
-        return next(self._feeds, None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the advice that quantisation logs (to optimise the model first, which changes nothing here)."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -35,6 +35,8 @@ from understudy.teachers.zoo import find_agent, load_agent
 ALGORITHMS = ("PPO", "A2C", "DQN", "TD3", "DDPG", "SAC")
 FRESH_LOG_STD = -1.0
 """Log standard deviation, in unit actions, that a deterministic student gets to explore with under PPO or A2C."""
+_ENTROPY = 0.01
+"""Entropy coefficient that SAC goes on from, and learns: its usual 1 would undo what the student knows."""
 _BUFFER, _PICTURE_BUFFER = 1_000_000, 100_000
 _TOLERANCE = 1e-4
 
@@ -126,6 +128,8 @@ def _build(algorithm: Any, name: str, policy: Policy) -> Any:
     more: dict[str, Any] = {"use_sde": True} if spec.std == "gsde" else {}
     if name in ("DQN", "TD3", "DDPG", "SAC"):
         more["buffer_size"] = 1  # allocated now; the real size is set below
+    if name == "SAC":
+        more["ent_coef"] = f"auto_{_ENTROPY}"
     env = SpacesOnly(seen_space(policy), policy.action_space)
     model = algorithm(text, env, policy_kwargs=kwargs, device="cpu", **more)
     if "buffer_size" in more:

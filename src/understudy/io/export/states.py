@@ -27,6 +27,8 @@ STATES = 1000
 _LIMIT = 64 << 20
 """Bytes of observations that are kept."""
 _ENVS = 4
+_STRIDE = 4
+"""Of the states of a policy without memory every fourth is kept, so that the ends of episodes are among them."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +78,23 @@ def record(policy: Policy, env: EnvSpec, count: int = STATES, seed: int = 0) -> 
     )
     count = max(min(count, _LIMIT // max(size, 1)), 8)
     vector = make(env, whole_tasks(env, _ENVS))
-    steps: list[tuple[dict[str, Array], Array, int]] = []
+    stride = 1 if policy.spec.lstm else _STRIDE
+    steps: list[tuple[dict[str, Array], Array, Array]] = []
     found = 0
 
     def keep(visit: Visit) -> None:
         nonlocal found
+        if visit.step % stride:
+            return
+        begins = np.full(len(visit.active), visit.step == 0) if visit.starts is None else np.array(visit.starts)
         obs = visit.obs if isinstance(visit.obs, dict) else {"": visit.obs}
-        steps.append(({k: np.array(obs[k]) for k in policy.spec.needed_keys}, np.array(visit.active), visit.step))
+        steps.append(({k: np.array(obs[k]) for k in policy.spec.needed_keys}, np.array(visit.active), begins))
         found += int(visit.active.sum())
         if found >= count:
             raise _Enough
 
     try:
-        run_episodes(policy, vector, range(seed, seed + max(count // 4, _ENVS)), True, keep)
+        run_episodes(policy, vector, range(seed, seed + max(count, _ENVS)), True, keep)
     except _Enough:
         pass
     finally:
@@ -96,11 +102,11 @@ def record(policy: Policy, env: EnvSpec, count: int = STATES, seed: int = 0) -> 
     return _in_order(steps, vector.num_envs, f"{env.id} with seeds from {seed}").first(count)
 
 
-def _in_order(steps: list[tuple[dict[str, Array], Array, int]], rows: int, source: str) -> States:
+def _in_order(steps: list[tuple[dict[str, Array], Array, Array]], rows: int, source: str) -> States:
     """Bring steps of environments side by side into sequences one after another."""
     picked = [(i, row) for row in range(rows) for i, (_, active, _) in enumerate(steps) if active[row]]
     obs = {key: np.stack([steps[i][0][key][row] for i, row in picked]) for key in steps[0][0]}
-    start = np.array([steps[i][2] == 0 for i, _ in picked])
+    start = np.array([steps[i][2][row] for i, row in picked])
     return States(obs, start, source)
 
 

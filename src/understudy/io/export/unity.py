@@ -29,10 +29,12 @@ class UnityGraph(nn.Module):
         super().__init__()
         self.graph = Graph(policy)
         self.spec, self.family = policy.spec, policy.family
-        spaces = list(self.graph.spaces)
-        self.numbers = [spaces.index(key) for key in self.graph.keys]
+        self.keys = [key for key in self.graph.keys if key in {e.key for e in policy.spec.encoders}]
+        spaces = [key for key in self.graph.spaces if key != policy.spec.mask or key in self.keys]
+        self.numbers = [spaces.index(key) for key in self.keys]
         self.pictures = {e.key for e in policy.spec.encoders if e.learned}
-        self.memory = 2 * policy.spec.lstm_layers * policy.spec.lstm
+        self.parts = len(self.graph.memory)
+        self.memory = self.parts * policy.spec.lstm_layers * policy.spec.lstm
 
     @property
     def input_names(self) -> list[str]:
@@ -58,7 +60,7 @@ class UnityGraph(nn.Module):
     def example(self, count: int = 2) -> tuple[Tensor, ...]:
         """Return inputs of zeros."""
         zeros = []
-        for key in self.graph.keys:
+        for key in self.keys:
             shape = self.graph.spaces[key].shape or ()
             if key in self.pictures and has_channels_last(self.graph.spaces[key]):  # type: ignore[arg-type]
                 shape = (shape[2], *shape[:2])
@@ -69,13 +71,14 @@ class UnityGraph(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Inputs by position -> outputs by position."""
         graph = self.graph
-        obs = {key: self.from_unity(key, x) for key, x in zip(graph.keys, inputs, strict=False)}
+        obs = {key: self.from_unity(key, x) for key, x in zip(self.keys, inputs, strict=False)}
         features = graph.encode(obs)
         state: tuple[Tensor, ...] = ()
         if self.memory:
-            both = inputs[-1].reshape(-1, 2 * self.spec.lstm_layers, self.spec.lstm).transpose(0, 1)
-            h, c = both[: self.spec.lstm_layers], both[self.spec.lstm_layers :]
-            features, after = graph.remember(features, h, c)
+            every = inputs[-1].reshape(-1, self.parts * self.spec.lstm_layers, self.spec.lstm).transpose(0, 1)
+            layers = self.spec.lstm_layers
+            parts = tuple(every[i * layers : (i + 1) * layers] for i in range(self.parts))
+            features, after = graph.remember(features, parts)
             state = (torch.cat(after).transpose(0, 1).reshape(-1, 1, self.memory),)
         latent = graph.policy.body(features)
         mean, log_std = graph.mean(latent, obs), graph.log_std(latent, obs)
@@ -84,7 +87,7 @@ class UnityGraph(nn.Module):
             drawn, sure = self.continuous(mean, log_std)
             shape = torch.tensor([float(self.family.sizes[0])])
         else:
-            drawn, sure = self.discrete(mean, inputs[len(graph.keys)])
+            drawn, sure = self.discrete(mean, inputs[len(self.keys)])
             shape = torch.tensor([[float(n) for n in self.family.sizes]])
         return version, size, drawn, shape, sure, *state
 
@@ -132,7 +135,5 @@ def unity_model(policy: Policy) -> bytes:
     graph = UnityGraph(policy).eval()
     axes = {name: {0: "batch"} for name in graph.batched}
     data = trace(graph, graph.example(), graph.input_names, graph.output_names, axes, OPSET)
-    text = describe(
-        policy, "unity", "float32", graph.graph.keys, inputs=graph.input_names, pictures=sorted(graph.pictures)
-    )
+    text = describe(policy, "unity", "float32", graph.keys, inputs=graph.input_names, pictures=sorted(graph.pictures))
     return stamped(data, text)

@@ -197,6 +197,18 @@ static void lstm_cell(const float *gates, int n, float *h, float *c)
     }
 }
 """
+_GRU = """
+static void gru_cell(const float *gates, int n, float *h)
+{
+    /* three gates by the input, then the same three by h */
+    int k;
+    for (k = 0; k < n; k++) {
+        const float r = sigmoid_of(gates[k] + gates[3 * n + k]), z = sigmoid_of(gates[n + k] + gates[4 * n + k]);
+        const float next = tanh_of(gates[2 * n + k] + r * gates[5 * n + k]);
+        h[k] = next + z * (h[k] - next);
+    }
+}
+"""
 _ARGMAX = """
 static int32_t argmax(const float *x, int n)
 {
@@ -205,6 +217,48 @@ static int32_t argmax(const float *x, int n)
     for (i = 1; i < n; i++)
         best = x[i] > x[best] ? i : best;
     return best;
+}
+"""
+_EXP = """
+static float exp_of(float x)
+{
+    /* for x <= 0: exp(x) = 2^-k exp(r), |r| <= log(2) / 2, a Taylor series of degree 6 */
+    float r, y;
+    int k;
+    if (x < -30.0f)
+        return 0.0f;
+    k = (int)(0.5f - x * 1.44269504f);
+    r = x + (float)k * 0.693359375f - (float)k * 2.12194440e-4f;
+    y = (((((1.38888889e-3f * r + 8.33333333e-3f) * r + 4.16666667e-2f) * r + 0.166666667f) * r + 0.5f) * r + 1.0f) * r;
+    y += 1.0f;
+    for (; k > 0; k--)
+        y *= 0.5f;
+    return y;
+}
+"""
+_EXPECTED = """
+static void expected_value(const float *x, int atoms, int n, float low, float step, float *y)
+{
+    int i, k;
+    for (k = 0; k < n; k++) {
+        float top = x[k], sum = 0.0f, place = 0.0f;
+        for (i = 1; i < atoms; i++)
+            top = x[i * n + k] > top ? x[i * n + k] : top;
+        for (i = 0; i < atoms; i++) {
+            const float p = exp_of(x[i * n + k] - top);
+            sum += p;
+            place += p * (float)i;
+        }
+        y[k] = low + step * (place / sum);
+    }
+}
+"""
+_FORBID = """
+static void forbid(const float *allowed, int n, float *logits)
+{
+    int i;
+    for (i = 0; i < n; i++)
+        logits[i] = allowed[i] < 0.5f ? -1e9f : logits[i];
 }
 """
 KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -230,7 +284,11 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "quantise_each": (_QUANTISE_EACH, ("rounded",)),
     "dequantise": (_DEQUANTISE, ()),
     "lstm_cell": (_LSTM, ("sigmoid_of", "tanh_of")),
+    "gru_cell": (_GRU, ("sigmoid_of", "tanh_of")),
     "argmax": (_ARGMAX, ()),
+    "exp_of": (_EXP, ()),
+    "expected_value": (_EXPECTED, ("exp_of",)),
+    "forbid": (_FORBID, ()),
     **CONVOLUTIONS,
 }
 """By name: the text, and the functions that it calls."""

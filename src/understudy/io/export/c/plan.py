@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -10,106 +10,13 @@ import numpy as np
 from torch import nn
 
 from understudy.data import Array
-from understudy.io.export.c.quantise import MARGIN, Integers, quantise
+from understudy.io.export.c.layers import Convolution, Input, Matrix
+from understudy.io.export.c.quantise import MARGIN, quantise
 from understudy.io.export.c.ranges import Ranges
 from understudy.policies.family import ActionMap
 from understudy.policies.policy import Policy
 from understudy.policies.spaces import has_channels_last, picture_shape
 from understudy.policies.spec import Encoder, encoded_size
-
-
-@dataclass
-class Matrix:
-    """y = activation(x @ weight + bias).
-
-    Attributes:
-        weight: [in, out] float32: the inner loop runs over outputs, which lie side by side.
-        bias: [out] float32.
-        activation: By name, see ``PolicySpec``.
-        integers: The same in int8, None for float32.
-    """
-
-    weight: Array
-    bias: Array
-    activation: str = "identity"
-    integers: Integers | None = None
-
-
-@dataclass
-class Convolution:
-    """A convolution over [H, W, C]; its weight is [K, K, C, O] float32.
-
-    Attributes:
-        weight: See above.
-        bias: [O].
-        stride: Of the kernel.
-        pad: Zeros around the picture.
-        height: Of the input.
-        width: Of the input.
-        activation: ``relu`` or ``elu``.
-        integers: The same in int8, None for float32.
-        next_range: What the next layer takes for the largest output (int8).
-        next_limit: The integer that it becomes.
-    """
-
-    weight: Array
-    bias: Array
-    stride: int
-    pad: int
-    height: int
-    width: int
-    activation: str
-    integers: Integers | None = None
-    next_range: float = 1.0
-    next_limit: int = 1
-
-    @property
-    def out_height(self) -> int:
-        """Rows of the output."""
-        return int((self.height + 2 * self.pad - self.weight.shape[0]) // self.stride + 1)
-
-    @property
-    def out_width(self) -> int:
-        """Columns of the output."""
-        return int((self.width + 2 * self.pad - self.weight.shape[1]) // self.stride + 1)
-
-    @property
-    def out_size(self) -> int:
-        """Numbers of the output."""
-        return int(self.out_height * self.out_width * self.weight.shape[3])
-
-
-@dataclass
-class Input:
-    """One observation key and its part of the features.
-
-    Attributes:
-        key: The key, ``""`` where observations are not a dict.
-        size: Numbers that come in.
-        ctype: ``float``, ``uint8_t`` or ``int32_t``.
-        offset: Where its features begin.
-        width: How many features it has.
-        normalizer: (mean, rest of the mean or None, 1 / std), flat, and the bound; None without.
-        scale: Numbers are multiplied by it.
-        one_hot: Sizes of the parts of a one-hot code; empty for numbers.
-        start: What is taken off whole numbers first.
-        convolutions: Of a picture.
-        strides: Of a picture's rows, columns and channels.
-        linear: The layer after the convolutions; None without.
-    """
-
-    key: str
-    size: int
-    ctype: str
-    offset: int
-    width: int
-    normalizer: tuple[Array, Array | None, Array, float] | None = None
-    scale: float = 1.0
-    one_hot: tuple[int, ...] = ()
-    start: int = 0
-    convolutions: list[Convolution] = field(default_factory=list)
-    strides: tuple[int, int, int] = (0, 0, 0)
-    linear: Matrix | None = None
 
 
 @dataclass
@@ -120,7 +27,9 @@ class Plan:
         policy: The policy.
         inputs: In the order of the features.
         features: F.
-        lstm: A matrix [F + W, 4 W] for each layer: input and h side by side, gates in PyTorch's order.
+        lstm: A matrix [F + W, 4 W] for each layer: input and h side by side, gates in PyTorch's order. Of a GRU
+            [F, 3 W].
+        past: Of a GRU, a matrix [W, 3 W] for each layer, for h alone; empty for an LSTM.
         width: W, 0 without memory.
         body: Hidden layers.
         head: The last layer; where deviations depend on the state, their head is appended.
@@ -133,12 +42,18 @@ class Plan:
     inputs: list[Input]
     features: int
     lstm: list[Matrix]
+    past: list[Matrix]
     width: int
     body: list[Matrix]
     head: Matrix
     action: ActionMap
     log_std: Array | None
     int8: bool
+
+    @property
+    def support(self) -> tuple[float, ...]:
+        """Least and greatest of the returns that the head's outputs are logits of (C51); empty for none."""
+        return self.policy.spec.support
 
 
 def build_plan(policy: Policy, ranges: Ranges | None = None) -> Plan:
@@ -156,17 +71,26 @@ def build_plan(policy: Policy, ranges: Ranges | None = None) -> Plan:
         order.append(offset + permutation)
         offset += one.width
     assert offset == encoded_size(spec)
+    if spec.mask and spec.mask not in {one.key for one in inputs}:
+        inputs.append(Input(spec.mask, policy.family.param_size, "float", offset, 0, encoded=False))
     permuted = np.concatenate(order)
     into = None if ranges is None else ranges.features[permuted]
-    lstm = []
+    lstm, past = [], []
     for layer in range(spec.lstm_layers if spec.lstm else 0):
         rows = arrays[f"lstm.weight_ih_l{layer}"].T
         rows = rows[permuted] if layer == 0 else rows
+        ones = None if into is None else np.ones(spec.lstm)
+        if spec.cell == "gru":
+            lstm.append(_matrix(rows, arrays[f"lstm.bias_ih_l{layer}"], "identity", into))
+            weight, bias = arrays[f"lstm.weight_hh_l{layer}"].T, arrays[f"lstm.bias_hh_l{layer}"]
+            past.append(_matrix(weight, bias, "identity", ones))
+            into = ones
+            continue
         weight = np.concatenate((rows, arrays[f"lstm.weight_hh_l{layer}"].T))
         bias = arrays[f"lstm.bias_ih_l{layer}"] + arrays[f"lstm.bias_hh_l{layer}"]
         span = None if into is None else np.concatenate((into, np.ones(spec.lstm)))
         lstm.append(_matrix(weight, bias, "identity", span))
-        into = None if into is None else np.ones(spec.lstm)
+        into = ones
     body = []
     first = not lstm
     for i in range(len(spec.hidden)):
@@ -178,7 +102,17 @@ def build_plan(policy: Policy, ranges: Ranges | None = None) -> Plan:
     head = _head(policy, arrays, permuted if first else None)
     log_std = arrays["log_std"].astype(np.float32) if spec.std == "constant" else None
     return Plan(
-        policy, inputs, offset, lstm, spec.lstm, body, head, ActionMap(policy.action_space), log_std, ranges is not None
+        policy,
+        inputs,
+        offset,
+        lstm,
+        past,
+        spec.lstm,
+        body,
+        head,
+        ActionMap(policy.action_space),
+        log_std,
+        ranges is not None,
     )
 
 
@@ -201,7 +135,7 @@ def _head(policy: Policy, arrays: dict[str, Array], permuted: Array | None) -> M
     spec = policy.spec
     weight = arrays["head.weight"]
     bias = arrays.get("head.bias", np.zeros(len(weight)))
-    if spec.quantiles > 1:
+    if spec.quantiles > 1 and not spec.support:
         weight = weight.reshape(spec.quantiles, -1, weight.shape[1]).mean(axis=0)
         bias = bias.reshape(spec.quantiles, -1).mean(axis=0)
     if spec.std == "state":

@@ -13,6 +13,7 @@ from understudy.data import Array, map_obs
 from understudy.io.export.c.quantise import MARGIN
 from understudy.io.export.states import States
 from understudy.policies.policy import Policy, as_tensors
+from understudy.policies.spec import feature_count
 
 _BOUNDED = ("tanh", "sigmoid")
 
@@ -77,12 +78,17 @@ def _watch(seen: dict[str, float], name: str) -> Any:
 def _features(policy: Policy, largest: Array) -> Array:
     """A feature that hardly moved in these states may move later, and is given some room.
 
-    Normalised features stay within the normaliser's clip, and have a deviation of 1 in the long run.
+    Normalised features stay within the normaliser's clip, and have a deviation of 1 in the long run: four of them.
     """
-    spec = policy.spec
+    spec, offset = policy.spec, 0
     spread: Array = np.maximum(MARGIN * largest, 0.02 * largest.max() + 1e-6)
-    if spec.normalized and not any(e.learned for e in spec.encoders):
-        spread = np.clip(spread, 1.0, max(spec.normalizer_clip, 1.0))
+    for encoder in spec.encoders:
+        width = feature_count(spec, encoder)
+        if encoder.key in spec.normalized and not encoder.learned:
+            part = slice(offset, offset + width)
+            bound = spec.normalizer_clip * encoder.scale
+            spread[part] = np.clip(spread[part], min(4.0, bound), bound)
+        offset += width
     return spread
 
 

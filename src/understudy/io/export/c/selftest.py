@@ -6,6 +6,7 @@ import numpy as np
 
 from understudy.io.export.c.plan import Plan
 from understudy.io.export.c.text import action_type, actions_count, argument, number, wrapped
+from understudy.io.export.check import largest_of
 from understudy.io.export.states import Answers, States
 
 _NUMBERS = 20_000
@@ -47,7 +48,7 @@ def write_selftest(plan: Plan, name: str, states: States, answers: Answers) -> s
     table("test_action", kind, answers.action[:count])
     arguments = ", ".join(f"test_{argument(one)} + i * {one.size}" for one in plan.inputs)
     params, actions = plan.policy.family.param_size, actions_count(plan)
-    tolerance = number(TOLERANCE[plan.int8] * max(1.0, float(np.abs(answers.params[:count]).max())))
+    tolerance = number(TOLERANCE[plan.int8] * largest_of(answers.params[:count]))
     wrong = f"wrong += (int)(action[k] != test_action[i * {actions} + k]);"
     if kind == "float":
         span = number(TOLERANCE[plan.int8] * max(1.0, float(np.abs(answers.action[:count]).max())))

@@ -13,10 +13,12 @@ import torch
 from torch.nn import functional
 
 from understudy.data import Array
-from understudy.io.export.c.plan import Convolution, Input, Matrix, Plan
+from understudy.io.export.c.layers import Convolution, Input, Matrix
+from understudy.io.export.c.plan import Plan
 from understudy.io.export.c.quantise import Integers
 from understudy.io.export.states import Answers, States
 from understudy.policies.distributions import LOG_STD_MAX, LOG_STD_MIN
+from understudy.policies.spec import ABSENT
 
 
 def _sigmoid(x: Array) -> Array:
@@ -36,13 +38,18 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 def simulate(plan: Plan, states: States) -> Answers:
     """Return what the source publishes in states: parameters in the units of ``exported.PARAMETERS``, and actions."""
-    parts = [_input(plan, one, states.obs[one.key]) for one in plan.inputs]
-    x = np.concatenate(parts, axis=1)
+    x = features(plan, states)
     if plan.lstm:
-        x = _remember(plan, x, states.start)
+        x = remember(plan, x, states.start)
     for layer in plan.body:
-        x = _matrix(layer, x)
-    return _publish(plan, _matrix(plan.head, x))
+        x = apply(layer, x)
+    return _publish(plan, _allowed(plan, _expected(plan, apply(plan.head, x)), states))
+
+
+def features(plan: Plan, states: States) -> Array:
+    """Return the features [N, F] in the source's order."""
+    parts = [_input(plan, one, states.obs[one.key]) for one in plan.inputs if one.encoded]
+    return np.concatenate(parts, axis=1)
 
 
 def _integers(x: Array, inverse: Array, limit: int) -> Array:
@@ -51,14 +58,24 @@ def _integers(x: Array, inverse: Array, limit: int) -> Array:
     return rounded
 
 
-def _matrix(layer: Matrix, x: Array, quantised: bool = False) -> Array:
+def to_integers(layer: Matrix, x: Array) -> Array:
+    """[N, in] -> the integers that enter an int8 layer, as float64."""
+    assert layer.integers is not None
+    return _integers(x, layer.integers.inverse, layer.integers.limit)
+
+
+def pre_activation(layer: Matrix, x: Array, quantised: bool = False) -> Array:
     """[N, in] -> [N, out]; ``quantised`` inputs are integers already."""
     if layer.integers is None:
-        y = x @ layer.weight.astype(np.float64) + layer.bias
-    else:
-        q = x if quantised else _integers(x, layer.integers.inverse, layer.integers.limit)
-        y = _exact(q @ layer.integers.weight.astype(np.float64)) * layer.integers.scale + layer.bias
-    return _ACTIVATIONS[layer.activation](y)
+        y: Array = x @ layer.weight.astype(np.float64) + layer.bias
+        return y
+    q = x if quantised else to_integers(layer, x)
+    return _exact(q @ layer.integers.weight.astype(np.float64)) * layer.integers.scale + layer.bias
+
+
+def apply(layer: Matrix, x: Array, quantised: bool = False) -> Array:
+    """[N, in] -> [N, out], activation included."""
+    return _ACTIVATIONS[layer.activation](pre_activation(layer, x, quantised))
 
 
 def _exact(total: Array) -> Array:
@@ -95,7 +112,7 @@ def _picture(plan: Plan, one: Input, flat: Array) -> Array:
         x = _integers(y, np.array(layer.next_limit / layer.next_range), layer.next_limit) if plan.int8 else y
     rows_first: Array = x.reshape(len(x), -1)
     if one.linear is not None:
-        return _matrix(one.linear, rows_first, quantised=True)
+        return apply(one.linear, rows_first, quantised=True)
     end = one.convolutions[-1]
     return rows_first * (end.next_range / end.next_limit) if plan.int8 else rows_first
 
@@ -115,18 +132,61 @@ def _convolve(x: Array, layer: Convolution, integers: Integers | None) -> Array:
     return _ACTIVATIONS[layer.activation](y)
 
 
-def _remember(plan: Plan, features: Array, start: Array) -> Array:
-    """[N, F] in their order -> [N, W]."""
+def remember(plan: Plan, x: Array, start: Array, inputs: list[list[Array]] | None = None) -> Array:
+    """[N, F] in their order -> [N, W].
+
+    Args:
+        plan: With memory.
+        x: The features.
+        start: [N] bool, where episodes begin.
+        inputs: For each matrix of ``plan.lstm`` and then of ``plan.past`` a list that gets what goes into it, [1, in]
+            per state.
+    """
     h, c = np.zeros((len(plan.lstm), plan.width)), np.zeros((len(plan.lstm), plan.width))
     rows = []
-    for x, begins in zip(features, start, strict=True):
+    for row, begins in zip(x, start, strict=True):
+        into = row
         h, c = (np.zeros_like(h), np.zeros_like(c)) if begins else (h, c)
         for layer, matrix in enumerate(plan.lstm):
-            i, f, g, o = np.split(_matrix(matrix, np.concatenate((x, h[layer]))[None])[0], 4)
+            if plan.past:
+                into = h[layer] = _gated(plan, layer, into[None], h[layer][None].copy(), inputs)
+                continue
+            both = np.concatenate((into, h[layer]))[None]
+            if inputs is not None:
+                inputs[layer].append(both)
+            i, f, g, o = np.split(apply(matrix, both)[0], 4)
             c[layer] = _sigmoid(f) * c[layer] + _sigmoid(i) * np.tanh(g)
-            x = h[layer] = _sigmoid(o) * np.tanh(c[layer])
-        rows.append(x.copy())
+            into = h[layer] = _sigmoid(o) * np.tanh(c[layer])
+        rows.append(into.copy())
     return np.stack(rows)
+
+
+def _gated(plan: Plan, layer: int, x: Array, h: Array, inputs: list[list[Array]] | None) -> Array:
+    """[1, F] and [1, W] -> the next h [W] of a GRU."""
+    if inputs is not None:
+        inputs[layer].append(x)
+        inputs[len(plan.lstm) + layer].append(h)
+    new, old = (np.split(apply(m[layer], y)[0], 3) for m, y in ((plan.lstm, x), (plan.past, h)))
+    r, z = _sigmoid(new[0] + old[0]), _sigmoid(new[1] + old[1])
+    after: Array = (1 - z) * np.tanh(new[2] + r * old[2]) + z * h[0]
+    return after
+
+
+def _expected(plan: Plan, out: Array) -> Array:
+    """[N, outputs of the head] -> [N, P], the means of distributions of returns (C51)."""
+    if not plan.support:
+        return out
+    logits = out.reshape(len(out), plan.policy.spec.quantiles, -1)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    atoms = np.linspace(*plan.support, logits.shape[1])  # type: ignore[call-overload]
+    means: Array = (weights * atoms[:, None]).sum(axis=1) / weights.sum(axis=1)
+    return means
+
+
+def _allowed(plan: Plan, out: Array, states: States) -> Array:
+    """[N, P] -> the same with ``ABSENT`` where a mask forbids a choice."""
+    mask = plan.policy.spec.mask
+    return np.where(states.obs[mask].reshape(len(out), -1) < 0.5, ABSENT, out) if mask else out
 
 
 def _publish(plan: Plan, out: Array) -> Answers:

@@ -9,7 +9,8 @@ import numpy as np
 from understudy import __version__
 from understudy.data import Array
 from understudy.io.export.c.kernels import write_kernels
-from understudy.io.export.c.plan import Convolution, Input, Matrix, Plan
+from understudy.io.export.c.layers import Convolution, Input, Matrix
+from understudy.io.export.c.plan import Plan
 from understudy.io.export.c.selftest import write_selftest
 from understudy.io.export.c.text import argument, header, number, signature, wrapped
 from understudy.io.export.states import Answers, States
@@ -154,6 +155,9 @@ class _Writer:
         plan = self.plan
         self.room("a", plan.features)
         for layer, matrix in enumerate(plan.lstm):
+            if plan.past:
+                self.gated(layer)
+                continue
             inputs = matrix.weight.shape[0] - plan.width
             self.room("a", inputs + plan.width)
             self.room("b", 4 * plan.width)
@@ -169,7 +173,34 @@ class _Writer:
             self.room(target, matrix.weight.shape[1])
             self.matrix(f"hidden{depth}", matrix, f"s->{source}", f"s->{target}")
             source = target
-        self.matrix("head", plan.head, f"s->{source}", "s->params")
+        if plan.support:
+            self.expected(f"s->{source}", "b" if source == "a" else "a")
+        else:
+            self.matrix("head", plan.head, f"s->{source}", "s->params")
+        if plan.policy.spec.mask:
+            mask = next(argument(one) for one in plan.inputs if one.key == plan.policy.spec.mask)
+            self.call("forbid", mask, plan.policy.family.param_size, "s->params")
+
+    def gated(self, layer: int) -> None:
+        """Write a layer of a GRU, from ``s->a`` to ``s->a``."""
+        plan, width = self.plan, self.plan.width
+        self.room("a", max(plan.lstm[layer].weight.shape[0], width))
+        self.room("b", 6 * width)
+        h = f"s->h + {layer * width}" if layer else "s->h"
+        self.matrix(f"gru{layer}", plan.lstm[layer], "s->a", "s->b")
+        self.matrix(f"gru{layer}_past", plan.past[layer], h, f"s->b + {3 * width}")
+        self.call("gru_cell", "s->b", width, h)
+        self.call("copy", h, width, "s->a")
+
+    def expected(self, source: str, buffer: str) -> None:
+        """Write the means of distributions of returns, logit after logit of every action (C51)."""
+        spec, outputs = self.plan.policy.spec, self.plan.head.weight.shape[1]
+        self.room(buffer, outputs)
+        self.matrix("head", self.plan.head, source, f"s->{buffer}")
+        low, high = self.plan.support
+        step = (high - low) / (spec.quantiles - 1)
+        numbers = spec.quantiles, outputs // spec.quantiles, number(low), number(step)
+        self.call("expected_value", f"s->{buffer}", *numbers, "s->params")
 
     def tail(self) -> None:
         """Write how parameters become an action."""
@@ -246,12 +277,14 @@ def write_sources(plan: Plan, name: str, description: str, states: States, answe
     stem = stem or name
     writer = _Writer(plan, name)
     for index, one in enumerate(plan.inputs):
-        writer.input(index, one)
+        if one.encoded:
+            writer.input(index, one)
     writer.network()
     writer.tail()
     loops = "    int k;\n" if plan.policy.family.continuous else ""
     memory = plan.width * len(plan.lstm)
-    reset = f"    int k;\n    for (k = 0; k < {memory}; k++)\n        s->h[k] = s->c[k] = 0.0f;\n"
+    parts = "s->h[k]" if plan.past else "s->h[k] = s->c[k]"
+    reset = f"    int k;\n    for (k = 0; k < {memory}; k++)\n        {parts} = 0.0f;\n"
     source = (
         f"/* {MARK}{description.replace('/', chr(92) + '/')} */\n"
         f"/* Written by Understudy {__version__}; C99, no library is needed. {stem}.h says how to call it. */\n"

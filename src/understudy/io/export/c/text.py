@@ -8,7 +8,8 @@ import numpy as np
 
 from understudy import __version__
 from understudy.errors import UserError
-from understudy.io.export.c.plan import Input, Plan
+from understudy.io.export.c.layers import Input
+from understudy.io.export.c.plan import Plan
 
 _KEYWORDS = frozenset((
     "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float",
@@ -75,7 +76,8 @@ def header(plan: Plan, name: str, sizes: dict[str, int]) -> str:
     policy, guard = plan.policy, f"{name.upper()}_H"
     env = policy.about.env.id if policy.about.env else "an environment that is not known"
     memory = plan.width * len(plan.lstm)
-    kept = [f"    float h[{memory}], c[{memory}];{' ' * 4}/* what it remembers */"] if memory else []
+    remembered = f"h[{memory}]" if plan.past else f"h[{memory}], c[{memory}]"
+    kept = [f"    float {remembered};{' ' * 4}/* what it remembers */"] if memory else []
     kind = "int16_t" if plan.int8 else "float"
     work = [f"float a[{sizes['a']}], b[{sizes['b']}];"]
     work += [f"int16_t q[{sizes['q']}];"] if sizes["q"] else []
