@@ -52,6 +52,7 @@ class Plan:
         settings: Of all rows.
         goals: Scores to which env steps are counted.
         teacher_steps: Env steps that the teachers cost; None where that is not known.
+        known: Scores of teachers that were measured before, by name.
     """
 
     name: str
@@ -63,13 +64,20 @@ class Plan:
     settings: Mapping[str, Any] = field(default_factory=dict)
     goals: tuple[float, ...] = ()
     teacher_steps: int | None = None
+    known: Mapping[str, float] = field(default_factory=dict)
 
 
 def common(options: Any, env: EnvSpec, steps: int, seed: int) -> dict[str, Any]:
     """Return the settings that all runs share."""
     found: dict[str, Any] = {
         "env": env.to_json(),
-        "evaluation": {"every": options.every, "episodes": options.episodes, "final": options.final, "wait": True},
+        "evaluation": {
+            "every": options.every,
+            "episodes": options.episodes,
+            "final": options.final,
+            "wait": True,
+            "num_envs": options.episodes,  # failed episodes run to their limit: all at once
+        },
         "execution": {"type": options.execution, "num_workers": 2},
         "stop": {"env_steps": steps},
         "seed": seed,
@@ -86,7 +94,8 @@ def train_teacher(
     folder = options.out / "teachers" / name
     if not (folder / "summary.json").exists():
         print(f"training the teacher {name}", flush=True)
-        understudy.train(None, preset, merge(common(options, env, steps, 1_000), dict(more or {})), run=folder)
+        given = merge(common(options, env, steps, 1_000), {"evaluation": {"every": options.scratch_every}})
+        understudy.train(None, preset, merge(given, dict(more or {})), run=folder)
     return folder, int(json.loads((folder / "summary.json").read_text())["env_steps"])
 
 
@@ -109,15 +118,15 @@ def run_row(options: Any, plan: Plan, name: str, seed: int) -> Any:
 def run_plan(options: Any, plan: Plan) -> dict[str, Any]:
     """Run all rows over all seeds, print the table and write ``OUT/NAME.json``."""
     options.out.mkdir(parents=True, exist_ok=True)
-    known = {**plan.teachers, "random": "random"}
+    played = {name: who for name, who in plan.teachers.items() if name not in plan.known} | {"random": "random"}
     mode = bool(preset(plan.preset).get("evaluation", {}).get("deterministic", True))  # as the students are judged
-    scores = {
-        name: evaluate(who, plan.env, options.final, seed=3_000_000, num_envs=10, deterministic=mode).mean
-        for name, who in known.items()
+    scores = dict(plan.known) | {
+        name: evaluate(who, plan.env, options.final, seed=3_000_000, num_envs=options.episodes, deterministic=mode).mean
+        for name, who in played.items()
     }
     rows = {name: row for name, row in plan.rows.items() if not options.only or name in options.only}
     results: dict[str, list[Any]] = {name: [] for name in rows}
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for name in rows:
             result = run_row(options, plan, name, seed)
             results[name].append(result)

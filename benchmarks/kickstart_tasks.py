@@ -35,7 +35,8 @@ def task(name: str) -> EnvSpec:
 
 def experts(options: Any) -> tuple[list[str], list[int]]:
     """Train one expert for each task."""
-    small = {"policy": {"keys": ["image", "direction", "mission"], "features": 64, "hidden": [64]}}
+    keys = ["image", "direction", "mission"]
+    small = {"policy": {"keys": keys, "encoder": "grid_cnn", "features": 64, "hidden": [64]}}
     names = TASKS[:2] if options.quick else TASKS
     found = [train_teacher(options, task(name), PRESET, options.expert_steps, name, small) for name in names]
     return [str(folder / "last.safetensors") for folder, _ in found], [steps for _, steps in found]
@@ -48,8 +49,8 @@ def student_settings(options: Any, env: EnvSpec, seed: int) -> dict[str, Any]:
     found["evaluation"] |= {"episodes": 4 if options.quick else 20, "num_envs": 2 * count, "every": options.tasks_every}
     width = 16 if options.quick else 256
     found["policy"] = {
-        "keys": ["image", "direction", "mission", "task"], "features": width // 2, "lstm": width, "hidden": [width],
-        "value_hidden": [width],
+        "keys": ["image", "direction", "mission", "task"], "encoder": "grid_cnn", "features": width // 2,
+        "lstm": width, "hidden": [width], "value_hidden": [width],
     }  # fmt: skip
     per_task = 2 if options.quick else 4
     steps = 8 if options.quick else 40

@@ -25,6 +25,7 @@ import importlib.util
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from kickstart_plan import Plan, Row, run_plan, train_teacher
 from kickstart_tasks import run_tasks
 from understudy.data import EnvSpec
 from understudy.envs.make import spaces_of
+from understudy.evaluation.evaluate import evaluate
 from understudy.teachers.load import load
 
 PRESET = "ppo-minigrid-doorkey"
@@ -67,6 +69,11 @@ def doorkey_teacher(options: argparse.Namespace) -> tuple[Any, int | None]:
     return load(folder / "last.safetensors", env=DOORKEY), cost
 
 
+def scratch(options: argparse.Namespace, steps: int = 0, **settings: Any) -> Row:
+    """Return a row without a teacher, evaluated less often: its episodes run to their limits for long."""
+    return Row(settings={"evaluation": {"every": options.scratch_every}, **settings}, steps=steps)
+
+
 def taught(who: str, weight: str, rewards: bool = True) -> Row:
     """Return a row with a teacher; without rewards the entropy bonus goes too, or the student would be more random."""
     if rewards:
@@ -86,7 +93,7 @@ def three(who: str, linear: int, prefix: str = "") -> dict[str, Row]:
 def run_doorkey(options: argparse.Namespace) -> dict[str, Any]:
     """Compare a strong and a weak teacher."""
     strong, cost = doorkey_teacher(options)
-    rows = {"scratch": Row(steps=options.scratch_steps)}
+    rows = {"scratch": scratch(options, options.scratch_steps)}
     rows |= three("strong", options.linear[0], "strong, ") | three("weak", options.linear[1], "weak, ")
     teachers = {"strong": strong, "weak": weakened(strong, NOISE)}
     return run_plan(options, Plan("doorkey", DOORKEY, PRESET, options.steps, teachers, rows, {}, (0.9, 0.95), cost))
@@ -95,7 +102,7 @@ def run_doorkey(options: argparse.Namespace) -> dict[str, Any]:
 def run_weak(options: argparse.Namespace) -> dict[str, Any]:
     """Ask whether linear ends above constant, and constant above pure distillation."""
     strong, cost = doorkey_teacher(options)
-    rows = three("weak", options.linear[1]) | {"scratch": Row(steps=options.scratch_steps)}
+    rows = three("weak", options.linear[1]) | {"scratch": scratch(options, options.scratch_steps)}
     teachers = {"weak": weakened(strong, NOISE)}
     data = run_plan(options, Plan("weak", DOORKEY, PRESET, options.steps, teachers, rows, {}, (0.9, 0.95), cost))
     found = {row["name"]: row for row in data["rows"]}
@@ -112,7 +119,7 @@ def run_weak(options: argparse.Namespace) -> dict[str, Any]:
 def run_schedules(options: argparse.Namespace) -> dict[str, Any]:
     """Rebuild the paper's table 2 on one task."""
     strong, cost = doorkey_teacher(options)
-    rows = {"scratch": Row(), "constant 1": taught("strong", "1"), "constant 2": taught("strong", "2")}
+    rows = {"scratch": scratch(options), "constant 1": taught("strong", "1"), "constant 2": taught("strong", "2")}
     rows |= {f"linear 1 to 0 over {p} %": taught("strong", f"linear(1, 0, {p}%)") for p in (5, 10, 20, 40)}
     rows |= {"exponential": taught("strong", "exponential(1, 0.5, 5%)"), "gated": taught("strong", "gated(1)")}
     if all(importlib.util.find_spec(name) for name in ("ray", "pandas", "pyarrow")):
@@ -122,21 +129,30 @@ def run_schedules(options: argparse.Namespace) -> dict[str, Any]:
         print("no PBT row: it needs ray[tune]")
     plan = Plan("schedules", DOORKEY, PRESET, options.schedules_steps, {"strong": strong}, rows, {}, (0.9, 0.95), cost)
     data = run_plan(options, plan)
-    if "PBT" in rows:
+    if "PBT" in rows and (not options.only or "PBT" in options.only):
         print(f"\nPBT: env steps of one member; the population of {size} takes {size} times as many")
     return data
 
 
 def run_strong(options: argparse.Namespace) -> dict[str, Any]:
-    """Count env steps to the teacher's score on harder tasks."""
+    """Count env steps to the teacher's score on harder tasks; runs end where an evaluation is as good."""
     found = {}
-    for name in ("DoorKey-8x8", "KeyCorridorS3R1"):
+    for name in options.levels:
         env = minigrid(f"MiniGrid-{name}-v0")
-        folder, cost = train_teacher(options, env, PRESET, options.strong_steps, name.lower())
-        rows = {"linear": taught("teacher", f"linear(1, 0, {options.linear[0]})"), "scratch": Row()}
-        rows["scratch"] = Row(steps=options.strong_steps)
-        teachers = {"teacher": load(folder / "last.safetensors", env=env)}
-        plan = Plan(f"strong-{name.lower()}", env, PRESET, options.steps * 2, teachers, rows, {}, (), cost)
+        more = {"stop": {"score": options.strong_score}}
+        folder, cost = train_teacher(options, env, PRESET, options.strong_steps, name.lower(), more)
+        teacher = load(folder / "last.safetensors", env=env)
+        level = evaluate(
+            teacher, env, 10 * options.final, seed=3_000_000, num_envs=options.episodes, deterministic=False
+        ).mean  # of many: it is what is aimed at
+        stop = {"stop": {"score": level}}
+        kick = taught("teacher", options.strong_weight)
+        rows = {"kickstarted": replace(kick, settings={**kick.settings, **stop})}
+        rows["scratch"] = scratch(options, options.strong_steps, **stop)
+        teachers = {"teacher": teacher}
+        plan = Plan(
+            f"strong-{name.lower()}", env, PRESET, options.steps * 2, teachers, rows, {}, (), cost, {"teacher": level}
+        )
         found[name] = run_plan(options, plan)
     return found
 
@@ -167,30 +183,36 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=["doorkey"], help=f"{', '.join(PARTS)} or all [doorkey]")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0, help="settings were chosen on seeds from 100 on")
     parser.add_argument("--quick", action="store_true", help="one seed of a few hundred steps: does it run?")
     parser.add_argument("--only", nargs="*", help="rows to run, such as  'weak, linear'")
     parser.add_argument("--teacher", help="a policy for DoorKey-6x6 instead of training one")
-    parser.add_argument("--teacher-steps", type=int, default=600_000)
-    parser.add_argument("--steps", type=int, default=172_032, help="env steps of a run with a teacher")
-    parser.add_argument("--scratch-steps", type=int, default=600_000)
-    parser.add_argument("--schedules-steps", type=int, default=400_000, help="of every row of schedules")
+    parser.add_argument("--teacher-steps", type=int, default=303_104)
+    parser.add_argument("--steps", type=int, default=98_304, help="env steps of a run with a teacher")
+    parser.add_argument("--scratch-steps", type=int, default=196_608)
+    parser.add_argument("--schedules-steps", type=int, default=200_000, help="of every row of schedules")
     parser.add_argument("--strong-steps", type=int, default=2_000_000, help="of teacher and scratch in strong")
     parser.add_argument("--surpass-steps", type=int, default=1_000_000)
     parser.add_argument("--expert-steps", type=int, default=400_000, help="of each expert of multitask")
     parser.add_argument("--tasks-steps", type=int, default=4_000_000, help="of a student of multitask")
     parser.add_argument("--tasks-every", type=int, default=100_000, help="env steps between its evaluations")
     parser.add_argument("--tasks-weight", default="linear(1, 0, 20%)", help="its lambda")
-    parser.add_argument("--linear", type=int, nargs=2, default=(60_000, 80_000), help="end of lambda, strong and weak")
+    parser.add_argument("--linear", type=int, nargs=2, default=(40_000, 40_000), help="end of lambda, strong and weak")
+    parser.add_argument("--strong-weight", default="linear(8, 0, 60000)", help="lambda of strong")
+    parser.add_argument("--levels", nargs="*", default=["DoorKey-8x8", "KeyCorridorS3R1"], help="of strong")
+    parser.add_argument("--strong-score", type=float, default=0.95, help="at which teachers of strong are done")
     parser.add_argument("--every", type=int, default=8_192, help="env steps between evaluations")
+    parser.add_argument("--scratch-every", type=int, default=16_384, help="the same for teachers and from scratch")
     parser.add_argument("--episodes", type=int, default=50, help="of each evaluation")
     parser.add_argument("--final", type=int, default=200, help="episodes after training")
-    parser.add_argument("--execution", default="sync")
+    parser.add_argument("--execution", default="single", help="EnvPool's grids take microseconds")
     parser.add_argument("--out", type=Path, default=Path("runs/kickstarting"))
     options = parser.parse_args(words)
     if unknown := set(options.parts) - {*PARTS, "all"}:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     if options.quick:
         options.seeds, options.every, options.episodes, options.final, options.linear = 1, 256, 2, 2, (128, 256)
+        options.scratch_every, options.strong_score = 256, None
         for name, kind in vars(options).items():
             if name.endswith("steps") and isinstance(kind, int):
                 setattr(options, name, 512)

@@ -34,6 +34,17 @@ def test_one_teacher(bench, tmp_path, capsys):
     assert "### weak: MiniGrid-DoorKey-6x6-v0" in shown and "| linear | " in shown
 
 
+def test_a_strong_teacher(bench, tmp_path):
+    """Runs end at the first evaluation that is as good as the teacher, or with their steps."""
+    folder = run(bench, tmp_path, "strong", "--levels", "DoorKey-5x5")
+    data = json.loads((folder / "strong-doorkey-5x5.json").read_text())
+    level = data["scores"]["teacher"]
+    assert [row["name"] for row in data["rows"]] == ["kickstarted", "scratch"]
+    for row in data["rows"]:
+        *before, (steps, last) = row["curves"][0]
+        assert all(score < level for _, score in before) and (last >= level or steps >= 512)
+
+
 def test_several_tasks(bench, tmp_path):
     folder = run(bench, tmp_path, "multitask")
     data = json.loads((folder / "multitask.json").read_text())

@@ -8,7 +8,8 @@ import pytest
 
 from understudy.data import EnvSpec
 from understudy.envs.build import build
-from understudy.envs.make import make, max_episode_steps
+from understudy.envs.make import env_backend, make, max_episode_steps
+from understudy.errors import UserError
 
 pytest.importorskip("envpool")
 
@@ -82,3 +83,36 @@ def test_only_what_is_needed_is_imported():
     )
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_missions_have_the_length_that_the_wrapper_asks_for():
+    """The wrapper ``mission`` is not built: EnvPool has the text as bytes already, of a length of its own."""
+
+    def missions(length):
+        env = make(EnvSpec("BabyAI-GoToLocal-v0", wrappers=({"type": "mission", "length": length},)), 3)
+        assert type(env).__name__ == "EnvpoolVectorEnv"
+        obs = env.reset([0, 1, 2])
+        assert env.observation_space["mission"].shape == (length,) and obs["mission"].shape == (3, length)
+        for _ in range(70):
+            step = env.step(np.array([0, 1, 2]))
+        assert step.obs["mission"].shape == (3, length)
+        return [bytes(row).rstrip(b"\0").decode() for row in obs["mission"]]
+
+    assert missions(40) == missions(600)  # EnvPool's own length is 512
+    assert all(text.startswith("go to") for text in missions(40))
+    with pytest.raises(UserError, match=r"a mission needs \d+ bytes: give the wrapper mission that length"):
+        missions(8)
+
+
+def test_other_wrappers_are_left_to_gymnasium():
+    def backend(env_id, *options):
+        return env_backend(EnvSpec(env_id, wrappers=options))
+
+    mission, limit = {"type": "mission", "length": 64}, {"type": "time_limit", "max_steps": 9}
+    assert backend("MiniGrid-DoorKey-5x5-v0", mission, limit) == "envpool"
+    assert backend("MiniGrid-DoorKey-5x5-v0", {"type": "mission", "length": 0}) == "gymnasium"
+    assert backend("MiniGrid-DoorKey-5x5-v0", {"type": "flatten_observation"}) == "gymnasium"
+    assert backend("BipedalWalker-v3", mission) == "gymnasium"
+    env = make(EnvSpec("MiniGrid-DoorKey-5x5-v0", wrappers=(mission, limit)), 1)
+    env.reset([0])
+    assert [bool(env.step(np.zeros(1, int)).truncated[0]) for _ in range(9)] == [False] * 8 + [True]

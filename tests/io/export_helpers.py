@@ -107,6 +107,7 @@ PICTURES = {
     "a3c": (HWC, D3, "categorical", {"encoders": (Encoder("", "a3c_cnn", 0, 1 / 255),)}),
     "resnet": (GRID, D3, "categorical", {"encoders": (Encoder("", "impala_resnet", 16, 1 / 255),)}),
     "grid": (GRID, D3, "categorical", {}),
+    "grid mlp": (GRID, D3, "categorical", {"encoders": (Encoder("", "grid_mlp", 8),)}),
     "dict": (DICT, BOUNDS, "deterministic", {}),
     "text bag": (TEXT, D3, "categorical", {"encoders": (Encoder("", "text_bag", 8),)}),
     "text lstm": (TEXT, D3, "categorical", {"encoders": (Encoder("", "text_lstm", 8),)}),

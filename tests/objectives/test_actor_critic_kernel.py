@@ -216,7 +216,7 @@ def test_refusals():
         kernel.step(*arrays(data(student(), N + 1)), lr=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["nature_cnn", "impala_small", "impala_resnet", "a3c_cnn", "grid_cnn"])
+@pytest.mark.parametrize("kind", ["nature_cnn", "impala_small", "impala_resnet", "a3c_cnn", "grid_cnn", "grid_mlp"])
 def test_networks_that_read_pictures_are_refused(kind):
     """The kernel would leave them as they were initialised: only layers after the encoders learn in it."""
     spaces = gym.spaces.Box(0, 255, (3, 40, 40), np.uint8), ACTIONS["categorical"]

@@ -72,6 +72,8 @@ SIZES = {
         image(7, 7, 3), Encoder("", "grid_cnn", 64), 64,
         3 * 256 * 16 + (4 * 16 * 32 + 32) + 2 * (4 * 32 * 32 + 32) + (4 * 4 * 32 * 64 + 64),
     ),
+    # 16 names for every number of the view
+    "grid MLP": (image(7, 7, 3), Encoder("", "grid_mlp", 64), 64, 7 * 7 * 3 * 16 * 64 + 64),
     "bag": (text(), Encoder("", "text_bag", 16), 16, 256 * 16),
     "text LSTM": (
         gym.spaces.MultiDiscrete([5, 9, 9]), Encoder("", "text_lstm", 4), 4, 9 * 4 + 4 * (4 * 4 + 4 * 4 + 4 + 4),
@@ -209,6 +211,21 @@ def test_defaults():
     assert kinds(text(128)) == [("", "flatten", 0, 1.0)]  # the memory of an Atari, not text
 
 
+def test_the_grid_mlp_is_a_linear_layer_over_one_hot_codes():
+    """Values and gradients, written down with the codes; a picture laid out in another way is the same picture."""
+    one = policy(image(7, 7, 3), Encoder("", "grid_mlp", 8))
+    network = one.cnns["_"]
+    pictures = torch.randint(0, 20, (5, 7, 7, 3), dtype=torch.uint8)
+    codes = torch.nn.functional.one_hot(pictures.long().clamp_max(15), 16).float().view(5, -1)
+    by_hand = torch.relu(codes @ network.embedding.weight + network.bias)
+    torch.testing.assert_close(network(pictures), by_hand)
+    slope = torch.randn(5, 8)
+    expected = torch.autograd.grad(by_hand, network.parameters(), slope)
+    torch.testing.assert_close(torch.autograd.grad(network(pictures), list(network.parameters()), slope), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(network(pictures), by_hand)
+
+
 def test_features_of_all_keys_are_joined():
     spec = PolicySpec(
         space_to_json(BABYAI), space_to_json(ACTIONS), "categorical", default_encoders(BABYAI, cnn_features=32)
@@ -239,6 +256,8 @@ def test_refusals():
         policy(image(19, 40, 3), Encoder("", "impala_small", 8, 1 / 255))
     with pytest.raises(UserError, match="grid_cnn reads whole numbers from 0"):
         policy(gym.spaces.Box(0, 1, (7, 7, 3)), Encoder("", "grid_cnn", 8))
+    with pytest.raises(UserError, match="grid_mlp reads whole numbers from 0"):
+        policy(gym.spaces.Box(0, 1, (7, 7, 3)), Encoder("", "grid_mlp", 8))
     with pytest.raises(UserError, match="text_lstm reads a MultiDiscrete or a vector of uint8"):
         policy(image(7, 7, 3), Encoder("", "text_lstm", 8))
     with pytest.raises(UserError, match="a picture has three axes"):

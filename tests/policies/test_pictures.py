@@ -10,13 +10,13 @@ from understudy.policies.policy import Policy
 from understudy.policies.spec import PICTURES, Encoder, PolicySpec, space_to_json
 
 SPACE = gym.spaces.Dict({"eye": gym.spaces.Box(0, 255, (3, 40, 40), np.uint8), "x": gym.spaces.Box(-1, 1, (2,))})
-NETWORKS = [name for name in PICTURES if name != "grid_cnn"]
+NETWORKS = [name for name in PICTURES if name not in ("grid_cnn", "grid_mlp")]
 
 
 def student(kind="nature_cnn", space=SPACE, key="eye"):
     torch.manual_seed(0)
     encoders = (
-        Encoder(key, kind, 16, 1.0 if kind == "grid_cnn" else 1 / 255),
+        Encoder(key, kind, 16, 1.0 if kind.startswith("grid_") else 1 / 255),
         *((Encoder("x", "flatten"),) if key else ()),
     )
     kwargs = {"hidden": (), "value_hidden": ()}

@@ -41,6 +41,9 @@ _FAMILIES = (
     (re.compile(r"(HalfCheetah|Ant|Hopper|Walker2d|Swimmer|Humanoid)-v\d+"), "mujoco.gym"),
 )
 
+# The wrappers that it can stand in for, each with its one argument.
+_ARGUMENT = {"time_limit": "max_steps", "mission": "length"}
+
 
 def is_installed() -> bool:
     """Say whether EnvPool can be imported, without importing it."""
@@ -63,14 +66,12 @@ def _obstacle(spec: EnvSpec) -> str:
         if key != "max_episode_steps":
             return f"the argument {key!r}"
     for options in spec.wrappers:
-        if options.get("type") != "time_limit":
-            return f"the wrapper {options.get('type')!r}"
-        if (
-            set(options) != {"type", "max_steps"}
-            or not isinstance(options["max_steps"], int)
-            or options["max_steps"] < 1
-        ):
-            return f"the time limit {dict(options)}"
+        kind = str(options.get("type"))
+        if kind not in _ARGUMENT or (kind == "mission" and _family(spec.id) != "minigrid"):
+            return f"the wrapper {kind!r}"
+        value = options.get(_ARGUMENT[kind])
+        if set(options) != {"type", _ARGUMENT[kind]} or not isinstance(value, int) or value < 1:
+            return f"the wrapper {dict(options)}"
     return ""
 
 
@@ -102,7 +103,7 @@ def episode_limit(spec: EnvSpec) -> int | None:
 def _options(spec: EnvSpec) -> dict[str, Any]:
     """Return EnvPool's arguments for a description, the smallest of its time limits."""
     limits = [int(spec.kwargs["max_episode_steps"])] if "max_episode_steps" in spec.kwargs else []
-    limits += [int(w["max_steps"]) for w in spec.wrappers]
+    limits += [int(w["max_steps"]) for w in spec.wrappers if w["type"] == "time_limit"]
     if limits and not spec.kwargs:
         own = importlib.import_module("envpool.registration").make_spec(spec.id).config.max_episode_steps
         limits += [int(own)] if own > 0 else []
@@ -137,6 +138,9 @@ class EnvpoolVectorEnv:
         with quiet(spec.id):
             self.observation_space, self.action_space = _spaces(pool, spec)
         check_space(spec.id, self.observation_space)
+        self._length = next((int(w["length"]) for w in spec.wrappers if w["type"] == "mission"), 0)
+        if self._length:
+            self.observation_space = _with_mission(self.observation_space, self._length)
         self._action_dtype = pool.spec.action_array_spec["action"].dtype
         self._all = np.arange(num_envs, dtype=np.int32)
         self._obs, self._final = (new_observation(self.observation_space, num_envs) for _ in range(2))
@@ -168,7 +172,25 @@ class EnvpoolVectorEnv:
 
     def _reset(self, rows: Array) -> None:
         obs, info = self._pool.reset(rows)
-        _scatter(self._obs, info["env_id"], obs)
+        _scatter(self._obs, info["env_id"], self._cut(obs))
+
+    def _cut(self, obs: Any) -> Any:
+        """Return observations whose missions have the length that the wrapper ``mission`` asks for.
+
+        Raises:
+            UserError: A mission is longer.
+        """
+        if not self._length:
+            return obs
+        text, wanted = obs["mission"], self._length
+        if text.shape[1] > wanted and text[:, wanted:].any():
+            longest = int(np.flatnonzero(text.any(axis=0)).max()) + 1
+            raise UserError(
+                f"{self.spec.id}: a mission needs {longest} bytes: give the wrapper mission that length or more, "
+                f"not {wanted}"
+            )
+        missing = max(wanted - text.shape[1], 0)
+        return {**obs, "mission": np.pad(text, ((0, 0), (0, missing))) if missing else text[:, :wanted]}
 
     def step(self, actions: Array, active: Array | None = None) -> Step:
         """Step the active rows with [B, ...] actions; see ``VectorEnv``.
@@ -186,7 +208,7 @@ class EnvpoolVectorEnv:
                 return Step(self._obs, self._reward, self._terminated, self._truncated, None)
         obs, reward, terminated, truncated, info = self._pool.step(acts, rows)
         rows = info["env_id"]
-        _scatter(self._obs, rows, obs)
+        _scatter(self._obs, rows, self._cut(obs))
         self._reward[rows], self._terminated[rows], self._truncated[rows] = reward, terminated, truncated
         self._finite.step += 1
         self._finite.check()
@@ -217,6 +239,12 @@ def _spaces(pool: Any, spec: EnvSpec) -> tuple[gym.Space[Any], gym.Space[Any]]:
     except UserError:
         pass
     return pool.observation_space, pool.action_space
+
+
+def _with_mission(space: gym.Space[Any], length: int) -> gym.Space[Any]:
+    """Return the space with missions of that many bytes."""
+    assert isinstance(space, gym.spaces.Dict)
+    return gym.spaces.Dict({**space.spaces, "mission": gym.spaces.Box(0, 255, (length,), np.uint8)})
 
 
 def _scatter(into: Observation, rows: Array, obs: Any) -> None:

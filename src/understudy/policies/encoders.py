@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from understudy.errors import UserError
+from understudy.policies.bags import bag_sums
 from understudy.policies.spaces import has_channels_last, picture_shape
 from understudy.policies.spec import NATURE_LEAST, Encoder
 
@@ -181,10 +182,7 @@ class GridCNN(_Picture):
 
     def __init__(self, space: gym.Space[Any], encoder: Encoder, width: int = 16) -> None:
         super().__init__(space, encoder, 4)
-        assert isinstance(space, gym.spaces.Box)
-        if not np.issubdtype(space.dtype, np.integer) or space.low.min() < 0:
-            raise UserError(f"the encoder grid_cnn reads whole numbers from 0, not {space}")
-        names = int(space.high.max()) + 1
+        names = _greatest(space, encoder) + 1
         self.embedding = nn.EmbeddingBag(self.channels * names, width, mode="sum")
         nn.init.normal_(self.embedding.weight, std=self.channels**-0.5)  # a cell's sum has variance 1
         self.register_buffer("first", names * torch.arange(self.channels), persistent=False)
@@ -204,6 +202,42 @@ class GridCNN(_Picture):
         grid = grid.contiguous()  # of pictures this small, channels apart in memory are the faster ones
         features: Tensor = self.linear(self.cnn(grid))
         return features
+
+
+def _greatest(space: gym.Space[Any], encoder: Encoder) -> int:
+    """Return the greatest number that a picture of names can hold."""
+    assert isinstance(space, gym.spaces.Box)
+    if not np.issubdtype(space.dtype, np.integer) or space.low.min() < 0:
+        raise UserError(f"the encoder {encoder.type} reads whole numbers from 0, not {space}")
+    return int(space.high.max())
+
+
+class GridMLP(_Picture):
+    """The first layer of an MLP over a grid of names, one-hot: as ``GridCNN`` reads them, but every place by itself.
+
+    For small views that turn with the agent (MiniGrid's 7x7), where a place means something: 9,408 additions where the
+    convolutions of ``GridCNN`` take 0.4 million multiplications, 6 microseconds for 46 to learn from one picture (batch
+    512, one core). It does not know that what stands one cell further left is the same thing.
+    Numbers from 15 on share a name (MiniGrid's go to 10); [N, *space.shape] -> [N, features], ReLU.
+    """
+
+    def __init__(self, space: gym.Space[Any], encoder: Encoder, most: int = 16) -> None:
+        super().__init__(space, encoder)
+        self._last = min(_greatest(space, encoder), most - 1)
+        size = self.channels * self.height * self.width
+        self.embedding = nn.EmbeddingBag(size * (self._last + 1), encoder.features, mode="sum")
+        nn.init.normal_(self.embedding.weight, std=(2 / size) ** 0.5)  # a sum has variance 2, He's for ReLU
+        self.bias = nn.Parameter(torch.zeros(encoder.features))
+        self.register_buffer("first", (self._last + 1) * torch.arange(size), persistent=False)
+
+    def names(self, pictures: Tensor) -> Tensor:
+        """[N, *space.shape] -> [N, H * W * C], the row of the weights for every number."""
+        rows: Tensor = pictures.flatten(1).long().clamp_max(self._last) + self.get_buffer("first")
+        return rows
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """[N, *space.shape] -> [N, features]."""
+        return functional.relu(bag_sums(self.names(pictures), self.embedding.weight) + self.bias)
 
 
 def _tokens(space: gym.Space[Any], encoder: Encoder) -> int:
@@ -255,6 +289,7 @@ NETWORKS: dict[str, Callable[[gym.Space[Any], Encoder], nn.Module]] = {
     "impala_resnet": ImpalaResNet,
     "a3c_cnn": A3CCNN,
     "grid_cnn": GridCNN,
+    "grid_mlp": GridMLP,
     "text_bag": TextBag,
     "text_lstm": TextLSTM,
 }

@@ -22,14 +22,14 @@ ABSENT = -1e9
 """Logit of an action that a state's task does not have: its probability is exactly 0 in float32."""
 ACTIVATIONS = ("tanh", "relu", "elu", "silu", "leaky_relu", "gelu", "sigmoid", "identity")
 CELLS = ("lstm", "gru")
-PICTURES = ("nature_cnn", "impala_small", "impala_resnet", "a3c_cnn", "grid_cnn")
+PICTURES = ("nature_cnn", "impala_small", "impala_resnet", "a3c_cnn", "grid_cnn", "grid_mlp")
 TEXTS = ("text_bag", "text_lstm")
 ENCODERS = ("flatten", "one_hot", *PICTURES, *TEXTS)
 """Types of encoders; the networks of the last two rows are in ``policies.encoders``, which this list must not import:
 workers read it without PyTorch."""
 NATURE_LEAST = 36
 """Pixels that the convolutions of the Nature CNN need in height and width."""
-_CATEGORIES = ("grid_cnn", *TEXTS)
+_CATEGORIES = ("grid_cnn", "grid_mlp", *TEXTS)
 """Types that read integers as names of things, not as amounts."""
 _TEXT_KEY, _TEXT_FEATURES = "mission", 128
 """The key of BabyAI's instructions, and the width that Chevalier-Boisvert 2019 (arXiv 1810.08272) read them with."""

@@ -69,7 +69,8 @@ class QNetworkSettings:
     hidden: tuple[int, ...] = doc("widths of the hidden layers", (64, 64))
     activation: str = doc("tanh, relu, elu, silu, leaky_relu, gelu, sigmoid or identity", "relu")
     encoder: str = doc(
-        "of pictures, where there are any: auto, nature_cnn, impala_small, impala_resnet, a3c_cnn or grid_cnn", "auto"
+        "of pictures, where there are any: auto, nature_cnn, impala_small, impala_resnet, a3c_cnn, grid_cnn, grid_mlp",
+        "auto",
     )
     text: str = doc("encoder of text: text_bag or text_lstm", "text_bag")
     features: int = doc("width of the encoders' last layer", 512)

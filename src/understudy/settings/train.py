@@ -37,7 +37,8 @@ class NetworkSettings:
     value_hidden: tuple[int, ...] | None = doc("of the value function, on the same features; none: as hidden", None)
     activation: str = doc("tanh, relu, elu, silu, leaky_relu, gelu, sigmoid or identity", "tanh")
     encoder: str = doc(
-        "of pictures, where there are any: auto, nature_cnn, impala_small, impala_resnet, a3c_cnn or grid_cnn", "auto"
+        "of pictures, where there are any: auto, nature_cnn, impala_small, impala_resnet, a3c_cnn, grid_cnn, grid_mlp",
+        "auto",
     )
     text: str = doc("encoder of text: text_bag or text_lstm", "text_bag")
     features: int = doc("width of the encoders' last layer", 512)

@@ -33,6 +33,7 @@ _ENCODERS = {
     "impala_resnet": "IMPALA ResNet",
     "a3c_cnn": "A3C CNN",
     "grid_cnn": "grid CNN",
+    "grid_mlp": "grid MLP",
     "text_bag": "bag of tokens",
     "text_lstm": "text LSTM",
 }

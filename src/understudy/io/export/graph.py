@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from understudy.data import Array
 from understudy.policies.distributions import LOG_STD_MAX, LOG_STD_MIN
-from understudy.policies.encoders import GridCNN, TextBag, TextLSTM
+from understudy.policies.encoders import GridCNN, GridMLP, TextBag, TextLSTM
 from understudy.policies.family import ActionMap
 from understudy.policies.policy import Policy
 from understudy.policies.spaces import members
@@ -258,6 +258,9 @@ def _learned(network: nn.Module, x: Tensor) -> Tensor:
         grid = functional.embedding(cells, network.embedding.weight).sum(dim=3).permute(0, 3, 1, 2)
         features: Tensor = network.linear(network.cnn(grid))
         return features
+    if isinstance(network, GridMLP):
+        total = functional.embedding(network.names(x), network.embedding.weight).sum(dim=1)
+        return functional.relu(total + network.bias)
     if isinstance(network, TextBag):
         tokens = x.long()
         seen = (tokens != 0).float().unsqueeze(-1)
