@@ -1,15 +1,16 @@
 """Train in a Unity scene in every execution, and let its players fail; with the test player, which needs no Unity.
 
-    python benchmarks/unity.py train --json unity.json
-    python benchmarks/unity.py train --preset ddpg-3dball
-    python benchmarks/unity.py harm --preset ddpg-3dball --seeds 3 --picture harm.png
+    python benchmarks/unity.py train --presets ppo-3dball ddpg-3dball --json unity.json
+    python benchmarks/unity.py harm --presets ddpg-3dball --seeds 3 --picture harm.png
     python benchmarks/unity.py faults --count 50
+    python benchmarks/unity.py distill [--teacher RUN]
 
-``train``: PPO (or another preset) on twelve balls in ``single`` (one player), ``sync`` and ``async`` (two players, two
+``train``: PPO, DDPG or others on twelve balls in ``single`` (one player), ``sync`` and ``async`` (two players, two
 workers). Steps of agents per second are those of collecting and learning; the episode length is that of 48 fresh
 episodes after training. ``harm``: the same run beside one whose player resets all agents when one of them ends, as
 adapters that know one environment per player do. ``faults``: players that die, hang, send NaN, garbage, or hang up, at
 random moments of runs with two players; how many faults the runs survived, and how many episodes they cost.
+``distill``: a 400x300 DDPG teacher into a 32x32 student on par, exported for Unity and checked in onnxruntime.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.evaluation.evaluate import evaluate
 from understudy.settings import ReplayedSettings, TrainSettings
 from understudy.training import resolve_training, train
+from unity_distill import distill_row, print_row
 
 PLAYER = Path(__file__).parents[1] / "tests" / "envs" / "unity_player.py"
 KINDS = ("die", "hang", "nan", "garbage", "hangup")
@@ -89,8 +92,8 @@ def train_rows(
         rate = result.env_steps / (result.seconds["collect"] + result.seconds["learn"])
         rows.append(
             {
-                "case": name, "players": players, "agent_steps": result.env_steps, "agent_steps_per_s": round(rate),
-                "episodes": lines[-1]["episodes"], "mean_length": judged.mean_length,
+                "preset": preset, "case": name, "players": players, "agent_steps": result.env_steps,
+                "agent_steps_per_s": round(rate), "episodes": lines[-1]["episodes"], "mean_length": judged.mean_length,
                 "share": judged.mean_length / LIMIT, "mean_return": judged.mean, "seconds": result.seconds["total"],
                 "curve": [(line["env_steps"], line.get("episode_length")) for line in lines],
             }
@@ -102,7 +105,7 @@ def train_rows(
 def _print_train(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         console.print(
-            f"{row['case']:14} {row['players']} players  {row['agent_steps']:,} agent steps, "
+            f"{row['preset']:13} {row['case']:7} {row['players']} players  {row['agent_steps']:,} agent steps, "
             f"{row['episodes']:,} episodes, "
             f"{row['agent_steps_per_s']:,} agent steps/s, {row['seconds']:.0f} s; mean length of 48 episodes "
             f"{row['mean_length']:.1f} of {LIMIT} ({row['share']:.1%})",
@@ -228,17 +231,18 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Run one of the three."""
+    """Run one of the four."""
     warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("what", choices=("train", "harm", "faults"))
+    parser.add_argument("what", choices=("train", "harm", "faults", "distill"))
     parser.add_argument("--env-steps", type=int, default=0, help="of a run [100000; faults: 20000]")
     parser.add_argument("--executions", nargs="*", default=list(EXECUTIONS), choices=list(EXECUTIONS))
-    parser.add_argument("--preset", default="ppo-3dball", help="of train and harm [ppo-3dball]")
+    parser.add_argument("--presets", nargs="+", default=["ppo-3dball"], help="of train and harm [ppo-3dball]")
     parser.add_argument("--count", type=int, default=50, help="faults over all executions [50]")
     parser.add_argument("--timeout", type=float, default=3.0, help="timeout_wait of the faults' runs in seconds [3]")
     parser.add_argument("--seed", type=int, default=0, help="the first one [0]")
     parser.add_argument("--seeds", type=int, default=1, help="of train and harm: so many, one run each [1]")
+    parser.add_argument("--teacher", type=Path, metavar="RUN", help="of distill: the teacher [one is trained first]")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="of harm: draw length against steps (.png)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     arguments = parser.parse_args()
@@ -252,6 +256,12 @@ def main() -> None:
         ]
         _print_faults(found, arguments.timeout)
         rows = [asdict(row) for row in found]
+    elif arguments.what == "distill":
+        with tempfile.TemporaryDirectory() as folder:
+            scene = EnvSpec(f"unity:{PLAYER}", {"env_args": ("--limit", str(LIMIT))})
+            budget = arguments.env_steps or 100_000
+            rows = [distill_row(scene, arguments.teacher, Path(folder), budget, arguments.seed)]
+        print_row(console, rows[0])
     else:
         cases: list[tuple[str, str, int, tuple[str, ...]]] = [
             (name, name, 1 if name == "single" else 2, ()) for name in arguments.executions
@@ -263,9 +273,10 @@ def main() -> None:
         seeds = range(arguments.seed, arguments.seed + arguments.seeds)
         rows = [
             row | {"budget": budget, "seed": seed}
+            for preset in arguments.presets
             for budget in budgets
             for seed in seeds
-            for row in train_rows(budget, seed, cases, arguments.preset)
+            for row in train_rows(budget, seed, cases, preset)
         ]
         if arguments.picture:
             picture(rows, arguments.picture)

@@ -139,7 +139,7 @@ def test_a_trained_policy_is_a_teacher(tmp_path):
         ("dqn", "CartPole-v1", {"objective__clip": 0.2}, "unknown key objective.clip.*the method is q_learning"),
         ("sac", "Pendulum-v1", {"exploration__epsilon": "0.1"}, "unknown key exploration.*the method is soft"),
         ("ppo", "CartPole-v1", {"replay__n_step": 3}, "unknown key replay.*the method is actor_critic"),
-        ("dqn", "Pendulum-v1", {}, "needs one discrete action, not Box.*take sac"),
+        ("dqn", "Pendulum-v1", {}, "needs one discrete action, not Box.*take --preset sac"),
         ("sac", "CartPole-v1", {}, "method soft needs continuous actions, not Discrete.*--preset dqn"),
         ("dqn", "CartPole-v1", {"replay__max_bytes": 3e4}, r"of 2,000 steps takes 0\.00 GB.*take --replay"),
         ("dqn", "CartPole-v1", {"method": "sofft"}, "method is 'sofft'.*did you mean soft"),

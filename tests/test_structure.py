@@ -13,9 +13,10 @@ ORDER = [
     "__init__", "errors", "data", "config", "settings", "policies", "objectives", "teachers", "envs", "rollouts",
     "learner", "student", "execution", "evaluation", "io", "loop", "learning", "scenes", "job", "session",
     "distillation", "training_session", "training", "replay_kickstarting", "kickstart_checks", "kickstart_job",
-    "kickstarting", "against_scratch", "population", "sweeping", "report",
-    "terminal_progress", "terminal", "terminal_training", "terminal_kickstart", "terminal_report", "terminal_watch",
-    "terminal_sweep", "terminal_population", "terminal_export", "scene_flags", "cli_parser", "cli",
+    "kickstarting", "against_scratch", "side_by_side", "population", "sweeping", "report",
+    "terminal_progress", "terminal", "terminal_side_by_side", "terminal_training", "terminal_kickstart",
+    "terminal_report", "terminal_watch", "terminal_sweep", "terminal_population", "terminal_export", "scene_flags",
+    "cli_parser", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -84,7 +84,7 @@ def test_async_runs_on_while_a_player_fails(tmp_path, capfd):
 
 @pytest.mark.parametrize("execution", ["single", "sync", "async"])
 def test_a_replay_fills_from_the_agents_of_a_scene(execution, tmp_path):
-    spec = scene("--agents", 6, "--limit", 20)
+    spec = scene("--agents", 6, "--limit", 8)  # no ball falls so soon
     workers = {} if execution == "single" else {"num_workers": 2}
     settings = resolve_training(
         {
@@ -98,7 +98,8 @@ def test_a_replay_fills_from_the_agents_of_a_scene(execution, tmp_path):
     result = train(settings=settings, run=tmp_path / "run")
     assert result.env_steps == 960 and result.updates == (960 - 96) // 8
     rows = rows_of(tmp_path / "run")
-    assert rows[-1]["replay"] == 960 and rows[-1]["episodes"] >= 24
+    assert rows[-1]["replay"] == 960 and rows[-1]["episodes"] == 960 / 8, "every agent's, each once"
+    assert {row["episode_length"] for row in rows if "episode_length" in row} == {8}
     assert all(
         np.isfinite(array).all() for array in named_arrays(load_policy(tmp_path / "run" / "last.safetensors")).values()
     )
@@ -175,6 +176,12 @@ def test_the_command_line_knows_the_flags_of_mlagents_learn(tmp_path, capsys):
         (["--env", "CartPole-v1", "--time-scale", "20"], "--time-scale is for Unity scenes"),
         (["--env", f"unity:{PLAYER}?behavior=3DBal"], "no behaviour '3DBal'; did you mean 3DBall?"),
         (["--env", f"unity:{PLAYER}", "--env-args", "--scene", "hybrid"], "policies here act with one kind"),
+        (["--env", f"unity:{PLAYER}", "--preset", "dqn"], "needs one discrete action, not Box"),
+        (
+            ["--env", f"unity:{PLAYER}", "--preset", "ddpg-3dball", "--env-args", "--scene", "chooser"],
+            "method deterministic needs continuous actions, not MultiDiscrete([4 3]): take --preset ppo",
+        ),
+        (["--env", f"unity:{PLAYER}", "--env-args", "--version", "2.0.0"], "speaks version 2.0.0"),
         (["--env", "unity:editor"], "unity:editor has one scene"),
         (["--env", f"unity:{PLAYER}", "--checkpoint_every", "100"], "--env-reseed"),
         (["--env", f"unity:{PLAYER}", "--policy.family", "categorical"], "categorical"),
@@ -234,8 +241,9 @@ def test_a_preset_that_cannot_act_there_says_so():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("preset", ["ppo-3dball", "ddpg-3dball"])
 @pytest.mark.parametrize("execution", ["single", "sync", "async"])
-def test_ppo_solves_twelve_balls(execution, tmp_path):
+def test_twelve_balls_are_solved(execution, preset, tmp_path):
     """Mean episode length of at least 95 % of the limit."""
     settings = resolve_training(
         {
@@ -245,7 +253,7 @@ def test_ppo_solves_twelve_balls(execution, tmp_path):
             "stop": {"env_steps": 100_000},
             "execution": {"type": execution, "num_workers": 2},
         },
-        "ppo-3dball",
+        preset,
     )
     result = train(settings=settings, run=tmp_path)
     assert evaluate(result.policy, episodes=48, num_envs=12, seed=77).mean_length >= 0.95 * 200

@@ -33,18 +33,30 @@ _HOMES = {
 
 def _distill(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
     from understudy.data import EnvSpec
+    from understudy.scenes import rows_in
+    from understudy.side_by_side.distill import by_behaviour
     from understudy.terminal import run_distill
+    from understudy.terminal_side_by_side import distill_behaviours
 
     teachers, env, run, name = arguments.teacher, arguments.env, arguments.run, arguments.preset
     settings: dict[str, Any] = nest(dotted)
     ensemble = arguments.ensemble
     if arguments.resume:
         saved = _saved(arguments.resume)
+        if "by_behaviour" in saved:
+            each = saved["by_behaviour"]
+            merged, env = merge(each["settings"], settings), [EnvSpec.from_json(each["env"])]
+            players = each["players"] if arguments.num_envs is None else arguments.num_envs
+            return distill_behaviours(each["teachers"], env, merged, each["preset"], arguments.resume, True, players)
         teachers, ensemble = saved["teachers"], saved["ensemble"]
         env = saved["env"] and [e if isinstance(e, str) else EnvSpec.from_json(e) for e in saved["env"]]
         settings, run = merge(saved["settings"], settings), arguments.resume
+    if each := by_behaviour(teachers):
+        return distill_behaviours(each, env, settings, name, run, False, arguments.num_envs)
     if not teachers:
         raise UserError("understudy distill needs a teacher: a zip, a zoo folder, a .safetensors, ... (--help)")
+    if arguments.num_envs is not None:
+        settings = merge(settings, {"data": {"num_envs": rows_in(env[0] if env else None, arguments.num_envs)}})
     run_distill(teachers, env, settings, name, run, bool(arguments.resume), ensemble)
 
 
@@ -58,12 +70,18 @@ def _sweep(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
 
 
 def _train(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
+    from understudy.terminal_side_by_side import resume_behaviours, train_behaviours
     from understudy.terminal_training import run_train
 
     settings, run = nest(dotted), arguments.run
     if arguments.resume:
-        settings, run = merge(_saved(arguments.resume)["settings"], settings), arguments.resume
-    run_train(settings, arguments.preset, run, bool(arguments.resume), arguments.profile)
+        saved = _saved(arguments.resume)
+        if "behaviours" in saved:
+            return resume_behaviours(arguments.resume, saved["behaviours"], settings)
+        settings, run = merge(saved["settings"], settings), arguments.resume
+    elif train_behaviours(settings, arguments.preset, getattr(arguments, "behaviors", {}), run):
+        return None
+    return run_train(settings, arguments.preset, run, bool(arguments.resume), arguments.profile)
 
 
 def _kickstart(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
@@ -118,6 +136,12 @@ def _run(argv: Sequence[str] | None) -> None:
         return _train(arguments, dotted)
     if arguments.command == "kickstart":
         return _kickstart(arguments, dotted)
+    if arguments.command == "evaluate":
+        from understudy.policies.stored import behaviours_of
+        from understudy.terminal_side_by_side import evaluate_behaviours
+
+        if several := behaviours_of(arguments.policy):
+            return evaluate_behaviours(several, arguments)
     home = import_module(f"understudy.{_HOMES.get(arguments.command, 'terminal')}")
     getattr(home, f"run_{arguments.command}")(arguments)
 

@@ -119,17 +119,21 @@ def command_parser() -> argparse.ArgumentParser:
     demo = command("demo", "Distil the teacher that ships with Understudy into a 64x64 student.")
     demo.add_argument("--run", default="runs/demo", help="folder of the run [runs/demo]")
     for name in WITH_SCENES:
-        add_scene_flags(commands.choices[name])
+        add_scene_flags(commands.choices[name], several=name == "train")
     return parser
 
 
 def _add_distill(distill: argparse.ArgumentParser) -> None:
     distill.add_argument(
-        "teacher", nargs="*", help="zip, zoo folder, .safetensors, .pt, .onnx, module:function, hub id"
-    )
+        "teacher", nargs="*", help="zip, zoo folder, .safetensors, .pt, .onnx, module:function, hub id; "
+        "BEHAVIOUR=FILE for each behaviour of a Unity scene"
+    )  # fmt: skip
     distill.add_argument("--env", nargs="*", help="environment id; by default the teacher's own; one per task teacher")
     distill.add_argument(
         "--ensemble", choices=("distributions", "losses"), help="several teachers of one task: average"
+    )
+    distill.add_argument(
+        "--num-envs", type=int, metavar="N", help="as --data.num_envs, but of Unity scenes players [data.num_envs]"
     )
     distill.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
     distill.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
@@ -159,7 +163,7 @@ def _add_players(command: Callable[[str, str], argparse.ArgumentParser]) -> None
         sub.add_argument("--env", help="environment id; by default the policy's own")
         sub.add_argument("--episodes", type=int, default=episodes, metavar="N", help=f"[{episodes}]")
         sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the first episode [0]")
-        sub.add_argument("--num-envs", type=int, default=8, metavar="N", help="[8]")
+        sub.add_argument("--num-envs", type=int, metavar="N", help="environments; of Unity scenes players [8]")
         sub.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the mode")
         sub.add_argument("--json", metavar="FILE", help="also write the result as JSON")
 

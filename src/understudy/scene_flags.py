@@ -11,12 +11,11 @@ from understudy.data import EnvSpec
 from understudy.envs.unity.options import is_unity
 from understudy.errors import UserError
 
-WITH_SCENES = ("train", "kickstart", "distill", "evaluate", "compare")
+WITH_SCENES = ("train", "kickstart", "distill", "evaluate", "compare", "play")
 """Commands that have these flags."""
 
 # Flag, argument of the environment, type, help. Defaults stand in ``UnityOptions``.
 _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
-    ("--behavior", "behavior", str, "behaviour whose agents act [the only one]"),
     ("--base-port", "base_port", int, "players listen to the first free ports from here on [the kernel chooses]"),
     ("--time-scale", "time_scale", float, "of the engine [20]"),
     ("--width", "width", int, "of the window [84]"),
@@ -33,9 +32,20 @@ _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
 )
 
 
-def add_scene_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags to a command."""
+def add_scene_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Add the flags to a command; ``several`` behaviours may learn at once."""
     group = parser.add_argument_group("Unity scenes", "With --env unity:PATH or unity:editor; see docs/unity.md.")
+    text = "behaviour whose agents act [the only one]"
+    if several:
+        text = "behaviour that learns, perhaps with a preset of its own; may be given several times [all]"
+    metavar = "NAME[=PRESET]" if several else "NAME"
+    group.add_argument(
+        "--behavior", dest="behavior", action="append", metavar=metavar, default=argparse.SUPPRESS, help=text
+    )
+    group.add_argument(
+        "--companion", dest="companion", action="append", metavar="NAME=FILE", default=argparse.SUPPRESS,
+        help="policy that acts for the agents of another behaviour; may be given several times [they rest]",
+    )  # fmt: skip
     for flag, name, kind, text in _FLAGS:
         metavar = {int: "N", float: "X"}.get(kind, "TEXT")
         group.add_argument(flag, dest=f"scene:{name}", type=kind, metavar=metavar, default=argparse.SUPPRESS, help=text)
@@ -67,9 +77,11 @@ def describe_scene(arguments: argparse.Namespace, dotted: dict[str, Any]) -> Non
         UserError: They are given beside another environment, or without one.
     """
     given = {name[6:]: value for name, value in vars(arguments).items() if name.startswith("scene:")}
-    if not given:
+    given |= _named(arguments)
+    several = getattr(arguments, "behaviors", {})
+    if not given and not several:
         return
-    flag = next(flag for flag in _spellings() if _spellings()[flag] in given)
+    flag = next((flag for flag in _spellings() if _spellings()[flag] in given), "--behavior")
     if arguments.command in ("train", "kickstart"):
         if "env.id" in dotted and not is_unity(dotted["env.id"]):
             raise UserError(f"{flag} is for Unity scenes (--env unity:PATH), not for {dotted['env.id']}")
@@ -83,6 +95,32 @@ def describe_scene(arguments: argparse.Namespace, dotted: dict[str, Any]) -> Non
     arguments.env = specs[0] if isinstance(arguments.env, str) else specs
 
 
+def _named(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the behaviour and the companions that were given; several behaviours go to ``arguments.behaviors``."""
+    given: dict[str, Any] = {}
+    behaviors = dict(_pair(text) for text in getattr(arguments, "behavior", []))
+    if len(behaviors) == 1 and not any(behaviors.values()):
+        (given["behavior"],) = behaviors
+    elif behaviors and arguments.command != "train":
+        given_ones = ", ".join(arguments.behavior)
+        raise UserError(f"understudy {arguments.command} takes one --behavior NAME, not {given_ones}")
+    else:
+        arguments.behaviors = behaviors
+    companions = dict(_pair(text) for text in getattr(arguments, "companion", []))
+    for name, path in companions.items():
+        if not path:
+            raise UserError(f"--companion {name}: say whose policy acts for it, as in --companion {name}=FILE")
+    return given | ({"companions": companions} if companions else {})
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """Split ``NAME=VALUE``; a team, as in ``NAME?team=0``, is a part of the name."""
+    head, mark, rest = text.partition("?team=")
+    name, _, value = (rest if mark else head).partition("=")
+    return (f"{head}{mark}{name}" if mark else name), value
+
+
 def _spellings() -> dict[str, str]:
-    more = {"--no-graphics": "no_graphics", "--env-reseed": "reseed", "--env-parameters": "parameters"}
+    more = {"--behavior": "behavior", "--companion": "companions", "--no-graphics": "no_graphics"}
+    more |= {"--env-reseed": "reseed", "--env-parameters": "parameters"}
     return {flag: name for flag, name, _, _ in _FLAGS} | more | {"--env-args": "env_args"}

@@ -53,6 +53,16 @@ def folder_name(env_id: str) -> str:
     return env_id.replace("/", "-").replace(":", "-")
 
 
+def rows_in(env: str | EnvSpec | None, count: int) -> int:
+    """Return the environments that ``--num-envs COUNT`` means: in a Unity scene the agents of so many players.
+
+    Raises:
+        UserError: The scene cannot be started.
+    """
+    spec = env if isinstance(env, EnvSpec) else EnvSpec(env or "")
+    return count * agents_of(spec) if is_unity(spec.id) else count
+
+
 def _check_editor(settings: TrainSettings | ReplayedSettings) -> None:
     evaluation = settings.evaluation
     if settings.execution.type != "single" or settings.rollout.num_envs != 1 or evaluation.every or evaluation.final:

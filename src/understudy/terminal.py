@@ -118,11 +118,18 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
     policy = _load(arguments.policy, arguments.env)
     found = evaluate(
-        policy, policy.about.env, arguments.episodes, seed=arguments.seed, num_envs=arguments.num_envs,
+        policy, policy.about.env, arguments.episodes, seed=arguments.seed, num_envs=_rows(arguments, policy.about.env),
         deterministic=not arguments.stochastic,
     )  # fmt: skip
     print_evaluation(found, console)
     _write_json(arguments.json, found)
+
+
+def _rows(arguments: argparse.Namespace, env: Any) -> int:
+    """Return how many environments run together: 8, or what ``--num-envs`` says."""
+    from understudy.scenes import rows_in
+
+    return 8 if arguments.num_envs is None else rows_in(env, arguments.num_envs)
 
 
 def run_compare(arguments: argparse.Namespace) -> None:
@@ -133,8 +140,9 @@ def run_compare(arguments: argparse.Namespace) -> None:
 
     policies = [source if source == "random" else _load(source, arguments.env) for source in arguments.policy]
     names = [Path(source).stem if "/" in source or "." in source else source for source in arguments.policy]
+    env = policies[0].about.env
     found = compare(
-        policies, policies[0].about.env, arguments.episodes, seed=arguments.seed, num_envs=arguments.num_envs,
+        policies, env, arguments.episodes, seed=arguments.seed, num_envs=_rows(arguments, env),
         names=names, deterministic=not arguments.stochastic,
     )  # fmt: skip
     print_comparison(found, console)
@@ -159,9 +167,12 @@ def _write_json(path: str | None, found: Any) -> None:
 
 def run_play(arguments: argparse.Namespace) -> None:
     """Show or film a policy."""
+    from understudy.envs.unity.options import is_unity
     from understudy.evaluation.play import play
 
     policy = _load(arguments.policy, arguments.env)
+    if policy.about.env is not None and is_unity(policy.about.env.id):
+        return _play_scene(policy, arguments)
     found = play(
         policy, policy.about.env, arguments.episodes, seed=arguments.seed, video=arguments.video,
         window=arguments.video is None,
@@ -169,6 +180,22 @@ def run_play(arguments: argparse.Namespace) -> None:
     console.print("return: " + ", ".join(f"{value:.1f}" for value in found.returns))
     if arguments.video:
         console.print(f"video: {escape(arguments.video)}")
+
+
+def _play_scene(policy: Any, arguments: argparse.Namespace) -> None:
+    """Let a policy act in a Unity scene, which shows itself in its own window, at the pace of life."""
+    from dataclasses import replace
+
+    from understudy.evaluation.evaluate import evaluate
+
+    spec = policy.about.env
+    if arguments.video:
+        raise UserError(f"{spec.id}: the player shows itself and cannot be filmed from here: leave --video out")
+    if spec.kwargs.get("no_graphics"):
+        raise UserError(f"{spec.id}: nothing would be seen with --no-graphics: leave it out")
+    shown = replace(spec, kwargs={"time_scale": 1.0, **spec.kwargs})
+    found = evaluate(policy, shown, arguments.episodes, arguments.seed, num_envs=1)
+    console.print("return: " + ", ".join(f"{value:.1f}" for value in found.returns))
 
 
 def run_presets(_: argparse.Namespace) -> None:

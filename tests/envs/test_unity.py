@@ -330,7 +330,7 @@ def _script(folder, line):
 @pytest.mark.parametrize("kind", ["die", "hang", "nan", "garbage", "hangup"])
 def test_a_player_that_fails_costs_its_own_episodes_only(kind, build, tmp_path, capfd):
     fault = tmp_path / "fault"
-    env = build(scene("--agents", 3, "--limit", 1000, "--fault", fault, timeout_wait=2.0), 6)
+    env = build(scene("--agents", 3, "--limit", 1000, "--fault", fault, timeout_wait=4.0), 6)
     obs = env.reset(range(6))
     for _ in range(3):
         obs = env.step(still(env)).obs
@@ -338,7 +338,7 @@ def test_a_player_that_fails_costs_its_own_episodes_only(kind, build, tmp_path, 
     before, pids = obs.copy(), env.pids
     begin = time.perf_counter()
     step = env.step(still(env))
-    assert time.perf_counter() - begin < 12
+    assert time.perf_counter() - begin < 24
     (failed,) = [i for i in (0, 1) if env.pids[i] != pids[i]]
     lost, kept = slice(3 * failed, 3 * failed + 3), slice(3 - 3 * failed, 6 - 3 * failed)
     assert env.cut[lost].all() and not env.stepped[lost].any() and not env.cut[kept].any()

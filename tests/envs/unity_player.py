@@ -53,6 +53,8 @@ def observation(name, shape, kind, content):
 def agent_info(slot, reward, done, late, broken=False):
     """An ``AgentInfoProto``."""
     seen = slot.agent.look()
+    if slot.player.options.channels_first:
+        seen = [(n, s[-1:] + s[:-1] if k == "png" else s, k, c) for n, s, k, c in seen]
     if broken:
         name, shape, kind, content = seen[-1]
         seen[-1] = (name, shape, kind, [math.nan, *content[1:]])
@@ -82,7 +84,7 @@ class Player:
 
     def __init__(self, options):
         self.options, self.exchange_count, self.next_id = options, 0, 1000
-        self.received = {"parameters": [], "resets": 0, "channels": [], "arguments": sys.argv[1:]}
+        self.received = {"parameters": [], "resets": 0, "channels": [], "earned": {}, "arguments": sys.argv[1:]}
         self.described = set()
         self.pending = {}
 
@@ -143,6 +145,10 @@ class Player:
             slot.actions = None
             reward, end = slot.agent.act(*acted)
             slot.reward = reward
+            self.received["earned"].setdefault(slot.agent.behavior, []).append(reward)
+            if self.options.seen and slot.agent.behavior.startswith("Goalie"):
+                history = self.received.setdefault("seen", {}).setdefault(str(slot.index), [])
+                history.append([slot.agent.wanted, acted[0][0], end])
             slot.waits_until = self.time + (slot.index % 2) * self.options.uneven
             if end:
                 infos.setdefault(slot.agent.behavior, []).append(agent_info(slot, reward, True, end == "late"))
@@ -274,7 +280,9 @@ def main():
     add("--new-ids", action="store_true", help="a new id for every episode")
     add("--groups", action="store_true", help="group rewards of 0.25")
     add("--global-reset", action="store_true", help="the harm: an agent's end ends all episodes")
+    add("--channels-first", action="store_true", help="pictures say [C, H, W], as since package 3.0")
     add("--late", type=int, default=0, help="ticks before the goalies appear")
+    add("--seen", action="store_true", help="report what goalies saw and did")
     add("--stats", action="store_true", help="report a statistic")
     add("--version", default="1.5.0", help="of the protocol")
     add("--die-at-start", action="store_true")

@@ -45,7 +45,10 @@ def replayed_spec(settings: ReplayedSettings, observations: gym.Space[Any], acti
     spaces = space_to_json(observations), space_to_json(actions)
     if isinstance(settings, QLearningSettings):
         if not isinstance(actions, gym.spaces.Discrete):
-            raise UserError(f"method q_learning (dqn and its kin) needs one discrete action, not {actions}: take sac")
+            take = "sac" if isinstance(actions, gym.spaces.Box) else "ppo"
+            raise UserError(
+                f"method q_learning (dqn and its kin) needs one discrete action, not {actions}: take --preset {take}"
+            )
         network, objective = settings.policy, settings.objective
         seen = [space for key, space in members(observations).items() if not network.keys or key in network.keys]
         picture = network.encoder if network.encoder != "auto" and any(map(is_image, seen)) else None
@@ -59,7 +62,8 @@ def replayed_spec(settings: ReplayedSettings, observations: gym.Space[Any], acti
         )  # fmt: skip
     assert isinstance(settings, ContinuousSettings)
     if not isinstance(actions, gym.spaces.Box):
-        raise UserError(f"method {settings.method} needs continuous actions, not {actions}: take --preset dqn")
+        take = "dqn" if isinstance(actions, gym.spaces.Discrete) else "ppo"
+        raise UserError(f"method {settings.method} needs continuous actions, not {actions}: take --preset {take}")
     if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
         raise UserError(f"method {settings.method} needs actions with bounds, not {actions}")
     encoders = default_encoders(observations, settings.policy.keys or None)

@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.policies.policy import About, Policy, build, named_arrays
-from understudy.policies.spec import PolicySpec
-
-FORMAT = "understudy-policy-1"
+from understudy.policies.stored import FORMAT, read_policy
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -73,20 +70,7 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     Raises:
         UserError: The file is missing, truncated, or not one of ours.
     """
-    path = Path(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            meta = (file.metadata() or {}).get("understudy")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except FileNotFoundError:
-        raise UserError(f"no policy at {path}: the file does not exist") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file ({error}): truncated or damaged?") from error
-    if meta is None:
-        raise UserError(f"{path} is a safetensors file, but not an Understudy policy (no description inside)")
-    data = json.loads(meta)
-    if data.get("format") != FORMAT:
-        raise UserError(f"{path} has format {data.get('format')!r}; this version reads {FORMAT!r}")
+    spec, arrays, data = read_policy(path)
     env = EnvSpec.from_json(data["env"]) if data["env"] else None
-    about = About(data["algorithm"], str(path), env, list(data["notes"]))
-    return build(PolicySpec.from_json(data["spec"]), arrays, about)
+    about = About(data["algorithm"], str(Path(path)), env, list(data["notes"]))
+    return build(spec, arrays, about)

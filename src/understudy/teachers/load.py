@@ -16,11 +16,11 @@ from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.policies.files import load_policy
 from understudy.policies.policy import Policy, PolicyLike
+from understudy.policies.stored import behaviours_of, run_policy
 from understudy.teachers.opaque import Asked, OpaqueTeacher
 from understudy.teachers.successors import find_successors
 from understudy.teachers.zoo import find_agent, load_agent
 
-_RUN_FILES = ("best.safetensors", "student.safetensors", "last.safetensors", "policy.safetensors")
 _TORCHSCRIPT = (".pt", ".ts", ".pth", ".torchscript")
 _FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 _HUB = re.compile(r"^[\w][\w.-]*/[\w][\w.-]*$")
@@ -145,10 +145,12 @@ def _load_hub(source: str, asked: Asked) -> PolicyLike:
 
 def _load_folder(path: Path, asked: Asked) -> PolicyLike:
     """Load our best policy in a run folder, else the agent of Stable-Baselines3 in it, else its only model file."""
-    for name in _RUN_FILES:
-        for file in (path / name, *sorted(path.glob(f"*/{name}"))):
-            if file.is_file():
-                return load_policy(file)
+    if several := behaviours_of(path):
+        names = ", ".join(str(part) for part in several.values())
+        raise UserError(f"{path} holds a policy for each behaviour of a Unity scene: name one of {names}")
+    file = run_policy(path)
+    if file is not None:
+        return load_policy(file)
     agent = find_agent(path)
     if agent is not None:
         return load_agent(agent, strict=asked.env is None)

@@ -47,6 +47,7 @@ class UnityOptions:
         agents: Slots of a player, the most agents that are alive together; 0: as many as it shows at the start.
         masks: Whether observations hold ``action_mask``; None: if the scene shows masks at the start.
         bins: Values of each continuous action where a behaviour has continuous and discrete ones.
+        companions: Behaviour to the policy that acts for its agents; those of other behaviours rest.
         settled: Whether ``agents`` and ``masks`` are known, and numbers of environments count agents.
     """
 
@@ -70,6 +71,7 @@ class UnityOptions:
     agents: int = 0
     masks: bool | None = None
     bins: int = 0
+    companions: Mapping[str, Any] = field(default_factory=dict)
     settled: bool = False
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,9 +12,10 @@ import gymnasium as gym
 
 from understudy.data import EnvSpec
 from understudy.envs.unity.actions import ActionSpec
+from understudy.envs.unity.companions import load_companion
 from understudy.envs.unity.options import UnityOptions
 from understudy.envs.unity.player import Player, PlayerError
-from understudy.envs.unity.roster import AgentKey, Behavior, Roster, each, matches
+from understudy.envs.unity.roster import AgentKey, Behavior, Roster, Seen, each, matches
 from understudy.errors import UserError, suggest
 
 _PATIENCE = 200
@@ -57,59 +59,128 @@ def look(spec: EnvSpec) -> Look:
         UserError: It cannot be started, speaks another version, or has not the behaviour that is asked for.
     """
     options = UnityOptions.read(spec)
-    name = json.dumps(spec.to_json(), sort_keys=True, default=str)
-    if name not in _looks:
-        player = Player(options, 0, lambda: None, first=True)
-        roster, keeps = Roster(options.bins), False
-        try:
-            player.begin()
-            _looks[name] = look_at(player, options, roster)
-            keeps = options.editor
-        except PlayerError as error:
-            raise UserError(f"{spec.id}: the player {error}") from None
-        finally:
-            if keeps:
-                _kept.append((player, roster.specs))
-            else:
-                player.close()
-    return _looks[name]
+    if _name(spec) not in _looks:
+        asked = [options.behavior] if options.behavior else []
+        found = _visit(spec, options, asked, several=False)
+        _looks[_name(spec)] = next(iter(found.values()))
+    return _looks[_name(spec)]
 
 
-def look_at(player: Player, options: UnityOptions, roster: Roster) -> Look:
+def look_around(spec: EnvSpec, asked: Sequence[str] = ()) -> dict[str, Look]:
+    """Start a scene and look at these behaviours, or at all that show themselves; returns what was seen by name.
+
+    Raises:
+        UserError: As ``look``.
+    """
+    return _visit(spec, UnityOptions.read(spec), list(asked), several=True)
+
+
+def remember(spec: EnvSpec, seen: Look) -> None:
+    """Take over what another process saw of a description."""
+    _looks[_name(spec)] = seen
+
+
+def _name(spec: EnvSpec) -> str:
+    return json.dumps(spec.to_json(), sort_keys=True, default=str)
+
+
+def _visit(spec: EnvSpec, options: UnityOptions, asked: list[str], several: bool) -> dict[str, Look]:
+    for name, path in options.companions.items():
+        if name in asked:
+            raise UserError(f"{spec.id}: {name} is the behaviour that learns or is judged: it needs no companion")
+        load_companion(str(path))
+    player = Player(options, 0, lambda: None, first=True)
+    roster, keeps = Roster(options.bins), False
+    try:
+        player.begin()
+        found = look_at(player, options, roster, asked, several)
+        keeps = options.editor
+    except PlayerError as error:
+        raise UserError(f"{spec.id}: the player {error}") from None
+    finally:
+        if keeps:
+            _kept.append((player, roster.specs))
+        else:
+            player.close()
+    return found
+
+
+class _Found:
+    """What was seen of one behaviour so far."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.first: tuple[AgentKey, Any] | None = None
+        self.agents, self.masked = 0, False
+        self._alive: set[AgentKey] = set()
+
+    def take(self, seen: Seen) -> None:
+        """Take in one exchange."""
+        for key, _ in seen.ended:
+            self._alive.discard(key)
+        for key, info in each(seen.asking, self.name):
+            self._alive.add(key)
+            self.first = self.first or (key, info)
+            self.masked = self.masked or bool(info.action_mask)
+        self.agents = max(self.agents, len(self._alive))
+
+    def tell(self, options: UnityOptions, roster: Roster) -> Look:
+        """Describe it.
+
+        Raises:
+            UserError: Its teams have different actions, or nobody can act in it.
+        """
+        assert self.first is not None
+        behavior = roster.behavior(*self.first, self.masked if options.masks is None else options.masks)
+        for name, actions in roster.specs.items():
+            if matches(name, self.name) and actions != behavior.actions:
+                raise UserError(
+                    f"{options.path}: the teams of {self.name} have different actions: name one, such as {name}"
+                )
+        behavior.action_space  # noqa: B018 (refuses what cannot be acted in)
+        return Look(behavior, options.agents or self.agents)
+
+
+def look_at(
+    player: Player, options: UnityOptions, roster: Roster, asked: Sequence[str], several: bool
+) -> dict[str, Look]:
     """Look around in a scene that has just begun; its agents rest meanwhile.
+
+    Args:
+        player: Greeted, and without an order yet.
+        options: Of the scene.
+        roster: Is told what the player shows.
+        asked: Behaviours; those that show themselves where there are none.
+        several: Whether more than one may show itself where none is asked for.
 
     Raises:
         PlayerError: The player died, hangs, or cannot be understood.
         UserError: There is no such behaviour (those that there are are named), or several and none is asked for.
     """
-    wanted, order = options.behavior, Roster.reset_order()
-    first: tuple[AgentKey, Any] | None = None
-    alive: set[AgentKey] = set()
-    agents, masked, counted = 0, False, 0
+    found, order = {name: _Found(name) for name in asked}, Roster.reset_order()
+    counted = 0
     for _ in range(_PATIENCE):
         player.send(order)
         seen = roster.read(player.receive())
         order = roster.orders({})
-        if not wanted and roster.specs and (seen.asking or len(roster.specs) > 1):
-            wanted = _only(options.path, list(roster.specs))
-        for key, _ in seen.ended:
-            alive.discard(key)
-        for key, info in each(seen.asking, wanted):
-            alive.add(key)
-            first = first or (key, info)
-            masked = masked or bool(info.action_mask)
-        agents = max(agents, len(alive))
-        counted += first is not None
+        if not asked and roster.specs and (seen.asking or len(roster.specs) > 1) and (several or not found):
+            alone = [n for n in roster.specs if not any(matches(n, wanted) for wanted in options.companions)]
+            names = alone if several or not alone else [_only(options.path, alone)]
+            found |= {base: _Found(base) for name in names if (base := name.split("?")[0]) not in found}
+        for one in found.values():
+            one.take(seen)
+        accompanied = all(any(matches(n, wanted) for n in roster.specs) for wanted in options.companions)
+        counted += bool(found) and accompanied and all(one.first is not None for one in found.values())
         if counted > _COUNT:
             break
-    if first is None:
-        raise UserError(_nobody(options, list(roster.specs)))
-    behavior = roster.behavior(*first, masked if options.masks is None else options.masks)
-    for name, actions in roster.specs.items():
-        if matches(name, wanted) and actions != behavior.actions:
-            raise UserError(f"{options.path}: the teams of {wanted} have different actions: name one, such as {name}")
-    behavior.action_space  # noqa: B018 (refuses what cannot be acted in)
-    return Look(behavior, options.agents or agents)
+    for wanted in options.companions:
+        if not any(matches(name, wanted) for name in roster.specs):
+            raise UserError(_nobody(options, wanted, list(roster.specs)))
+    wanted_names = list(found) or [options.behavior]
+    for wanted in wanted_names:
+        if wanted not in found or found[wanted].first is None:
+            raise UserError(_nobody(options, wanted, list(roster.specs)))
+    return {name: one.tell(options, roster) for name, one in found.items()}
 
 
 def _only(path: str, names: list[str]) -> str:
@@ -122,16 +193,15 @@ def _only(path: str, names: list[str]) -> str:
     return bases[0]
 
 
-def _nobody(options: UnityOptions, names: list[str]) -> str:
+def _nobody(options: UnityOptions, wanted: str, names: list[str]) -> str:
     if not names:
         return f"{options.path}: no agent asked for a decision in {_PATIENCE} exchanges: does the scene have any?"
-    if not any(matches(name, options.behavior) for name in names):
+    if not any(matches(name, wanted) for name in names):
         bases = {name.split("?")[0] for name in names}
         return (
-            f"{options.path} has no behaviour {options.behavior!r}{suggest(options.behavior, bases)} "
-            f"(there are {', '.join(sorted(names))})"
+            f"{options.path} has no behaviour {wanted!r}{suggest(wanted, bases)} (there are {', '.join(sorted(names))})"
         )
-    return f"{options.path}: no agent of {options.behavior} asked for a decision in {_PATIENCE} exchanges"
+    return f"{options.path}: no agent of {wanted} asked for a decision in {_PATIENCE} exchanges"
 
 
 def settled(spec: EnvSpec) -> EnvSpec:
@@ -147,7 +217,7 @@ def settled(spec: EnvSpec) -> EnvSpec:
     name = options.behavior or found.behavior.name.split("?")[0]
     told = {"behavior": name, "agents": found.agents, "masks": found.behavior.masked, "settled": True}
     known = replace(spec, kwargs={**spec.kwargs, **told})
-    _looks[json.dumps(known.to_json(), sort_keys=True, default=str)] = found
+    remember(known, found)
     return known
 
 

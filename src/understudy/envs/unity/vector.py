@@ -18,11 +18,13 @@ import numpy as np
 
 from understudy.data import Array, EnvSpec, Observation
 from understudy.envs.base import Step
+from understudy.envs.unity.companions import PlayerLike
 from understudy.envs.unity.options import UnityOptions
-from understudy.envs.unity.player import Player, PlayerError
-from understudy.envs.unity.probe import look, settled, take_kept
+from understudy.envs.unity.player import PlayerError
+from understudy.envs.unity.probe import look, settled
 from understudy.envs.unity.roster import Behavior, Roster
 from understudy.envs.unity.scene import Rows, Scene
+from understudy.envs.unity.starting import Starter
 from understudy.errors import UserError
 
 
@@ -60,8 +62,8 @@ class UnityVectorEnv:
         count = num_envs // agents
         if options.editor and count > 1:
             raise UserError(f"{spec.id}: the editor runs one scene: take --num-envs 1, not {count}")
-        self._alive = alive or (lambda: None)
-        self._players: list[Player | None] = [None] * count
+        self._starter = Starter(options, alive or (lambda: None))
+        self._players: list[PlayerLike | None] = [None] * count
         self._seeds, self._attempts = [0] * count, [0] * count
         self._rows: Rows | None = None
         self._scenes = [
@@ -158,8 +160,7 @@ class UnityVectorEnv:
             self._rows.open[...] = False
         for i in range(len(self._players)):
             self._begin_episodes(i)
-        for i in range(len(self._players)):
-            self._wait(i)
+        self._wait_all()
         return self._known.obs
 
     def step(self, actions: Array, active: Array | None = None) -> Step:
@@ -174,14 +175,27 @@ class UnityVectorEnv:
         for player, order in zip(self._players, orders, strict=True):
             assert player is not None
             player.send(order)
-        for i in range(len(self._players)):
-            self._wait(i)
+        self._wait_all()
         self._warn_surplus()
         final = rows.final if (rows.terminated | rows.truncated).any() else None
         return Step(rows.obs, rows.reward, rows.terminated, rows.truncated, final)
 
+    def _wait_all(self) -> None:
+        """Take in what all players answer, until somebody waits for an action: in each, or in any if they are shared.
+
+        Other runs wait for this one in all shared players, so none may be held up by another: all move together.
+        """
+        for i in range(len(self._players)):
+            self._wait(i)
+        while self._starter.shared and not (self._rows is not None and self._rows.asks.any()):
+            for player, scene in zip(self._players, self._scenes, strict=True):
+                assert player is not None
+                player.send(scene.roster.orders({}))
+            for i in range(len(self._players)):
+                self._wait(i)
+
     def _wait(self, i: int) -> None:
-        """Take in what a player answers until an agent waits for an action; replace the player where that fails."""
+        """Take in what a player answers, and replace it where that fails."""
         while True:
             try:
                 self._take_in(i)
@@ -194,7 +208,7 @@ class UnityVectorEnv:
         player, scene, limit = self._players[i], self._scenes[i], self._options.timeout_wait
         assert player is not None
         begin = time.perf_counter()
-        while not scene.take_in(player.receive()):
+        while not scene.take_in(player.receive()) and not self._starter.shared:
             if time.perf_counter() - begin > limit:
                 raise PlayerError(f"went on for {limit:g} s without an agent that asked for a decision")
             player.send(scene.roster.orders({}))
@@ -207,14 +221,10 @@ class UnityVectorEnv:
 
     def _start(self, i: int) -> bool:
         """Start a player; returns whether it must be greeted."""
-        kept = take_kept(self._options)
-        if kept is not None:
-            self._players[i], specs = kept
-            self._scenes[i].roster.specs |= specs
-            return False
         # A player that replaces another must not live the same episodes again.
-        self._players[i] = Player(self._options, self._seeds[i] + 500_009 * self._attempts[i], self._alive)
-        return True
+        self._players[i], known = self._starter.start(i, self._seeds[i] + 500_009 * self._attempts[i])
+        self._scenes[i].roster.specs |= known or {}
+        return known is None
 
     def _greet(self, i: int) -> None:
         player = self._players[i]
@@ -288,7 +298,7 @@ class UnityVectorEnv:
         self._players[:] = [None] * len(self._players)
 
 
-def _close(players: list[Player | None]) -> None:
+def _close(players: list[PlayerLike | None]) -> None:
     for player in players:
         if player is not None:
             player.close()

@@ -1,0 +1,72 @@
+"""What stands in a policy's file, read without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from understudy.data import Array
+from understudy.errors import UserError
+from understudy.policies.spec import PolicySpec
+
+FORMAT = "understudy-policy-1"
+RUN_FILES = ("best.safetensors", "student.safetensors", "last.safetensors", "policy.safetensors")
+"""The policies of a run's folder, the first that is there counts."""
+
+
+class Stored(NamedTuple):
+    """The contents of a policy's file."""
+
+    spec: PolicySpec
+    arrays: dict[str, Array]
+    """Weights and statistics, named as ``named_arrays`` names them."""
+    about: dict[str, Any]
+    """Algorithm, environment, notes: JSON."""
+
+
+def read_policy(path: str | os.PathLike[str]) -> Stored:
+    """Read a file that ``save_policy`` wrote.
+
+    Raises:
+        UserError: The file is missing, truncated, or not one of ours.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            meta = (file.metadata() or {}).get("understudy")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise UserError(f"no policy at {path}: the file does not exist") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({error}): truncated or damaged?") from error
+    if meta is None:
+        raise UserError(f"{path} is a safetensors file, but not an Understudy policy (no description inside)")
+    data = json.loads(meta)
+    if data.get("format") != FORMAT:
+        raise UserError(f"{path} has format {data.get('format')!r}; this version reads {FORMAT!r}")
+    return Stored(PolicySpec.from_json(data["spec"]), arrays, data)
+
+
+def run_policy(folder: Path) -> Path | None:
+    """Return the policy of a run's folder, or of the only kind in the folders in it; None where there is none."""
+    for name in RUN_FILES:
+        for file in (folder / name, *sorted(folder.glob(f"*/{name}"))):
+            if file.is_file():
+                return file
+    return None
+
+
+BEHAVIOURS = "behaviours.json"
+"""In a folder of runs side by side in a Unity scene: behaviour to the folder of its run."""
+
+
+def behaviours_of(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Return the runs of a folder that has one for each behaviour of a Unity scene; empty for any other path."""
+    path = Path(folder) / BEHAVIOURS
+    if not path.is_file():
+        return {}
+    return {name: path.parent / part for name, part in json.loads(path.read_text()).items()}

@@ -1,0 +1,210 @@
+"""Several behaviours of a scene from the command line: a student each, a teacher each, judged together."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import yaml
+from tests.envs.test_unity_behaviours import balance, echo
+from tests.envs.unity_helpers import PLAYER, order_fault
+
+from understudy.cli import main
+from understudy.errors import UserError
+from understudy.policies.files import load_policy
+from understudy.teachers.load import load
+
+SCENE = ["--env", f"unity:{PLAYER}"]
+ARGUMENTS = ["--env-args", "--scene", "two", "--agents", "4", "--limit", "12"]
+SMALL = ["--preset", "ppo-3dball", "--rollout.steps", "16", "--update.minibatch", "32", "--policy.hidden", "8"]
+
+
+def train(run, *words, arguments=ARGUMENTS):
+    main(
+        ["train", *SMALL, *SCENE, "--env-steps", "64", "--evaluation.final", "2", "--run", str(run), *words, *arguments]
+    )
+
+
+def rows_of(folder):
+    log = folder / "log.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def learning(run):
+    """Say whether all behaviours have learnt from something."""
+    return all(rows_of(run / name) for name in ("3DBall", "Goalie"))
+
+
+def test_each_behaviour_gets_a_student_of_its_own(tmp_path, capsys):
+    ball, goalie = tmp_path / "ball.yaml", tmp_path / "goalie.yaml"
+    ball.write_text("policy: {hidden: [6]}\nrollout: {num_envs: 2, steps: 16}\nupdate: {minibatch: 32}\n")
+    goalie.write_text(
+        "method: deterministic\npolicy: {hidden: [4]}\nrollout: {num_envs: 2, steps: 8}\n"
+        "replay: {capacity: 500, warm_up: 16, batch_size: 8}\nupdate: {update_to_data: 0.125}\n"
+    )
+    words = ["train", *SCENE, "--behavior", f"3DBall={ball}", "--behavior", f"Goalie={goalie}"]
+    words += ["--env-steps", "96", "--evaluation.final", "2"]
+    run = tmp_path / "two"
+    main([*words, "--run", str(run), *ARGUMENTS])
+    text = capsys.readouterr().out
+    assert "2 behaviours side by side, 2 players" in text and "3DBall: 4 agents, actor_critic" in text
+    assert "Goalie: 4 agents, deterministic" in text
+    ball, goalie = (load_policy(run / name / "last.safetensors") for name in ("3DBall", "Goalie"))
+    assert ball.observation_space.shape == (8,) and goalie.observation_space.shape == (1,)
+    assert goalie.spec.hidden == (4,) and ball.spec.hidden == (6,)
+    told = json.loads((run / "summary.json").read_text())["behaviours"]
+    for name in ("3DBall", "Goalie"):
+        assert told[name]["env_steps"] >= 96 and len(told[name]["returns"]) == 2 and told[name]["updates"] > 0
+        rows = rows_of(run / name)
+        assert rows[-1]["episodes"] >= 4 and all(row.get("episode_length", 0) <= 12 for row in rows)
+    assert told["3DBall"]["mean_length"] <= 12 == told["Goalie"]["mean_length"]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder of two short runs side by side."""
+    run = tmp_path_factory.mktemp("runs") / "two"
+    train(run)
+    return run
+
+
+@pytest.mark.timeout(400)
+def test_a_folder_of_several_is_resumed_and_evaluated(two, tmp_path, capsys):
+    run = tmp_path / "again"
+    shutil.copytree(two, run)
+    main(["train", "--resume", str(run), "--env-steps", "128"])
+    summary = json.loads((run / "summary.json").read_text())["behaviours"]
+    assert [summary[name]["env_steps"] for name in ("3DBall", "Goalie")] == [128, 128]
+    saved = yaml.safe_load((run / "Goalie" / "config.yaml").read_text())["settings"]
+    assert saved["env"]["kwargs"]["behavior"] == "Goalie"
+    with pytest.raises(UserError, match="a policy for each behaviour.*name one of .*3DBall"):
+        load(str(run))
+    words = ["--num-envs", "2", "--episodes", "5", "--json", str(tmp_path / "found.json")]
+    main(["evaluate", str(run), *SCENE, *words, *ARGUMENTS])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {name: one["episodes"] for name, one in found.items()} == {"3DBall": 5, "Goalie": 5}
+    assert found["Goalie"]["lengths"] == [12] * 5
+
+
+@pytest.mark.timeout(400)
+def test_each_behaviour_is_distilled_from_a_teacher_of_its_own(tmp_path, capsys):
+    teachers = {"3DBall": balance(tmp_path / "ball.safetensors"), "Goalie": echo(tmp_path / "goalie.safetensors")}
+    students = tmp_path / "students"
+    words = ["--student.hidden", "4", "--data.steps", "20", "--data.first_steps", "20", "--learning.batch_size", "16"]
+    words += ["--evaluation.final", "2", "--evaluation.after", "0", "--evaluation.episodes", "4", "--evaluation.screen"]
+    words += ["2", "--stop.env_steps", "40", "--execution.type", "single", "--num-envs", "1", "--run", str(students)]
+    given = [f"{name}={path}" for name, path in teachers.items()]
+    scene = ["--env-args", "--scene", "two", "--agents", "4", "--limit", "60"]
+    main(["distill", *given, *SCENE, *words, *scene])
+    text = capsys.readouterr().out
+    assert "all students together against all teachers together" in text and "env_steps" in text
+    told = json.loads((students / "summary.json").read_text())["behaviours"]
+    assert set(told) == {"3DBall", "Goalie"} and all("student" in one for one in told.values())
+    assert told["3DBall"]["teacher"]["mean_length"] == 60 and abs(told["Goalie"]["teacher"]["return"]) < 1e-4
+    assert load_policy(students / "Goalie" / "last.safetensors").spec.hidden == (4,)
+    described = yaml.safe_load((students / "3DBall" / "config.yaml").read_text())
+    assert described["environment"]["kwargs"]["companions"] == {"Goalie": str(teachers["Goalie"])}
+    assert described["settings"]["data"]["num_envs"] == 2, "one player of two agents"
+    with pytest.raises(SystemExit):
+        main(["distill", *given, *SCENE, "--run", str(students), *scene])
+    assert "holds runs already" in capsys.readouterr().err
+
+
+def test_one_behaviour_among_companions_from_the_command_line(tmp_path, capsys):
+    goalie = echo(tmp_path / "echo.safetensors")
+    run = tmp_path / "ball"
+    train(run, "--behavior", "3DBall", "--companion", f"Goalie={goalie}")
+    assert load_policy(run / "last.safetensors").observation_space.shape == (8,)
+    words = [*SCENE, "--behavior", "Goalie", "--companion", f"3DBall={run}", "--episodes", "2"]
+    main(["evaluate", str(goalie), *words, *ARGUMENTS])
+    assert "steps" in capsys.readouterr().out
+    main(["play", str(run), *SCENE, "--behavior", "3DBall", "--companion", f"Goalie={goalie}", *ARGUMENTS])
+    assert capsys.readouterr().out.startswith("return: ")
+
+
+def test_a_player_that_dies_costs_all_behaviours_their_episodes_and_no_more(tmp_path, capsys):
+    fault, run = tmp_path / "fault", tmp_path / "two"
+
+    def later():
+        while not learning(run):
+            time.sleep(0.01)
+        order_fault(fault, "die")
+
+    thread = threading.Thread(target=later, daemon=True)
+    thread.start()
+    train(run, "--env-steps", "512", arguments=[*ARGUMENTS, "--fault", str(fault)])
+    told = json.loads((run / "summary.json").read_text())["behaviours"]
+    assert not fault.exists() and [told[name]["restarts"] for name in ("3DBall", "Goalie")] == [1, 1]
+    assert all(told[name]["env_steps"] >= 512 and 1 <= told[name]["lost_episodes"] <= 2 for name in told)
+
+
+def test_ctrl_c_saves_all_of_them(tmp_path):
+    run = tmp_path / "two"
+    words = [sys.executable, "-m", "understudy.cli", "train", *SMALL, *SCENE, "--env-steps", "1000000"]
+    process = subprocess.Popen(
+        [*words, "--run", str(run), *ARGUMENTS], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        start_new_session=True, env={**os.environ},
+    )  # fmt: skip
+    while not learning(run):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in error and "understudy train --resume" in error
+    assert all((run / name / "state.safetensors").exists() for name in ("3DBall", "Goalie"))
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--num-envs", "2", "--execution", "sync"], "go with --execution single, not sync"),
+        (["--checkpoint_every", "100"], "have no common moment for checkpoint_every"),
+        (["--stop.score", "5"], "so stop.score cannot end one of them"),
+        (["--behavior", "3DBall", "--behavior", "Gaolie"], "no behaviour 'Gaolie'; did you mean Goalie?"),
+        (["--behavior", "3DBall=no-such-preset", "--behavior", "Goalie"], "no-such-preset"),
+        (["--companion", "Goalie"], "as in --companion Goalie=FILE"),
+        (["--companion", "Goalie=/nowhere"], "/nowhere"),
+    ],
+)
+def test_mistakes_end_in_one_line(words, text, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        train(tmp_path / "run", *words)
+    error = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and text in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["distill", "3DBall=a", "b", *SCENE], "either all teachers are given as BEHAVIOUR=FILE, or none"),
+        (["distill", "3DBall=a", "3DBall=b", *SCENE], "given two teachers"),
+        (["distill", "3DBall=a", "Goalie=b"], "need the scene that they act in"),
+        (["distill", "A=a", "B=b", "--env", "CartPole-v1"], "BEHAVIOUR=FILE is for Unity scenes"),
+        (["evaluate", "x", *SCENE, "--behavior", "A", "--behavior", "B"], "takes one --behavior NAME, not A, B"),
+        (["train", "--env", "CartPole-v1", "--behavior", "A", "--behavior", "B"], "--behavior is for Unity scenes"),
+    ],
+)
+def test_mistakes_of_other_commands_end_in_one_line(words, text, capsys):
+    with pytest.raises(SystemExit):
+        main(words)
+    error = capsys.readouterr().err.strip()
+    assert text in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_goalies_learn_beside_balls(tmp_path):
+    """Both get better than agents that rest, from the steps that they made in the same players."""
+    words = ["--env-steps", "20000", "--rollout.steps", "128", "--update.minibatch", "64", "--num-envs", "2"]
+    arguments = ["--env-args", "--scene", "two", "--agents", "8", "--limit", "50"]
+    train(tmp_path / "two", *words, "--evaluation.final", "20", arguments=arguments)
+    told = json.loads((tmp_path / "two" / "summary.json").read_text())["behaviours"]
+    assert told["Goalie"]["score"] > -5, "about -25 at rest"
+    assert told["3DBall"]["mean_length"] >= 0.95 * 50 and np.isfinite(told["3DBall"]["score"])
