@@ -26,7 +26,9 @@ import understudy.training as training
 from fresh import RESULT
 from understudy.envs.make import env_backend, make
 from understudy.objectives.schedules import parse
-from understudy.settings import ReplayedSettings, SoftSettings, TrainSettings
+from understudy.settings import ReplayedSettings, TrainSettings
+from understudy.settings.replayed import DeterministicSettings, QLearningSettings, SoftSettings
+from understudy.settings.replayed_sections import SoftObjective
 from understudy.terminal_training import limit
 from understudy.training import resolve_training
 from understudy.training_session import TrainSession
@@ -257,35 +259,40 @@ def emulators(spec: Any, count: int, seed: int) -> Any:
 
 
 def sb3_replayed(settings: ReplayedSettings, envs: Any, seed: int) -> Any:
-    """Return a SAC or TD3 model with our settings; it gathers and learns in the same turns."""
+    """Return a DQN, SAC or TD3 model with our settings; it gathers and learns in the same turns."""
     from stable_baselines3 import SAC, TD3
 
-    policy, replay, update = settings.policy, settings.replay, settings.update
-    soft = isinstance(settings, SoftSettings)
-    critic_hidden = policy.hidden if policy.critic_hidden is None else policy.critic_hidden
+    replay, update, rollout = settings.replay, settings.update, settings.rollout
+    assert replay.n_step == 1 and not replay.prioritised, "Stable-Baselines3 has neither"
     common: dict[str, Any] = {
         "learning_rate": parse(update.lr, "update.lr").value(0),
         "buffer_size": replay.capacity,
         "learning_starts": replay.warm_up,
         "batch_size": replay.batch_size,
         "tau": update.tau,
-        "gamma": settings.objective.gamma,
-        "train_freq": settings.rollout.steps,
-        "gradient_steps": int(settings.rollout.steps * update.update_to_data),
-        "policy_kwargs": {
-            "net_arch": {"pi": list(policy.hidden), "qf": list(critic_hidden)},
-            "activation_fn": {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[policy.activation],
-            "n_critics": settings.objective.critics,
-        },
+        "gamma": settings.objective.gamma,  # type: ignore[attr-defined]
+        "train_freq": rollout.steps,
+        "gradient_steps": int(rollout.num_envs * rollout.steps * update.update_to_data),
         "seed": seed,
         "device": "cpu",
     }
-    assert replay.n_step == 1 and not replay.prioritised, "Stable-Baselines3 has neither"
-    if soft:
+    if isinstance(settings, QLearningSettings):
+        return sb3_dqn(settings, envs, common)
+    assert isinstance(settings, SoftSettings | DeterministicSettings)
+    assert not update.max_grad_norm, "Stable-Baselines3 does not limit these gradients"
+    policy, objective = settings.policy, settings.objective
+    critic_hidden = policy.hidden if policy.critic_hidden is None else policy.critic_hidden
+    common["policy_kwargs"] = {
+        "net_arch": {"pi": list(policy.hidden), "qf": list(critic_hidden)},
+        "activation_fn": ACTIVATIONS[policy.activation],
+        "n_critics": objective.critics,
+    }
+    if isinstance(objective, SoftObjective):
         return SAC("MlpPolicy", envs, **common)
     from stable_baselines3.common.noise import NormalActionNoise
 
-    size, objective = envs.action_space.shape[0], settings.objective
+    assert isinstance(settings, DeterministicSettings)
+    size = envs.action_space.shape[0]
     std = parse(settings.exploration.std, "exploration.std").value(0)
     return TD3(
         "MlpPolicy",
@@ -296,6 +303,28 @@ def sb3_replayed(settings: ReplayedSettings, envs: Any, seed: int) -> Any:
         action_noise=NormalActionNoise(np.zeros(size), np.full(size, std)),
         **common,
     )
+
+
+ACTIVATIONS = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
+
+
+def sb3_dqn(settings: QLearningSettings, envs: Any, common: dict[str, Any]) -> Any:
+    """Return a DQN with our settings; its target network moves by env steps, ours by updates."""
+    from stable_baselines3 import DQN
+
+    policy, objective, update = settings.policy, settings.objective, settings.update
+    assert (objective.double, objective.distribution, policy.dueling, policy.noisy) == (False, "none", False, 0.0)
+    epsilon, budget = parse(settings.exploration.epsilon, "exploration.epsilon"), settings.stop.env_steps
+    model = DQN(
+        "MlpPolicy",
+        envs,
+        target_update_interval=round(update.target_every / update.update_to_data),
+        max_grad_norm=update.max_grad_norm or float("inf"),
+        policy_kwargs={"net_arch": list(policy.hidden), "activation_fn": ACTIVATIONS[policy.activation]},
+        **common,
+    )
+    model.exploration_schedule = lambda left: epsilon.value(round((1 - left) * budget))
+    return model
 
 
 def sb3_model(settings: TrainSettings | ReplayedSettings, envs: Any, seed: int) -> Any:

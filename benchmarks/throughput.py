@@ -164,30 +164,33 @@ def rates(rows: list[Row], unit: str = "env steps/s") -> None:
     names = list(dict.fromkeys(row["name"] for row in rows))
     peers = [name for name in names if not name.startswith("ours")]
     medians = {name: statistics.median(r["rate"] for r in rows if r["name"] == name) for name in names}
-    columns = ("over", "ratio, repeat by repeat", "share of its limit", "load at the start", "per CPU s")
-    table = Table("run", unit, *columns)
+    columns = ("over", "ratio, repeat by repeat", "the same of CPU s", "share of its limit", "load at the start")
+    table = Table("run", unit, *columns, "per CPU s")
     for name in names:
         mine = [row for row in rows if row["name"] == name]
         rival = _rival(name, peers, medians)
-        ratios = [
-            row["rate"] / next(r["rate"] for r in rows if r["name"] == rival and r["repeat"] == row["repeat"])
-            for row in mine
-            if rival
-        ]
+        theirs = {row["repeat"]: row for row in rows if row["name"] == rival}
+        pairs = [(row, theirs[row["repeat"]]) for row in mine if rival]
+        ratios = [one["rate"] / other["rate"] for one, other in pairs]
+        # CPU seconds are those of one process, so they say something only where both sides have no other.
+        cpu_ratios = [one["cpu_rate"] / other["cpu_rate"] for one, other in pairs if name.endswith(" threads")]
         shares = [row["limit_share"] for row in mine if "limit_share" in row]
         loads = spread([row["load"] for row in mine], 2)
-        cells = [spread([row["rate"] for row in mine]), rival, spread(ratios, 3), spread(shares, 2), loads]
+        cells = [spread([row["rate"] for row in mine]), rival, spread(ratios, 3), spread(cpu_ratios, 3)]
+        cells += [spread(shares, 2), loads]
         cells.append(spread([row["cpu_rate"] for row in mine if "cpu_rate" in row]))
         table.add_row(name, *cells)
     console.print(table)
 
 
 def _rival(name: str, peers: list[str], medians: dict[str, float]) -> str:
-    """Return what one of ours is divided by: the best peer of its kind, or our own single process without any."""
+    """Return what one of ours is divided by: the best peer of its kind and threads, or our own single process."""
     if not name.startswith("ours"):
         return ""
     if not peers:
         return "" if name.endswith("single") else next((n for n in medians if n.endswith("single")), "")
+    alike = [peer for peer in peers if name.endswith(" threads") and peer.endswith(name.rpartition(", ")[2])]
+    peers = alike or peers  # the same threads
     kind = "a3c" if "a3c" in name else "sb3"
     if any(word in name for word in ("impala", "ppo-pong")):
         return ""  # another network: not like against like

@@ -95,6 +95,22 @@ def test_resume_is_exact(tmp_path, name):
     assert about["learner"] == found["learner"]
 
 
+@pytest.mark.parametrize("name", ["dqn", "sac"])
+def test_normalised_observations_have_the_statistics_of_every_step_and_resume_exactly(tmp_path, name):
+    env = METHODS[name][0]
+    settings = {"policy__normalize": True, "checkpoint_every": 256, "rollout__num_envs": 2, "rollout__steps": 16}
+    settings["policy__hidden"] = [160, 144]  # wide enough for oneDNN
+    _, whole = quick(tmp_path / "whole", env, name, stop__env_steps=512, **settings)
+    quick(tmp_path / "parts", env, name, stop__env_steps=256, **settings)
+    _, parts = quick(tmp_path / "parts", env, name, stop__env_steps=512, resume=True, **settings)
+    assert all(np.array_equal(whole[key], parts[key]) for key in whole)
+    arrays, _ = read_arrays(tmp_path / "whole" / "state.safetensors")
+    seen = arrays["replay:obs:"][arrays["replay:valid"]].astype(np.float64)
+    assert len(seen) == 512
+    np.testing.assert_allclose(whole["normalizer_mean:"], seen.mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(whole["normalizer_var:"], seen.var(axis=0), rtol=1e-9)
+
+
 def test_a_run_without_its_replay_gathers_anew_before_it_learns(tmp_path):
     settings = {"replay__save": False, "rollout__steps": 16, "checkpoint_every": 400}
     first, _ = quick(tmp_path, "CartPole-v1", "dqn", stop__env_steps=400, **settings)

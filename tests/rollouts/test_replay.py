@@ -7,7 +7,8 @@ import pytest
 from understudy.errors import UserError
 from understudy.rollouts.buffers import new_rollout
 from understudy.rollouts.priorities import SumTree, actor_errors
-from understudy.rollouts.replay import EPSILON, Prioritised, Replay, check_bytes
+from understudy.rollouts.replay import EPSILON, Prioritised, Replay
+from understudy.rollouts.replay_bytes import check_bytes
 
 OBS, ACT = gym.spaces.Box(-1e9, 1e9, (1,)), gym.spaces.Box(-2, 2, (1,))
 GAMMA = 0.9

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import importlib
 import importlib.util
+import logging
 import re
 from typing import Any
 
@@ -24,6 +25,7 @@ _REGISTERED_BY = (
     (re.compile(r"^Panda\w+-v\d+$"), "panda_gym", "panda-gym", None),
     (re.compile(r"^ALE/|NoFrameskip-v[04]$"), "ale_py", "ale-py", "atari"),
     (re.compile(r"^(MiniGrid|BabyAI)-"), "minigrid", "minigrid", "minigrid"),
+    (re.compile(r"^MinAtar/"), "minatar", "MinAtar", None),
     (re.compile(r"^understudy/"), "understudy.envs.probes", "understudy", None),
 )
 # Modules of gymnasium whose simulator is an extra.
@@ -56,12 +58,24 @@ def register(env_id: str) -> None:
             importlib.import_module(module)
             if module == "minigrid":
                 _hush_minigrid()
+            if module == "minatar":
+                _register_minatar()
 
 
 def _hush_minigrid() -> None:
     """Keep BabyAI from printing a line for every level that it draws anew: thousands in a run."""
     level: Any = importlib.import_module("minigrid.envs.babyai.core.roomgrid_level")
     level.print = lambda *_: None
+
+
+def _register_minatar() -> None:
+    """Register MinAtar's games, which importing it does not; only its pictures need the Seaborn that it warns about."""
+    if "MinAtar/Breakout-v1" not in gym.registry:
+        logging.disable(logging.WARNING)
+        try:
+            importlib.import_module("minatar.gym").register_envs()
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def find(env_id: str) -> GymSpec:

@@ -74,48 +74,53 @@ class AutogradGradients:
         self._nets = nets
         self._soft = isinstance(settings, SoftSettings)
 
-    def features(self, obs: Any) -> Tensor:
+    @torch.no_grad()
+    def features(self, obs: Any) -> Array:
         """[N, ...] -> [N, F]."""
-        with torch.no_grad():
-            return self._nets.actor.encode(as_tensors(obs))
+        found: Array = self._nets.actor.encode(as_tensors(obs)).numpy()
+        return found
 
     @torch.no_grad()
-    def next_values(self, x: Tensor, noise: Tensor, alpha: float, std: float, clip: float) -> Tensor:
+    def next_values(self, x: Array, noise: Array, alpha: float, std: float, clip: float) -> Array:
         """Return the targets' values of the next features, [N]; noise [N, A] is standard normal."""
-        nets = self._nets
-        params = _params(nets.target_actor, x)
+        nets, features, drawn = self._nets, torch.from_numpy(x), torch.from_numpy(noise)
+        params = _params(nets.target_actor, features)
         if self._soft:
-            action, log_prob = distributions.choose(nets.actor.family, params, noise)
-            return off_policy.soft_value(nets.target_critics(x, action), log_prob, alpha)
-        action = off_policy.smoothed(params, noise, std, clip)
-        least: Tensor = nets.target_critics(x, action).amin(dim=0)
-        return least
+            action, log_prob = distributions.choose(nets.actor.family, params, drawn)
+            value = off_policy.soft_value(nets.target_critics(features, action), log_prob, alpha)
+        else:
+            action = off_policy.smoothed(params, drawn, std, clip)
+            value = nets.target_critics(features, action).amin(dim=0)
+        found: Array = value.numpy()
+        return found
 
-    def critics(self, x: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def critics(self, x: Array, action: Array, target: Array, weight: Array) -> tuple[float, Array]:
         """Fill the critics' gradient; returns the loss and the errors [K, N]."""
         nets = self._nets
         nets.critics_flat.grad.zero_()
-        q = nets.critics(x, action)
-        loss = (off_policy.double_q_loss(q, target) * weight).mean()
+        q, aim = nets.critics(torch.from_numpy(x), torch.from_numpy(action)), torch.from_numpy(target)
+        loss = (off_policy.double_q_loss(q, aim) * torch.from_numpy(weight)).mean()
         loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), (target - q).detach()
+        return float(loss.detach()), (aim - q).detach().numpy()
 
-    def actor(self, x: Tensor, noise: Tensor, alpha: float, term: ActorTerm | None, batch: ReplayBatch) -> Tensor:
+    def actor(self, x: Array, noise: Array, alpha: float, term: ActorTerm | None, batch: ReplayBatch) -> Array:
         """Fill the actor's gradient; returns the log-probabilities [N], zeros for a deterministic actor."""
-        nets = self._nets
+        nets, features = self._nets, torch.from_numpy(x)
         nets.actor_flat.grad.zero_()
-        params = _params(nets.actor, x)
+        params = _params(nets.actor, features)
         if self._soft:
-            action, log_prob = distributions.choose(nets.actor.family, params, noise)
-            worst = _frozen(nets.critics, x, action).amin(dim=0)
+            action, log_prob = distributions.choose(nets.actor.family, params, torch.from_numpy(noise))
+            worst = _frozen(nets.critics, features, action).amin(dim=0)
             loss = (alpha * log_prob - worst).mean()
         else:
             action, log_prob = params, params.new_zeros(len(params))
-            loss = -_frozen(nets.critics, x, action)[0].mean()  # the first critic's alone (Fujimoto 2018, algorithm 1)
+            # The first critic's alone (Fujimoto 2018, algorithm 1).
+            loss = -_frozen(nets.critics, features, action)[0].mean()
         if term is not None:
             loss = loss + term.loss(params, batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        return log_prob.detach()
+        found: Array = log_prob.detach().numpy()
+        return found
 
 
 class KernelGradients(AutogradGradients):
@@ -126,16 +131,23 @@ class KernelGradients(AutogradGradients):
         self._kernel = ContinuousKernel(
             nets.actor, nets.target_actor, nets.critics, nets.target_critics, isinstance(settings, SoftSettings)
         )
+        (encoder, *others), space = nets.actor.spec.encoders, nets.actor.observation_space
+        self._plain = not others and (encoder.key, encoder.type, encoder.scale) == ("", "flatten", 1.0)
+        self._plain &= len(space.shape or ()) == 1 and not nets.actor.spec.normalized
 
-    def next_values(self, x: Tensor, noise: Tensor, alpha: float, std: float, clip: float) -> Tensor:
+    def features(self, obs: Any) -> Array:
+        """See ``AutogradGradients``; vectors are their own features."""
+        return obs if self._plain and obs.dtype == np.float32 else super().features(obs)
+
+    def next_values(self, x: Array, noise: Array, alpha: float, std: float, clip: float) -> Array:
         """See ``AutogradGradients``."""
         return self._kernel.next_values(x, noise, alpha, std, clip)
 
-    def critics(self, x: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def critics(self, x: Array, action: Array, target: Array, weight: Array) -> tuple[float, Array]:
         """See ``AutogradGradients``."""
         return self._kernel.critics(x, action, target, weight)
 
-    def actor(self, x: Tensor, noise: Tensor, alpha: float, term: ActorTerm | None, batch: ReplayBatch) -> Tensor:
+    def actor(self, x: Array, noise: Array, alpha: float, term: ActorTerm | None, batch: ReplayBatch) -> Array:
         """See ``AutogradGradients``."""
         if term is not None:
             return super().actor(x, noise, alpha, term, batch)
@@ -205,8 +217,8 @@ class ContinuousLearner:
         """Return the policy's arrays; the live ones."""
         return named_arrays(self.policy)
 
-    def _noise(self, count: int) -> Tensor:
-        return torch.from_numpy(self._rng.standard_normal((count, self._actions), dtype=np.float32))
+    def _noise(self, count: int) -> Array:
+        return self._rng.standard_normal((count, self._actions), dtype=np.float32)
 
     def update(self, batch: ReplayBatch, lr: float) -> Array | None:
         """Take one gradient step; returns the absolute TD errors [N] where priorities need them."""
@@ -218,9 +230,9 @@ class ContinuousLearner:
             std, clip = settings.objective.target_noise, settings.objective.target_noise_clip
             every = settings.objective.actor_every
         after = gradients.next_values(gradients.features(batch.next_obs), self._noise(count), alpha, std, clip)
-        target = off_policy.td_target(torch.from_numpy(batch.reward), torch.from_numpy(batch.discount), after)
+        target = batch.reward + batch.discount * after  # ``off_policy.td_target``
         x = gradients.features(batch.obs)
-        loss, error = gradients.critics(x, torch.from_numpy(batch.action), target, torch.from_numpy(batch.weight))
+        loss, error = gradients.critics(x, batch.action, target, batch.weight)
         self._nets.critics_flat.step(lr)
         self._sums.add(loss=loss, target=target.mean(), grad_norm=self._nets.critics_flat.norm)
         self._updates += 1
@@ -229,20 +241,21 @@ class ContinuousLearner:
             self._nets.actor_flat.step(lr)
             self._sums.add(actor_grad_norm=self._nets.actor_flat.norm)
             if self._alpha is not None:
-                self._move_temperature(log_prob, lr)
-                self._sums.add(entropy=-log_prob.mean(), alpha=alpha)
+                mean = log_prob.mean()
+                self._move_temperature(mean, lr)
+                self._sums.add(entropy=-mean, alpha=alpha)
             if self._updates % (every * settings.update.target_every) == 0:
                 for follower in self._nets.followers.values():
                     follower.follow(settings.update.tau)
-        return error.abs().mean(dim=0).numpy() if settings.replay.prioritised else None
+        return np.abs(error).mean(axis=0) if settings.replay.prioritised else None
 
-    def _move_temperature(self, log_prob: Tensor, lr: float) -> None:
+    def _move_temperature(self, log_prob: np.float32, lr: float) -> None:
         """Take a step on log alpha, whose gradient is -(mean log pi + H)."""
         assert self._alpha is not None and isinstance(self._settings, SoftSettings)
         objective = self._settings.objective
         if objective.learn_temperature:
             entropy = -self._actions if objective.target_entropy is None else objective.target_entropy
-            self._alpha.grad[0] = -(log_prob.mean().numpy() + entropy)
+            self._alpha.grad[0] = -(log_prob + entropy)
             self._alpha.step(lr)
 
     def metrics(self) -> dict[str, float]:

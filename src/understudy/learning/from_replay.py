@@ -12,20 +12,23 @@ import numpy as np
 import torch
 
 from understudy.data import Array, Rollout, with_prefix
+from understudy.envs.stacking import stacked_pictures
 from understudy.errors import UserError
 from understudy.learning.continuous_learner import ContinuousLearner
 from understudy.learning.from_rollouts import TrainProgress
 from understudy.learning.q_learner import QLearner
 from understudy.learning.replay_teaching import ReplayTeacher
 from understudy.loop import Metrics, Order
+from understudy.objectives.returns import RunningMoments
 from understudy.objectives.schedules import parse
 from understudy.policies.policy import About, Policy, load_arrays
 from understudy.policies.spaces import is_image, members, space_to_json
-from understudy.policies.spec import TEXTS, PolicySpec, default_encoders
+from understudy.policies.spec import TEXTS, Encoder, PolicySpec, default_encoders
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.collect import Collected
 from understudy.rollouts.priorities import actor_errors
-from understudy.rollouts.replay import Prioritised, Replay, ReplayBatch, check_bytes
+from understudy.rollouts.replay import Prioritised, Replay, ReplayBatch
+from understudy.rollouts.replay_bytes import check_bytes
 from understudy.settings.replayed import (
     ContinuousSettings,
     DeterministicSettings,
@@ -59,6 +62,7 @@ def replayed_spec(settings: ReplayedSettings, observations: gym.Space[Any], acti
             *spaces, "q_values", encoders=encoders, hidden=network.hidden, activation=network.activation,
             quantiles=1 if kind == "none" else objective.atoms,
             support=(objective.low, objective.high) if kind == "categorical" else (),
+            normalized=vector_keys(encoders) if network.normalize else (),
         )  # fmt: skip
     assert isinstance(settings, ContinuousSettings)
     if not isinstance(actions, gym.spaces.Box):
@@ -78,7 +82,13 @@ def replayed_spec(settings: ReplayedSettings, observations: gym.Space[Any], acti
         *spaces, "squashed_gaussian" if soft else "deterministic", encoders=encoders,
         hidden=settings.policy.hidden, activation=settings.policy.activation, std="state" if soft else "none",
         head_activation="identity" if soft else "tanh",
+        normalized=vector_keys(encoders) if settings.policy.normalize else (),
     )  # fmt: skip
+
+
+def vector_keys(encoders: tuple[Encoder, ...]) -> tuple[str, ...]:
+    """Return the keys of vectors, which can be normalised."""
+    return tuple(encoder.key for encoder in encoders if encoder.type == "flatten" and encoder.scale == 1.0)
 
 
 def replayed_policy(spec: PolicySpec, seed: int, about: About) -> Policy:
@@ -138,16 +148,20 @@ class OffPolicy:
         self.policy, self.settings, self.teacher = policy, settings, teacher
         kept = settings.replay
         spaces = policy.observation_space, policy.action_space
-        check_bytes(*spaces, kept.capacity, kept.prioritised, kept.max_bytes)
+        stacks = stacked_pictures(settings.env.spec(), spaces[0]) if kept.frames_once else {}
+        check_bytes(*spaces, kept.capacity, kept.prioritised, kept.max_bytes, stacks)
         self.core = make_core(policy, settings, teacher)
         gamma = settings.objective.gamma  # type: ignore[attr-defined]
         prioritised = Prioritised(kept.alpha) if kept.prioritised else None
         envs = settings.rollout.num_envs
         self.replay = Replay(
-            *spaces, envs, kept.capacity, gamma=gamma, n_step=kept.n_step, prioritised=prioritised
-        )  # fmt: skip
+            *spaces, envs, kept.capacity, gamma=gamma, n_step=kept.n_step, prioritised=prioritised, stacks=stacks
+        )
         self._gamma, self._clip = gamma, settings.objective.reward_clip  # type: ignore[attr-defined]
         self._lr, self._beta = parse(settings.update.lr, "update.lr"), parse(kept.beta, "replay.beta")
+        self._moments = {
+            key: RunningMoments(policy.get_buffer(f"normalizer_mean:{key}").shape) for key in policy.spec.normalized
+        }
         self._rng = np.random.default_rng((settings.seed, 2))
         self.owed = 0.0
         """Gradient steps that are still to be taken."""
@@ -155,11 +169,15 @@ class OffPolicy:
         """Whether the replay holds the teacher's data still."""
 
     def add(self, rollout: Rollout, info: Collected) -> None:
-        """Put a rollout into the replay, and owe the gradient steps for it."""
+        """Put a rollout into the replay and its observations into the statistics; owe the gradient steps for it."""
         if self._clip:
             rollout = replace(rollout, reward=np.clip(rollout.reward, -self._clip, self._clip))
         kept = self.settings.replay
         errors = actor_errors(rollout, self._gamma, kept.n_step) if kept.initial == "actors" else None
+        for key, moments in self._moments.items():
+            obs = rollout.obs[key] if isinstance(rollout.obs, dict) else rollout.obs
+            moments.update(obs.reshape(-1, *moments.mean.shape))
+            self.policy.set_normalizer(key, moments.mean, moments.var)
         before = self.replay.added
         self.replay.append(rollout, info.envs, errors)
         learnt = max(self.replay.added - max(before, kept.warm_up), 0)
@@ -185,8 +203,7 @@ class OffPolicy:
         self.owed -= updates
         lr, beta, size = self._lr.value(env_steps), self._beta.value(env_steps), self.settings.replay.batch_size
         replay, core = self.replay, self.core
-        for _ in range(updates):
-            batch = replay.sample(size, self._rng, beta)
+        for batch in replay.batches(updates, size, self._rng, beta):
             errors = core.update(batch, lr)
             if errors is not None:
                 if not np.isfinite(errors).all():
@@ -211,6 +228,8 @@ class OffPolicy:
         arrays = {name: array.copy() for name, array in self.weights().items()}
         own, data = self.core.state()
         arrays |= {f"core:{name}": array for name, array in own.items()}
+        for key, moments in self._moments.items():
+            arrays |= {f"moments:{key}:{name}": np.asarray(array) for name, array in moments.state().items()}
         data = {"core": data, "rng": self._rng.bit_generator.state, "owed": self.owed, "offline": self.offline}
         if self.settings.replay.save:
             kept, data["replay"] = self.replay.state()
@@ -221,6 +240,8 @@ class OffPolicy:
         """Go on from ``state``."""
         load_arrays(self.policy, arrays)
         self.core.restore(with_prefix(arrays, "core:"), data["core"])
+        for key, moments in self._moments.items():
+            moments.restore(with_prefix(arrays, f"moments:{key}:"))
         self._rng.bit_generator.state, self.owed, self.offline = data["rng"], data["owed"], data["offline"]
         if "replay" in data:
             self.replay.restore(with_prefix(arrays, "replay:"), data["replay"])

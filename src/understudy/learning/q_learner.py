@@ -11,8 +11,9 @@ from torch import Tensor
 
 from understudy.data import Array
 from understudy.learning.sums import Sums
-from understudy.objectives import off_policy
+from understudy.objectives import off_policy, q_kernel
 from understudy.objectives.flat_parameters import FlatParameters, Target
+from understudy.objectives.q_kernel import QKernel
 from understudy.objectives.schedules import parse
 from understudy.policies.policy import Policy, as_tensors, named_arrays
 from understudy.policies.q_network import QNetwork
@@ -43,6 +44,10 @@ class QLearner:
         self._epsilon = parse(settings.exploration.epsilon, "exploration.epsilon")
         support = policy.spec.support
         self._atoms = off_policy.support(support[0], support[1], policy.spec.quantiles) if support else None
+        objective, plain = settings.objective, not self._net.changed and settings.objective.distribution == "none"
+        self._kernel: QKernel | None = None
+        if settings.update.kernel and plain and term is None and q_kernel.supports(policy.spec):
+            self._kernel = QKernel(policy, self._target, objective.double)
         self._updates = 0
         self._sums = Sums()
 
@@ -70,6 +75,15 @@ class QLearner:
 
     def update(self, batch: ReplayBatch, lr: float) -> Array | None:
         """Take one gradient step; returns the absolute TD errors [N] where priorities need them."""
+        errors = self._descend(batch, lr) if self._kernel is None else self._descend_by_hand(self._kernel, batch, lr)
+        self._updates += 1
+        update = self._settings.update
+        if self._updates % update.target_every == 0:
+            self._follower.follow(update.tau)
+        return errors if self._settings.replay.prioritised else None
+
+    def _descend(self, batch: ReplayBatch, lr: float) -> Array:
+        """Take the step by autograd; returns the absolute TD errors [N]."""
         obs, action = as_tensors(batch.obs), torch.from_numpy(batch.action)
         target = self._targets(batch)
         out = self._net(self._net.parameters, obs, self._net.noise(self._rng))  # [N, K, n]
@@ -80,11 +94,18 @@ class QLearner:
             loss = loss + self._term.loss(self._values(out), batch)
         self._flat.descend(loss, lr)
         self._sums.add(loss=loss, q=self._values(out.detach()).amax(dim=1).mean(), grad_norm=self._flat.norm)
-        self._updates += 1
-        update = self._settings.update
-        if self._updates % update.target_every == 0:
-            self._follower.follow(update.tau)
-        return errors.detach().abs().numpy() if self._settings.replay.prioritised else None
+        found: Array = errors.detach().abs().numpy()
+        return found
+
+    def _descend_by_hand(self, kernel: QKernel, batch: ReplayBatch, lr: float) -> Array:
+        """Take the same step by the hand-derived gradients of ``objectives.q_kernel``."""
+        with torch.no_grad():
+            x, after = (self.policy.encode(as_tensors(obs)) for obs in (batch.obs, batch.next_obs))
+        target = batch.reward + batch.discount * kernel.next_values(after)
+        loss, errors, greatest = kernel.gradients(x, batch.action, target, batch.weight)
+        self._flat.step(lr)
+        self._sums.add(td_loss=loss, loss=loss, q=float(greatest.mean()), grad_norm=self._flat.norm)
+        return np.abs(errors)
 
     @torch.no_grad()
     def _targets(self, batch: ReplayBatch) -> Tensor:

@@ -3,12 +3,13 @@
 Every environment has a ring of its own, in which its steps stand in the order of time. A row holds one observation and
 what was done there; the observation that followed stands in the next row, so that none is kept twice. Where an episode
 ends, one more row without an action holds its final observation. n-step returns are therefore exact: they are summed
-up when a batch is drawn, and end where an episode does.
+up when a batch is drawn, and end where an episode does. Of stacked pictures a row holds the newest alone
+(``stored_observations``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,11 +19,15 @@ import numpy as np
 from understudy.data import Array, Observation, Rollout, map_obs
 from understudy.errors import UserError
 from understudy.policies.family import ActionMap
-from understudy.policies.spaces import members
 from understudy.rollouts.priorities import SumTree
+from understudy.rollouts.replay_bytes import NO_STACKS, row_bytes, step_columns
+from understudy.rollouts.stored_observations import StoredObservations
 
 EPSILON = 1e-6
 """Added to the error of every transition, so that none is never drawn again (Schaul 2016, section 3.3)."""
+
+_DRAWN = 4_000_000
+"""Bytes of transitions that are drawn at once, about."""
 
 
 class ReplayBatch(NamedTuple):
@@ -51,42 +56,6 @@ class Prioritised:
     alpha: float = 0.6
 
 
-def row_bytes(observation: gym.Space[Any], action: gym.Space[Any]) -> int:
-    """Return the bytes of one row."""
-    shapes = _columns(observation, action)
-    return sum(int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
-
-
-def check_bytes(
-    observation: gym.Space[Any], action: gym.Space[Any], capacity: int, prioritised: bool, most: float
-) -> None:
-    """Refuse a replay that would not fit.
-
-    Raises:
-        UserError: With an estimate.
-    """
-    each = row_bytes(observation, action)
-    size = each * capacity + (SumTree.bytes_for(capacity) if prioritised else 0)
-    if size > most:
-        fits = int(capacity * most / size)
-        raise UserError(
-            f"a replay of {capacity:,} steps takes {size / 1e9:.2f} GB ({each:,} bytes a step), more than "
-            f"replay.max_bytes {most:.3g}: take --replay.capacity {fits}, or raise --replay.max_bytes"
-        )
-
-
-def _columns(observation: gym.Space[Any], action: gym.Space[Any]) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Return the shape and dtype of every column; networks see float32, so nothing is kept more exactly."""
-    columns: dict[str, tuple[tuple[int, ...], Any]] = {
-        f"obs:{key}": (tuple(space.shape or ()), np.float32 if space.dtype == np.float64 else space.dtype)
-        for key, space in members(observation).items()
-    }
-    box = isinstance(action, gym.spaces.Box)
-    columns["action"] = ((int(np.prod(action.shape or ())),), np.float32) if box else ((), np.int64)
-    flags = {name: ((), np.bool_) for name in ("terminated", "ended", "valid")}
-    return columns | {"reward": ((), np.float32)} | flags
-
-
 class Replay:
     """The newest experience of B environments.
 
@@ -104,6 +73,7 @@ class Replay:
         gamma: float,
         n_step: int = 1,
         prioritised: Prioritised | None = None,
+        stacks: Mapping[str, int] = NO_STACKS,
     ) -> None:
         """Allocate; pages are taken from the system as they fill.
 
@@ -115,14 +85,16 @@ class Replay:
             gamma: Discount.
             n_step: Rewards that are summed up before the value is bootstrapped.
             prioritised: How transitions are drawn; None for uniformly.
+            stacks: By key, how many pictures an observation stacks, if only the newest is to be kept.
         """
         self._rows = max(capacity // envs, 2) + 1
         self._envs, self._gamma, self._n_step = envs, gamma, n_step
         self._map = ActionMap(action)
         self._size = self._rows * envs
-        self.columns = {
-            name: np.zeros((self._size, *shape), kind) for name, (shape, kind) in _columns(observation, action).items()
-        }
+        self._seen = StoredObservations(observation, self._size, envs, stacks)
+        own = {name: np.zeros((self._size, *shape), kind) for name, (shape, kind) in step_columns(action).items()}
+        self.columns: dict[str, Array] = {**self._seen.columns, **own}
+        self._bytes = row_bytes(observation, action)  # of what is drawn, so with whole stacks
         self._count = np.zeros(envs, np.int64)
         """Rows ever written in each environment's ring; the row after them holds what was seen last."""
         self._running = np.zeros(envs, bool)
@@ -157,7 +129,7 @@ class Replay:
                 new transition gets the greatest priority that was ever given.
         """
         steps, width = rollout.shape
-        if 2 * steps >= self._rows:
+        if (2 + self._seen.before) * steps >= self._rows:
             raise UserError(
                 f"replay.capacity {self._envs * (self._rows - 1)} is too small for rollouts of {steps} steps"
             )
@@ -178,21 +150,31 @@ class Replay:
         if len(lost):  # a new episode, though the last one did not end: what was seen last ends it
             columns["ended"][self._flat(self._count[lost] - 1, lost)] = True
             self._count[lost] += 1
+        seen, start = self._seen, rollout.episode_start
         ended = rollout.terminated | rollout.truncated
         rows = self._count[envs] + np.arange(steps)[:, None] + np.cumsum(ended, axis=0) - ended
+        if seen.before:
+            rows = rows + seen.before * np.cumsum(start, axis=0)
         where = self._flat(rows, envs)
-        self._write_obs(where, rollout.obs)
+        seen.check(rollout.obs, start)
+        seen.write(where, rollout.obs)
         columns["action"][where] = self._map.to_unit(rollout.action.reshape(-1, *self._map.shape)).reshape(
             steps, len(envs), *columns["action"].shape[1:]
         )
         columns["reward"][where], columns["terminated"][where] = rollout.reward, rollout.terminated
         columns["ended"][where], columns["valid"][where] = ended, True
         unused = [self._flat(rows[ended] + 1, np.broadcast_to(envs, ended.shape)[ended])]
-        self._write_obs(unused[0], map_obs(lambda a: a[ended], rollout.sequel.final_obs))
-        self._count[envs] += steps + ended.sum(axis=0)
+        seen.write(unused[0], map_obs(lambda a: a[ended], rollout.sequel.final_obs))
+        if seen.before:
+            first, begun = where[start], map_obs(lambda a: a[start], rollout.obs)
+            seen.write_before(first, begun)
+            unused += [(first - age * self._envs) % self._size for age in range(1, seen.before + 1)]
+        self._count[envs] += steps + ended.sum(axis=0) + seen.before * start.sum(axis=0)
         self._running[envs] = ~ended[-1]
-        unused.append(self._flat(self._count[envs], envs))
-        self._write_obs(unused[1], rollout.sequel.last_obs)
+        last = self._flat(self._count[envs], envs)
+        seen.write(last, rollout.sequel.last_obs)
+        # The oldest rows lose the pictures that they need from those before them.
+        unused += [(last + age * self._envs) % self._size for age in range(seen.before + 1)]
         for rest in unused:
             columns["valid"][rest] = False
         self.added += where.size
@@ -208,10 +190,6 @@ class Replay:
         """Rows of environments -> where they stand."""
         flat: Array = rows % self._rows * self._envs + envs
         return flat
-
-    def _write_obs(self, where: Array, obs: Observation) -> None:
-        for key, array in obs.items() if isinstance(obs, dict) else [("", obs)]:
-            self.columns[f"obs:{key}"][where] = array
 
     def _priority(self, errors: Array) -> Array:
         assert self._alpha is not None
@@ -238,6 +216,21 @@ class Replay:
             scaled = self._tree[index] ** -beta
             weight = (scaled / scaled.max()).astype(np.float32)
         return self.batch(index, weight)
+
+    def batches(self, count: int, size: int, rng: np.random.Generator, beta: float = 1.0) -> Iterator[ReplayBatch]:
+        """Draw ``count`` batches of ``size`` transitions, one after the other; errors may be set in between.
+
+        Uniformly drawn ones come many at once, as far as they are small: one large draw costs a tenth of many.
+        """
+        whole = 2 * self._bytes * size
+        most = max(_DRAWN // whole, 1) if self._tree is None else 1
+        while count:
+            now = min(most, count)
+            count -= now
+            drawn = self.sample(now * size, rng, beta)
+            for begin in range(0, now * size, size):
+                cut = slice(begin, begin + size)
+                yield drawn if now == 1 else ReplayBatch(*(map_obs(lambda a, cut=cut: a[cut], part) for part in drawn))
 
     def _uniform(self, count: int, rng: np.random.Generator) -> Array:
         sizes = np.minimum(self._count, self._rows - 1)
@@ -266,13 +259,8 @@ class Replay:
             discount = np.where(go, discount * np.float32(self._gamma), discount)
         discount[columns["terminated"][last]] = 0
         after = (last + self._envs) % self._size
-        return ReplayBatch(
-            self._read_obs(index), columns["action"][index], reward, discount, self._read_obs(after), index, weight
-        )
-
-    def _read_obs(self, index: Array) -> Observation:
-        obs = {name[4:]: column[index] for name, column in self.columns.items() if name.startswith("obs:")}
-        return obs[""] if list(obs) == [""] else obs
+        read = self._seen.read
+        return ReplayBatch(read(index), columns["action"][index], reward, discount, read(after), index, weight)
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return what is filled, as views, and JSON-able data."""
@@ -289,7 +277,8 @@ class Replay:
         Raises:
             UserError: It is of another size.
         """
-        if (data["rows"], data["envs"]) != (self._rows, self._envs):
+        same = all(column.shape[1:] == arrays[name].shape[1:] for name, column in self.columns.items())
+        if (data["rows"], data["envs"]) != (self._rows, self._envs) or not same:
             raise UserError("the saved replay has another size: resume without changing replay.* and rollout.num_envs")
         filled = len(arrays["valid"])
         for name, column in self.columns.items():

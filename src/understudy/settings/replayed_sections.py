@@ -31,6 +31,7 @@ class ReplaySettings:
         "of PER: a new transition's priority, the greatest so far or that of the TD error by the actors' own values",
         "greatest",
     )
+    frames_once: bool = doc("of stacked pictures keep only the newest one of every step (same observations)", True)
     max_bytes: float = doc("a replay that would be larger is refused", 4e9)
     save: bool = doc("keep the replay in checkpoints; without, a resumed run gathers anew before it learns", True)
 
@@ -75,6 +76,7 @@ class QNetworkSettings:
     text: str = doc("encoder of text: text_bag or text_lstm", "text_bag")
     features: int = doc("width of the encoders' last layer", 512)
     keys: tuple[str, ...] = doc("observation keys that are seen; empty: all", ())
+    normalize: bool = doc("normalise vector observations by running statistics, those of now for old ones too", False)
     dueling: bool = doc("half of the last hidden layer for the state's value, half for the actions' advantages", False)
     noisy: float = doc("initial noise in the weights of linear layers, such as 0.5; 0 for none", 0.0)
 
@@ -87,6 +89,7 @@ class ContinuousNetworkSettings:
     critic_hidden: tuple[int, ...] | None = doc("of each critic; none: as hidden", None)
     activation: str = doc("tanh, relu, elu, silu, leaky_relu, gelu, sigmoid or identity", "relu")
     keys: tuple[str, ...] = doc("observation keys that are seen; empty: all", ())
+    normalize: bool = doc("normalise vector observations by running statistics, those of now for old ones too", False)
 
 
 @dataclass(frozen=True)
