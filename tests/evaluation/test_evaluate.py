@@ -3,6 +3,7 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from evaluation_helpers import new_policy
 from rich.console import Console
 
@@ -13,6 +14,16 @@ from understudy.evaluation.latency import kilobytes_of, latency
 from understudy.evaluation.tables import print_evaluation, write_table
 from understudy.policies.files import save_policy
 from understudy.policies.policy import About
+
+
+def test_drawn_actions_follow_from_the_seed_and_leave_pytorchs_generator_alone():
+    policy, before = new_policy(), torch.random.get_rng_state()
+    first = evaluate(policy, episodes=5, seed=3, deterministic=False)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(99)
+    again, other = (evaluate(policy, episodes=5, seed=seed, deterministic=False) for seed in (3, 4))
+    assert again.returns.tolist() == first.returns.tolist()
+    assert other.returns[:4].tolist() != first.returns[1:].tolist()
 
 
 def test_evaluate_is_what_gymnasium_says():

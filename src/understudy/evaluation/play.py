@@ -21,7 +21,7 @@ from understudy.errors import UserError
 from understudy.evaluation.contestants import Contestant, check_spaces, resolve, resolve_all
 from understudy.evaluation.evaluate import Evaluation, describe
 from understudy.evaluation.rendering import Video, Window, drawable, frames_per_second, picture_of
-from understudy.rollouts.episodes import MAX_STEPS, Acts, Episodes, policy_name
+from understudy.rollouts.episodes import MAX_STEPS, Acts, Episodes, policy_name, seeded
 
 BAR, GAP = 44, 8
 """Pixels: height of the label above a picture, space between pictures."""
@@ -50,7 +50,8 @@ def scenes(
     scene = Scene()
     yield scene
     while not scene.over:
-        action, state = policy.predict(obs, state, start, deterministic)
+        with seeded(seed + 1_000_003 * scene.steps):  # step by step: several films may be in the making in turns
+            action, state = policy.predict(obs, state, start, deterministic)
         if not np.isfinite(action).all():
             raise UserError(f"the policy {policy_name(policy)} answers NaN or infinity at step {scene.steps}")
         obs, reward, terminated, truncated, _ = env.step(action)

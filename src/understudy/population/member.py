@@ -8,8 +8,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from understudy.errors import UserError
 from understudy.execution.base import EvaluationJob
 from understudy.execution.single import SingleExecution
@@ -90,9 +88,7 @@ class Member:
         first = settings.evaluation_seed
         seeds = tuple(range(first, first + settings.evaluation.episodes))
         order = EvaluationJob("student", seeds, self.session.learner.weights(), settings.evaluation.deterministic)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(first)  # of samples, where the network acts in PyTorch
-            (episodes,) = execution.evaluate([order])
+        (episodes,) = execution.evaluate([order])
         return float(episodes.returns.mean())
 
     def _save(self) -> None:

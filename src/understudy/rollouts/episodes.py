@@ -9,8 +9,10 @@ Rollout workers import this module, so it does not import PyTorch.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -108,7 +110,7 @@ def run_episodes(
     """Play one episode per seed; where rows have tasks (``env.task_of``), one per seed and task, task after task.
 
     Args:
-        policy: Who acts.
+        policy: Who acts; what it draws from PyTorch's generator follows from the seeds.
         env: B environments; episodes run in waves of B, the last wave may leave some idle.
         seeds: One per episode.
         deterministic: The mode of the policy instead of samples.
@@ -118,11 +120,39 @@ def run_episodes(
     Raises:
         UserError: The policy's action is NaN or infinite, or an episode does not end.
     """
-    if getattr(env, "own_clocks", False):
-        from understudy.rollouts.agent_episodes import run_agent_episodes
+    with seeded(int(np.sum(seeds))):
+        if getattr(env, "own_clocks", False):
+            from understudy.rollouts.agent_episodes import run_agent_episodes
 
-        scene: Any = env
-        return run_agent_episodes(policy, scene, seeds, deterministic, on_step, max_steps)
+            scene: Any = env
+            return run_agent_episodes(policy, scene, seeds, deterministic, on_step, max_steps)
+        return _run_waves(policy, env, seeds, deterministic, on_step, max_steps)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed PyTorch's generator, where it is loaded, and leave it afterwards as it was before."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
+
+
+def _run_waves(
+    policy: Acts,
+    env: VectorEnv,
+    seeds: Sequence[int],
+    deterministic: bool,
+    on_step: Callable[[Visit], None] | None,
+    max_steps: int,
+) -> Episodes:
+    """See ``run_episodes``, of environments whose rows begin together."""
     begin = time.perf_counter()
     task_of = np.asarray(getattr(env, "task_of", np.zeros(env.num_envs, np.int64)))
     sizes = np.bincount(task_of)
