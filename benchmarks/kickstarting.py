@@ -161,7 +161,7 @@ def run_surpass(options: argparse.Namespace) -> dict[str, Any]:
     """Compare the student with a teacher that stopped early, and with scratch at as many env steps."""
     env, preset = EnvSpec("HalfCheetah-v5"), "ppo-halfcheetah"
     steps = options.surpass_steps
-    folder, cost = train_teacher(options, env, preset, steps // 3, "halfcheetah-early")
+    folder, cost = train_teacher(options, env, preset, options.surpass_teacher_steps, "halfcheetah-early")
     rows = {"kickstarted": taught("teacher", "linear(1, 0, 15%)"), "scratch": Row()}
     teachers = {"teacher": load(folder / "last.safetensors", env=env)}
     data = run_plan(options, Plan("surpass", env, preset, steps, teachers, rows, {}, (), cost))
@@ -192,7 +192,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scratch-steps", type=int, default=196_608)
     parser.add_argument("--schedules-steps", type=int, default=200_000, help="of every row of schedules")
     parser.add_argument("--strong-steps", type=int, default=2_000_000, help="of teacher and scratch in strong")
-    parser.add_argument("--surpass-steps", type=int, default=1_000_000)
+    parser.add_argument("--surpass-teacher-steps", type=int, default=600_000)
+    parser.add_argument("--surpass-steps", type=int, default=400_000, help="of student and scratch")
     parser.add_argument("--expert-steps", type=int, default=400_000, help="of each expert of multitask")
     parser.add_argument("--tasks-steps", type=int, default=4_000_000, help="of a student of multitask")
     parser.add_argument("--tasks-every", type=int, default=100_000, help="env steps between its evaluations")

@@ -5,7 +5,6 @@ import threading
 import uuid
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 from tests.envs import unity_wire as wire
@@ -13,12 +12,13 @@ from tests.envs.unity_player import png
 
 from understudy.envs.unity import channels
 from understudy.envs.unity.actions import ActionSpec, spec_of
-from understudy.envs.unity.link import Gone, Link, PortInUse
+from understudy.envs.unity.link import Gone, Link, PortInUse, load_grpc
 from understudy.envs.unity.messages import METHOD, RESET, initialization, messages
 from understudy.envs.unity.roster import Roster
 from understudy.envs.unity.sensors import SensorError, read_picture, sensors_of
 from understudy.errors import UserError
 
+grpc = load_grpc()
 ENGINE, PARAMETERS = "e951342c-4f7e-11ea-b238-784f4387d1f7", "534c891e-810f-11ea-a9d0-822485860400"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import socket
 import threading
@@ -14,6 +15,20 @@ from understudy.errors import UserError, missing_extra
 
 _LOOK = 0.2
 """Seconds after which somebody who waits looks whether the other side is still there."""
+
+
+def load_grpc() -> Any:
+    """Return the package grpc; its handlers of forks, which write into what started programs print, are off.
+
+    Raises:
+        UserError: grpcio is not installed.
+    """
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # nothing of ours goes on after a fork without exec
+    try:
+        import grpc
+    except ImportError as error:
+        raise missing_extra("grpcio", "unity", "a Unity scene") from error
+    return grpc
 
 
 class PortInUse(UserError):  # noqa: N818 (it says what is)
@@ -41,10 +56,7 @@ class Link:
             UserError: grpcio is not installed.
             PortInUse: Somebody else listens there.
         """
-        try:
-            import grpc
-        except ImportError as error:
-            raise missing_extra("grpcio", "unity", "a Unity scene") from error
+        grpc = load_grpc()
         messages()
         self._inbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
