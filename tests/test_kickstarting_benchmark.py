@@ -34,6 +34,7 @@ def test_one_teacher(bench, tmp_path, capsys):
     assert "### weak: MiniGrid-DoorKey-6x6-v0" in shown and "| linear | " in shown
 
 
+@pytest.mark.slow
 def test_a_strong_teacher(bench, tmp_path):
     """Runs end at the first evaluation that is as good as the teacher, or with their steps."""
     folder = run(bench, tmp_path, "strong", "--levels", "DoorKey-5x5")
@@ -45,6 +46,7 @@ def test_a_strong_teacher(bench, tmp_path):
         assert all(score < level for _, score in before) and (last >= level or steps >= 512)
 
 
+@pytest.mark.slow
 def test_several_tasks(bench, tmp_path):
     folder = run(bench, tmp_path, "multitask")
     data = json.loads((folder / "multitask.json").read_text())

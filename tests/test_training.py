@@ -65,7 +65,7 @@ def test_every_kind_of_action_is_learnt(tmp_path, env):
     assert result.score > (0.9 if "Discrete" in env else -0.05)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
 def test_memory_is_learnt_through_whole_sequences(tmp_path, cell):
     """What to do in the last step is shown in the first only: without memory half of the episodes fail."""
     result = train(
