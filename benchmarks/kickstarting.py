@@ -162,7 +162,7 @@ def run_surpass(options: argparse.Namespace) -> dict[str, Any]:
     env, preset = EnvSpec("HalfCheetah-v5"), "ppo-halfcheetah"
     steps = options.surpass_steps
     folder, cost = train_teacher(options, env, preset, options.surpass_teacher_steps, "halfcheetah-early")
-    rows = {"kickstarted": taught("teacher", "linear(1, 0, 15%)"), "scratch": Row()}
+    rows = {"kickstarted": taught("teacher", options.surpass_weight), "scratch": Row()}
     teachers = {"teacher": load(folder / "last.safetensors", env=env)}
     data = run_plan(options, Plan("surpass", env, preset, steps, teachers, rows, {}, (), cost))
     by_name = {row["name"]: row["interval"] for row in data["rows"]}
@@ -194,6 +194,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--strong-steps", type=int, default=2_000_000, help="of teacher and scratch in strong")
     parser.add_argument("--surpass-teacher-steps", type=int, default=600_000)
     parser.add_argument("--surpass-steps", type=int, default=400_000, help="of student and scratch")
+    parser.add_argument("--surpass-weight", default="linear(1, 0, 50%)", help="lambda of surpass")
     parser.add_argument("--expert-steps", type=int, default=400_000, help="of each expert of multitask")
     parser.add_argument("--tasks-steps", type=int, default=4_000_000, help="of a student of multitask")
     parser.add_argument("--tasks-every", type=int, default=100_000, help="env steps between its evaluations")

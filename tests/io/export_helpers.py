@@ -110,6 +110,7 @@ PICTURES = {
     "grid mlp": (GRID, D3, "categorical", {"encoders": (Encoder("", "grid_mlp", 8),)}),
     "dict": (DICT, BOUNDS, "deterministic", {}),
     "text bag": (TEXT, D3, "categorical", {"encoders": (Encoder("", "text_bag", 8),)}),
+    "text words": (TEXT, D3, "categorical", {"encoders": (Encoder("", "text_words", 8),)}),
     "text lstm": (TEXT, D3, "categorical", {"encoders": (Encoder("", "text_lstm", 8),)}),
 }
 ALL = VECTORS | PICTURES

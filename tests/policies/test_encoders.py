@@ -74,6 +74,7 @@ SIZES = {
     ),
     # 16 names for every number of the view
     "grid MLP": (image(7, 7, 3), Encoder("", "grid_mlp", 64), 64, 7 * 7 * 3 * 16 * 64 + 64),
+    "words": (text(), Encoder("", "text_words", 16), 16, 2049 * 16),
     "bag": (text(), Encoder("", "text_bag", 16), 16, 256 * 16),
     "text LSTM": (
         gym.spaces.MultiDiscrete([5, 9, 9]), Encoder("", "text_lstm", 4), 4, 9 * 4 + 4 * (4 * 4 + 4 * 4 + 4 + 4),
@@ -171,27 +172,6 @@ def test_grids_hold_names_not_amounts():
     other = grid.clone()
     other[0, 3, 3] = torch.tensor([10, 5, 255], dtype=torch.uint8)
     assert (one.encode(grid) - one.encode(other)).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("kind", TEXTS)
-def test_padding_does_not_count(kind):
-    short, long = policy(text(4), Encoder("", kind, 8)), policy(text(9), Encoder("", kind, 8))
-    words = torch.tensor([[5, 7, 2, 0], [5, 0, 0, 0], [5, 7, 2, 0], [0, 0, 0, 0], [2, 7, 5, 0]], dtype=torch.uint8)
-    padded = torch.nn.functional.pad(words, (0, 5))
-    features = short.encode(words)
-    torch.testing.assert_close(long.encode(padded), features)
-    # One text alone, among others, and twice in a batch; an empty one is zeros.
-    torch.testing.assert_close(short.encode(words[1:2]), features[1:2])
-    torch.testing.assert_close(features[0], features[2])
-    assert not features[3].any()
-    assert torch.allclose(features[0], features[4]) == (kind == "text_bag")  # the order of words
-
-
-def test_text_lstm_is_the_lstms_last_state():
-    one = policy(text(6), Encoder("", "text_lstm", 8))
-    network = one.cnns["_"]
-    _, (last, _) = network.lstm(network.embedding(torch.tensor([[9], [4], [200]])))
-    torch.testing.assert_close(one.encode(torch.tensor([[9, 4, 200, 0, 0, 0]], dtype=torch.uint8)), last[0])
 
 
 BABYAI = gym.spaces.Dict({"direction": gym.spaces.Discrete(4), "image": image(7, 7, 3), "mission": text(20)})

@@ -1,6 +1,6 @@
-"""Networks that turn one observation key into features: pictures and text.
+"""Networks that turn pictures into features, and the table of all networks that turn one observation key into them.
 
-Pictures are [N, *space.shape], channels first or last, of any number type; text is [N, L] token numbers, padded with 0.
+Pictures are [N, *space.shape], channels first or last, of any number type.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from understudy.errors import UserError
 from understudy.policies.bags import bag_sums
 from understudy.policies.spaces import has_channels_last, picture_shape
 from understudy.policies.spec import NATURE_LEAST, Encoder
+from understudy.policies.text import TextBag, TextLSTM, TextWords
 
 
 class _Picture(nn.Module):
@@ -240,49 +241,6 @@ class GridMLP(_Picture):
         return functional.relu(bag_sums(self.names(pictures), self.embedding.weight) + self.bias)
 
 
-def _tokens(space: gym.Space[Any], encoder: Encoder) -> int:
-    """Return how many tokens there are, padding among them."""
-    if isinstance(space, gym.spaces.MultiDiscrete) and len(space.nvec.shape) == 1:
-        return int(space.nvec.max())
-    if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 1:
-        return 256
-    raise UserError(f"the encoder {encoder.type} reads a MultiDiscrete or a vector of uint8, not {space}")
-
-
-class TextBag(nn.Module):
-    """The mean of the tokens' vectors; their order is lost. [N, L] -> [N, features], zeros for an empty text."""
-
-    def __init__(self, space: gym.Space[Any], encoder: Encoder) -> None:
-        super().__init__()
-        self.embedding = nn.EmbeddingBag(_tokens(space, encoder), encoder.features, mode="mean", padding_idx=0)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[N, L] token numbers -> [N, features]."""
-        features: Tensor = self.embedding(tokens.long())
-        return features
-
-
-class TextLSTM(nn.Module):
-    """The state of an LSTM after the last token. [N, L] -> [N, features], zeros for an empty text."""
-
-    def __init__(self, space: gym.Space[Any], encoder: Encoder) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(_tokens(space, encoder), encoder.features)
-        self.lstm = nn.LSTM(encoder.features, encoder.features)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[N, L] token numbers -> [N, features]."""
-        # An instruction stays the same for an episode, so a batch holds few different ones: each is read once.
-        texts, row = torch.unique(tokens, dim=0, return_inverse=True)
-        places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-        lengths = torch.where(texts != 0, places, 0).amax(dim=1)
-        longest = max(int(lengths.max()), 1)
-        states, _ = self.lstm(self.embedding(texts[:, :longest].T.long()))  # [longest, texts, features]
-        last = states[(lengths - 1).clamp_min(0), torch.arange(len(texts), device=tokens.device)]
-        features: Tensor = last * (lengths > 0).unsqueeze(1)
-        return features[row]
-
-
 NETWORKS: dict[str, Callable[[gym.Space[Any], Encoder], nn.Module]] = {
     "nature_cnn": NatureCNN,
     "impala_small": ImpalaSmall,
@@ -292,5 +250,6 @@ NETWORKS: dict[str, Callable[[gym.Space[Any], Encoder], nn.Module]] = {
     "grid_mlp": GridMLP,
     "text_bag": TextBag,
     "text_lstm": TextLSTM,
+    "text_words": TextWords,
 }
 """The networks by the ``type`` of their ``Encoder``."""

@@ -23,7 +23,7 @@ ABSENT = -1e9
 ACTIVATIONS = ("tanh", "relu", "elu", "silu", "leaky_relu", "gelu", "sigmoid", "identity")
 CELLS = ("lstm", "gru")
 PICTURES = ("nature_cnn", "impala_small", "impala_resnet", "a3c_cnn", "grid_cnn", "grid_mlp")
-TEXTS = ("text_bag", "text_lstm")
+TEXTS = ("text_bag", "text_lstm", "text_words")
 ENCODERS = ("flatten", "one_hot", *PICTURES, *TEXTS)
 """Types of encoders; the networks of the last two rows are in ``policies.encoders``, which this list must not import:
 workers read it without PyTorch."""

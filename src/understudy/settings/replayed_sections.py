@@ -73,7 +73,7 @@ class QNetworkSettings:
         "of pictures, where there are any: auto, nature_cnn, impala_small, impala_resnet, a3c_cnn, grid_cnn, grid_mlp",
         "auto",
     )
-    text: str = doc("encoder of text: text_bag or text_lstm", "text_bag")
+    text: str = doc("encoder of text: text_words (and pairs of words), text_bag (of tokens), text_lstm", "text_words")
     features: int = doc("width of the encoders' last layer", 512)
     keys: tuple[str, ...] = doc("observation keys that are seen; empty: all", ())
     normalize: bool = doc("normalise vector observations by running statistics, those of now for old ones too", False)

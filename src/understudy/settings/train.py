@@ -40,7 +40,7 @@ class NetworkSettings:
         "of pictures, where there are any: auto, nature_cnn, impala_small, impala_resnet, a3c_cnn, grid_cnn, grid_mlp",
         "auto",
     )
-    text: str = doc("encoder of text: text_bag or text_lstm", "text_bag")
+    text: str = doc("encoder of text: text_words (and pairs of words), text_bag (of tokens), text_lstm", "text_words")
     features: int = doc("width of the encoders' last layer", 512)
     lstm: int = doc("width of an LSTM before the hidden layers, 0 for none", 0)
     cell: Literal["lstm", "gru"] = doc("gru: a GRU of that width in its place", "lstm")

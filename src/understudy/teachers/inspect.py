@@ -36,6 +36,7 @@ _ENCODERS = {
     "grid_mlp": "grid MLP",
     "text_bag": "bag of tokens",
     "text_lstm": "text LSTM",
+    "text_words": "bag of words and pairs",
 }
 
 

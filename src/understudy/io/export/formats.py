@@ -19,7 +19,6 @@ from understudy.teachers.exported import FORMAT
 
 FORMATS = ("onnx", "torchscript", "c", "sb3", "unity")
 C_PICTURES = ("nature_cnn", "impala_small", "a3c_cnn")
-_TEXT = ("text_bag", "text_lstm")
 
 
 def obstacles(spec: PolicySpec, form: str) -> list[str]:

@@ -15,11 +15,12 @@ from torch.nn import functional
 
 from understudy.data import Array
 from understudy.policies.distributions import LOG_STD_MAX, LOG_STD_MIN
-from understudy.policies.encoders import GridCNN, GridMLP, TextBag, TextLSTM
+from understudy.policies.encoders import GridCNN, GridMLP
 from understudy.policies.family import ActionMap
 from understudy.policies.policy import Policy
 from understudy.policies.spaces import members
 from understudy.policies.spec import ABSENT, Encoder, PolicySpec
+from understudy.policies.text import TextBag, TextLSTM, TextWords
 from understudy.teachers.exported import PARAMETERS
 
 OBSERVATION = "obs"
@@ -261,10 +262,10 @@ def _learned(network: nn.Module, x: Tensor) -> Tensor:
     if isinstance(network, GridMLP):
         total = functional.embedding(network.names(x), network.embedding.weight).sum(dim=1)
         return functional.relu(total + network.bias)
-    if isinstance(network, TextBag):
-        tokens = x.long()
-        seen = (tokens != 0).float().unsqueeze(-1)
-        total = (functional.embedding(tokens, network.embedding.weight) * seen).sum(dim=1)
+    if isinstance(network, TextBag | TextWords):
+        rows = x.long() if isinstance(network, TextBag) else network.rows(x)
+        seen = (rows != 0).float().unsqueeze(-1)
+        total = (functional.embedding(rows, network.embedding.weight) * seen).sum(dim=1)
         return total / seen.sum(dim=1).clamp_min(1.0)
     if isinstance(network, TextLSTM):
         return _last_state(network, x.long())
