@@ -20,9 +20,9 @@ from understudy.teachers.load import load
 
 PRESET = "ppo-minigrid-doorkey"
 TASKS = (
-    "MiniGrid-DoorKey-6x6-v0", "MiniGrid-LavaGapS6-v0", "MiniGrid-SimpleCrossingS9N1-v0", "MiniGrid-GoToDoor-5x5-v0",
-    "MiniGrid-Fetch-5x5-N2-v0", "BabyAI-GoToRedBallNoDists-v0", "BabyAI-GoToRedBallGrey-v0", "BabyAI-GoToObjS4-v0",
-    "BabyAI-GoToLocalS5N2-v0", "BabyAI-OpenRedDoor-v0",
+    "MiniGrid-DoorKey-8x8-v0", "MiniGrid-KeyCorridorS3R1-v0", "MiniGrid-LavaGapS6-v0", "MiniGrid-Fetch-5x5-N2-v0",
+    "MiniGrid-GoToDoor-6x6-v0", "BabyAI-GoToRedBallGrey-v0", "BabyAI-GoToLocalS5N2-v0", "BabyAI-OpenDoorColor-v0",
+    "BabyAI-PickupLoc-v0", "BabyAI-UnlockLocal-v0",
 )  # fmt: skip
 LENGTH = 96
 """Bytes of a mission."""
@@ -36,7 +36,7 @@ def task(name: str) -> EnvSpec:
 def experts(options: Any) -> tuple[list[str], list[int]]:
     """Train one expert for each task."""
     keys = ["image", "direction", "mission"]
-    small = {"policy": {"keys": keys, "encoder": "grid_cnn", "features": 64, "hidden": [64]}}
+    small = {"policy": {"keys": keys}, "stop": {"score": options.expert_score}}
     names = TASKS[:2] if options.quick else TASKS
     found = [train_teacher(options, task(name), PRESET, options.expert_steps, name, small) for name in names]
     return [str(folder / "last.safetensors") for folder, _ in found], [steps for _, steps in found]
@@ -46,10 +46,11 @@ def student_settings(options: Any, env: EnvSpec, seed: int) -> dict[str, Any]:
     """Return the settings of the student, with teachers or without."""
     count = len(env.kwargs["tasks"])
     found = common(options, env, options.tasks_steps, seed)
-    found["evaluation"] |= {"episodes": 4 if options.quick else 20, "num_envs": 2 * count, "every": options.tasks_every}
+    episodes = 4 if options.quick else 20  # of every task, all at once: those that fail run to their limit
+    found["evaluation"] |= {"episodes": episodes, "num_envs": episodes * count, "every": options.tasks_every}
     width = 16 if options.quick else 256
     found["policy"] = {
-        "keys": ["image", "direction", "mission", "task"], "encoder": "grid_cnn", "features": width // 2,
+        "keys": ["image", "direction", "mission", "task"], "encoder": "grid_mlp", "features": width // 2,
         "lstm": width, "hidden": [width], "value_hidden": [width],
     }  # fmt: skip
     per_task = 2 if options.quick else 4

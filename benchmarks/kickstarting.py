@@ -8,7 +8,7 @@
 | `doorkey` | DoorKey-6x6, a strong and a weak teacher, each linear, constant and without rewards, against scratch |
 | `schedules` | DoorKey-6x6: scratch, constants, linear over 5 to 40 %, exponential, gated, population based |
 | `weak` | DoorKey-6x6, a teacher that plays 50 % at random: linear, constant, without rewards, scratch |
-| `strong` | DoorKey-8x8 and KeyCorridorS3R1: env steps to the teacher's score, against scratch |
+| `strong` | DoorKey-8x8, KeyCorridorS3R1, or `--levels BabyAI-…` with language: env steps to the teacher's score |
 | `surpass` | HalfCheetah with a teacher that stopped early: does the student end above it, and above scratch? |
 | `multitask` | ten MiniGrid and BabyAI tasks with missions, ten experts, one larger student with an LSTM |
 
@@ -138,8 +138,11 @@ def run_strong(options: argparse.Namespace) -> dict[str, Any]:
     """Count env steps to the teacher's score on harder tasks; runs end where an evaluation is as good."""
     found = {}
     for name in options.levels:
-        env = minigrid(f"MiniGrid-{name}-v0")
-        more = {"stop": {"score": options.strong_score}}
+        env = minigrid(f"{name if name.startswith('BabyAI-') else f'MiniGrid-{name}'}-v0")
+        reads: dict[str, Any] = {}
+        if name.startswith("BabyAI-"):  # what to do is told in words
+            reads = {"policy": {"keys": ["image", "direction", "mission"]}}
+        more = reads | {"stop": {"score": options.strong_score}}
         folder, cost = train_teacher(options, env, PRESET, options.strong_steps, name.lower(), more)
         teacher = load(folder / "last.safetensors", env=env)
         level = evaluate(
@@ -151,7 +154,16 @@ def run_strong(options: argparse.Namespace) -> dict[str, Any]:
         rows["scratch"] = scratch(options, options.strong_steps, **stop)
         teachers = {"teacher": teacher}
         plan = Plan(
-            f"strong-{name.lower()}", env, PRESET, options.steps * 2, teachers, rows, {}, (), cost, {"teacher": level}
+            f"strong-{name.lower()}",
+            env,
+            PRESET,
+            options.steps * 2,
+            teachers,
+            rows,
+            reads,
+            (),
+            cost,
+            {"teacher": level},
         )
         found[name] = run_plan(options, plan)
     return found
@@ -192,16 +204,19 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scratch-steps", type=int, default=196_608)
     parser.add_argument("--schedules-steps", type=int, default=200_000, help="of every row of schedules")
     parser.add_argument("--strong-steps", type=int, default=2_000_000, help="of teacher and scratch in strong")
-    parser.add_argument("--surpass-teacher-steps", type=int, default=600_000)
+    parser.add_argument("--surpass-teacher-steps", type=int, default=200_000)
     parser.add_argument("--surpass-steps", type=int, default=400_000, help="of student and scratch")
     parser.add_argument("--surpass-weight", default="linear(1, 0, 50%)", help="lambda of surpass")
-    parser.add_argument("--expert-steps", type=int, default=400_000, help="of each expert of multitask")
+    parser.add_argument("--expert-steps", type=int, default=800_000, help="of each expert of multitask, at most")
+    parser.add_argument("--expert-score", type=float, default=0.93, help="at which an expert is done")
     parser.add_argument("--tasks-steps", type=int, default=4_000_000, help="of a student of multitask")
     parser.add_argument("--tasks-every", type=int, default=100_000, help="env steps between its evaluations")
     parser.add_argument("--tasks-weight", default="linear(1, 0, 20%)", help="its lambda")
     parser.add_argument("--linear", type=int, nargs=2, default=(40_000, 40_000), help="end of lambda, strong and weak")
     parser.add_argument("--strong-weight", default="linear(8, 0, 60000)", help="lambda of strong")
-    parser.add_argument("--levels", nargs="*", default=["DoorKey-8x8", "KeyCorridorS3R1"], help="of strong")
+    parser.add_argument(
+        "--levels", nargs="*", default=["DoorKey-8x8", "KeyCorridorS3R1"], help="of strong, BabyAI's with their prefix"
+    )
     parser.add_argument("--strong-score", type=float, default=0.95, help="at which teachers of strong are done")
     parser.add_argument("--every", type=int, default=8_192, help="env steps between evaluations")
     parser.add_argument("--scratch-every", type=int, default=16_384, help="the same for teachers and from scratch")
@@ -214,7 +229,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     if options.quick:
         options.seeds, options.every, options.episodes, options.final, options.linear = 1, 256, 2, 2, (128, 256)
-        options.scratch_every, options.strong_score = 256, None
+        options.scratch_every, options.strong_score, options.expert_score = 256, None, None
         for name, kind in vars(options).items():
             if name.endswith("steps") and isinstance(kind, int):
                 setattr(options, name, 512)

@@ -16,7 +16,7 @@ For networks this small calls cost more than arithmetic: in NumPy a call costs h
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ from understudy.objectives.mlp_stack import ACTIVATIONS
 from understudy.policies.policy import Policy
 from understudy.policies.spec import PolicySpec
 
+More = Callable[[Array, Array], tuple[Array, Array] | None]
+"""Parameters [P, n] and values [n] -> their slopes of one more part of the loss, shaped alike; None: it is constant."""
 _METRICS = ("policy_gradient", "ratio", "log_ratio", "value_regression", "clip_fraction")
 """Rows of numbers per state that a step sums up, see ``ActorCriticKernel._losses``."""
 
@@ -163,9 +165,10 @@ class ActorCriticKernel:
         *,
         lr: float,
         entropy_weight: float = 0.0,
+        more: More | None = None,
     ) -> None:
         """Take one Adam step on the batch; see ``gradient``."""
-        self.gradient(x, action, log_prob, advantage, target_value, old_value, entropy_weight)
+        self.gradient(x, action, log_prob, advantage, target_value, old_value, entropy_weight, more)
         self._adam.step(lr)
         self._sums += self._means
         self._scalars += (self._entropy, entropy_weight * self._entropy, self._adam.norm)
@@ -180,6 +183,7 @@ class ActorCriticKernel:
         target_value: Array,
         old_value: Array | None = None,
         entropy_weight: float = 0.0,
+        more: More | None = None,
     ) -> Array:
         """Return the gradient of the loss before clipping as one vector, overwritten by the next call.
 
@@ -191,16 +195,29 @@ class ActorCriticKernel:
             target_value: [n] float32.
             old_value: [n] float32; read where ``value_clip`` is set.
             entropy_weight: Of the entropy bonus.
+            more: What else there is to the loss.
         """
         rows, losses = self._net.forward(x), self._losses_for(len(x))
         params, value = rows.outputs[:-1], rows.outputs[-1]
+        slopes = None if more is None else more(self._params(params), value.copy())
         self._head.log_prob(params, action, losses.log_prob)
         self._policy_loss(losses, log_prob, advantage)
         self._value_loss(losses, value, target_value, old_value)
         np.matmul(losses.metrics, losses.inverse, out=self._means)
         self._entropy = self._head.gradient(params, losses.c, entropy_weight)
+        if slopes is not None:
+            params += slopes[0][: len(params)]
+            value += slopes[1]
+            if self._net.log_std is not None:
+                self._net.log_std[1][...] += slopes[0][len(params) :].sum(axis=1)
         self._net.backward(x, rows)
         return self._grad
+
+    def _params(self, outputs: Array) -> Array:
+        """[M, n] outputs -> [P, n], a copy: the Gaussian's one deviation is every state's."""
+        if self._net.log_std is None:
+            return outputs.copy()
+        return np.concatenate((outputs, np.broadcast_to(self._net.log_std[0][:, None], outputs.shape)))
 
     def evaluate(self, x: Array, action: Array) -> tuple[Array, Array]:
         """Return log pi(a|s) and V(s), [N] float32 each, for any number of rows; see ``gradient``.
@@ -216,6 +233,11 @@ class ActorCriticKernel:
             self._head.log_prob(outputs[:-1], action[part], log_prob[part])
             value[part] = outputs[-1]
         return log_prob, value
+
+    def params(self, x: Array) -> Array:
+        """Return the distribution's parameters, [N, P] float32 in unit actions, for any number of rows of features."""
+        parts = [self._params(self._net.forward(x[part]).outputs[:-1]).T for part in self._chunks(len(x))]
+        return np.concatenate(parts)
 
     def values(self, x: Array) -> Array:
         """Return V(s), [N] float32, for any number of rows of features."""
