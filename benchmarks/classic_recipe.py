@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from understudy.data import EnvSpec
 from understudy.envs.make import make
 from understudy.evaluation.judge import Judge
-from understudy.policies.policy import Policy, PolicyLike, named_arrays
+from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.spaces import space_to_json
 from understudy.policies.spec import PolicySpec
+from understudy.policies.weights import named_arrays
 
 SAMPLE_STEPS, BATCH, RECOLLECT, TEST_EVERY, UPDATES, LR = 10_000, 1_000, 2_500, 500, 10_000, 1e-3
 TEACHER_STD = 1e-6

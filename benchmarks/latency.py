@@ -31,9 +31,10 @@ from understudy.io.export.export import export
 from understudy.io.export.formats import describe
 from understudy.io.export.states import read_states
 from understudy.policies.arrays import ArrayPolicy
-from understudy.policies.policy import Policy, named_arrays
+from understudy.policies.policy import Policy
 from understudy.policies.spaces import space_to_json
 from understudy.policies.spec import PolicySpec
+from understudy.policies.weights import named_arrays
 from understudy.teachers.load import load
 
 FEATURES, ACTIONS = 17, 6

@@ -3,7 +3,7 @@
     python benchmarks/learning.py --seeds 3
     python benchmarks/learning.py --preset a2c --only CartPole
 
-Both sides train with the settings of one of our presets (``sides.sb3_model`` translates them; where ours normalises,
+Both sides train with the settings of one of our presets (``sb3_models.py`` translates them; where ours normalises,
 VecNormalize does there, and its statistics are used in evaluation). Then both play the same deterministic episodes in
 plain gymnasium environments. Every run is a fresh process with one thread; seconds are those of training alone.
 """

@@ -4,7 +4,7 @@
     python benchmarks/off_policy_learning.py --only CartPole Pendulum --json out.json
     python benchmarks/off_policy_learning.py --quick
 
-Both sides train with the settings of one of our presets (``sides.sb3_replayed`` translates them) and are judged by the
+Both sides train with the settings of one of our presets (``sb3_models.py`` translates them) and are judged by the
 same deterministic episodes in plain gymnasium environments: five times on the way and at the end. Every run is a fresh
 process with one thread; seconds are those of training alone. With ``--json`` every run is written down at once, and one
 that is already there is not made again.

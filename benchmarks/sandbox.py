@@ -38,7 +38,7 @@ from understudy.kickstarting import fit
 from understudy.learning.actor_critic import ActorCritic
 from understudy.policies.policy import About, Policy
 from understudy.rollouts.buffers import new_rollout
-from understudy.training_session import policy_spec
+from understudy.training_parts import policy_spec
 
 
 @dataclass(frozen=True)

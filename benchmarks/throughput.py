@@ -8,7 +8,7 @@
 
 Every run is a fresh process with one thread (``OMP_NUM_THREADS`` and PyTorch's) unless its name says otherwise. Imports
 and start-up are left out: rates count from the end of the first round (rollout and update) to the end of the last one,
-and include learning. Every second repeat runs in the opposite order. Peers get the same settings (see ``sides.py``).
+and include learning. Every second repeat runs in the opposite order. Peers get our settings (see ``sb3_models.py``).
 """
 
 from __future__ import annotations

@@ -242,7 +242,7 @@ def test_rewards_made_by_teachers():
 
 
 def load_spec():
-    from understudy.training_session import policy_spec
+    from understudy.training_parts import policy_spec
 
     return policy_spec(resolve({}, ()).policy, *spaces(CONSTANT).values(), True)
 

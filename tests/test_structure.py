@@ -12,8 +12,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "understudy"
 ORDER = [
     "__init__", "errors", "data", "config", "settings", "policies", "objectives", "teachers", "envs", "rollouts",
     "learner", "student", "execution", "evaluation", "io", "loop", "learning", "scenes", "job", "session",
-    "distillation", "training_session", "training", "replay_kickstarting", "kickstart_checks", "kickstart_job",
-    "kickstarting", "against_scratch", "side_by_side", "population", "sweeping", "report",
+    "distillation", "training_parts", "training_session", "training", "replay_kickstarting", "kickstart_checks",
+    "kickstart_job", "kickstarting", "against_scratch", "side_by_side", "population", "sweeping", "report",
     "terminal_progress", "terminal", "terminal_side_by_side", "terminal_training", "terminal_kickstart",
     "terminal_report", "terminal_watch", "terminal_sweep", "terminal_population", "terminal_export", "scene_flags",
     "cli_parser", "cli",

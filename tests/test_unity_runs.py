@@ -17,7 +17,7 @@ from understudy.errors import UserError
 from understudy.evaluation.evaluate import evaluate
 from understudy.kickstarting import kickstart
 from understudy.policies.files import load_policy
-from understudy.policies.policy import named_arrays
+from understudy.policies.weights import named_arrays
 from understudy.training import resolve_training, train
 
 SMALL = {

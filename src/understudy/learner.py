@@ -21,7 +21,8 @@ from understudy.objectives.mlp_kernel import MLPKernel, supports
 from understudy.objectives.objective import Objective, PolicyTransfer, Term, ValueTransfer
 from understudy.objectives.schedules import Constant, Schedule, parse
 from understudy.policies.family import Family
-from understudy.policies.policy import Policy, load_arrays, named_arrays
+from understudy.policies.policy import Policy
+from understudy.policies.weights import load_arrays, named_arrays
 from understudy.rollouts.dataset import Dataset
 from understudy.settings import DistillSettings, LearningSettings
 

@@ -24,9 +24,10 @@ from understudy.objectives.distances import Distance, default_distance
 from understudy.objectives.schedules import parse
 from understudy.policies.family import ActionMap
 from understudy.policies.files import save_policy
-from understudy.policies.policy import About, Policy, PolicyLike, named_arrays
-from understudy.policies.policy import build as build_policy
+from understudy.policies.policy import About, Policy, PolicyLike
 from understudy.policies.spec import PolicySpec
+from understudy.policies.weights import build as build_policy
+from understudy.policies.weights import named_arrays
 from understudy.rollouts.dataset import Dataset
 from understudy.settings import DistanceSettings, DistillSettings
 from understudy.student import fit_normalizer, new_student, student_spec

@@ -112,24 +112,12 @@ def sweep(
         UserError: A size that cannot be read or made, a folder that holds runs with other settings, and all that
             ``distill`` raises.
     """
-    if not sizes or len(set(sizes)) < len(sizes):
-        raise UserError("--sizes needs at least one size, each once, such as 8x8 16x16 32x32")
-    for size in sizes:
-        if not _LAYERS.match(size) and not _SHARE.match(size):
-            raise UserError(f"the size {size!r} cannot be read: write widths as 64x64, or a share as 25%")
+    _check_sizes(sizes)
     over = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
     ids = [env] if isinstance(env, (str, EnvSpec)) else env
-    folder, jobs = Path(run), []
-    for size in sizes:
-        place = folder / size.replace("%", "-percent")
-        resume = (place / "state.safetensors").exists()
-        job = prepare(teachers, ids, over, preset=preset, run=place, resume=resume, ensemble=ensemble)
-        own = {"student": network_of(size, job.teacher, job.env, job.settings.student)}
-        jobs.append(
-            prepare(teachers, ids, merge(over, own), preset=preset, run=place, resume=resume, ensemble=ensemble)
-        )
-        _check_same(jobs[-1])
+    folder = Path(run)
+    jobs = [_job(size, teachers, ids, over, folder, preset=preset, ensemble=ensemble) for size in sizes]
     students, found = [], []
     for size, job in zip(sizes, jobs, strict=True):
         stopped, env_steps = _finish(size, job, tell, report)
@@ -140,6 +128,41 @@ def sweep(
     result = _compare(jobs, students, found, folder)
     write_atomic(folder / "sweep.json", json.dumps(result.to_json(), indent=1).encode())
     return result
+
+
+def _check_sizes(sizes: Sequence[str]) -> None:
+    """Refuse sizes that are none, given twice, or cannot be read.
+
+    Raises:
+        UserError: What is wrong with them.
+    """
+    if not sizes or len(set(sizes)) < len(sizes):
+        raise UserError("--sizes needs at least one size, each once, such as 8x8 16x16 32x32")
+    for size in sizes:
+        if not _LAYERS.match(size) and not _SHARE.match(size):
+            raise UserError(f"the size {size!r} cannot be read: write widths as 64x64, or a share as 25%")
+
+
+def _job(
+    size: str,
+    teachers: Sequence[Any],
+    env: Sequence[str | EnvSpec] | None,
+    over: Mapping[str, Any],
+    folder: Path,
+    **options: Any,
+) -> Job:
+    """Prepare the distillation of one size, in a folder of its own; ``options`` are those of ``job.prepare``.
+
+    Raises:
+        UserError: The size cannot be made, or the folder holds a run with other settings.
+    """
+    place = folder / size.replace("%", "-percent")
+    options |= {"run": place, "resume": (place / "state.safetensors").exists()}
+    job = prepare(teachers, env, over, **options)  # a share of the teacher's parameters is known once it is loaded
+    own = {"student": network_of(size, job.teacher, job.env, job.settings.student)}
+    job = prepare(teachers, env, merge(over, own), **options)
+    _check_same(job)
+    return job
 
 
 def _finish(size: str, job: Job, tell: Tell, report: Report | None) -> tuple[str, int]:

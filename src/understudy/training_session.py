@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-import torch
-from threadpoolctl import threadpool_limits
 
 from understudy.data import Array
-from understudy.envs.make import spaces_of
 from understudy.errors import UserError
 from understudy.execution.base import Execution, Faults, Setup
 from understudy.execution.evaluator import Evaluator
@@ -24,141 +19,22 @@ from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.learning.actor_critic import ActorCritic
 from understudy.learning.beside import BesideExaminer
 from understudy.learning.from_gradients import FromGradients, SharedGradientExecution, SharedWeights
-from understudy.learning.from_replay import FromReplay, OffPolicy, replayed_policy, replayed_spec
+from understudy.learning.from_replay import FromReplay, OffPolicy
 from understudy.learning.from_rollouts import FromRollouts, TrainProgress
 from understudy.learning.replay_teaching import ReplayTeacher
 from understudy.learning.teaching import Teaching
 from understudy.loop import Learning, Metrics, Run
 from understudy.policies.files import save_policy
-from understudy.policies.initialisation import orthogonal_init
-from understudy.policies.policy import About, Policy, PolicyLike
-from understudy.policies.policy import build as build_policy
-from understudy.policies.spaces import is_image, members, space_to_json
-from understudy.policies.spec import PICTURES, TEXTS, PolicySpec, default_encoders, mask_of
+from understudy.policies.policy import Policy
+from understudy.policies.weights import build as build_policy
 from understudy.session import Report, portable
 from understudy.settings import ReplayedSettings, TrainSettings
-from understudy.settings.train import NetworkSettings, TrainExecution
+from understudy.training_parts import make_execution, set_threads, student_of
 
 Teach = Callable[[Policy], Teaching | ReplayTeacher]
 """Fits teachers to a student; it may change the student's weights."""
-
-
-def policy_spec(
-    settings: NetworkSettings, observations: gym.Space[Any], actions: gym.Space[Any], value: bool
-) -> PolicySpec:
-    """Describe the policy's network.
-
-    Raises:
-        UserError: A key the environment does not have, or a family that cannot act there.
-    """
-    spaces = members(observations)
-    seen = [spaces[key] for key in settings.keys or spaces if key in spaces]
-    picture = settings.encoder if settings.encoder != "auto" and any(map(is_image, seen)) else None
-    encoders = default_encoders(observations, settings.keys or None, settings.features, picture)
-    encoders = tuple(replace(e, type=settings.text) if e.type in TEXTS else e for e in encoders)
-    family = settings.family
-    if family == "auto":
-        single = isinstance(actions, gym.spaces.Discrete)
-        box = isinstance(actions, gym.spaces.Box)
-        family = "gaussian" if box else "categorical" if single else "multi_categorical"
-    vectors = tuple(e.key for e in encoders if e.type == "flatten" and e.scale == 1.0)
-    value_hidden = settings.hidden if settings.value_hidden is None else settings.value_hidden
-    return PolicySpec(
-        observation_space=space_to_json(observations),
-        action_space=space_to_json(actions),
-        family=family,
-        encoders=encoders,
-        normalized=vectors if settings.normalize else (),
-        hidden=settings.hidden,
-        activation=settings.activation,
-        std={"gaussian": "constant", "squashed_gaussian": "state"}.get(family, "none"),
-        lstm=settings.lstm,
-        cell=settings.cell,
-        value_hidden=value_hidden if value else None,
-        mask=mask_of(observations, actions) if family in ("categorical", "multi_categorical") else "",
-    )
-
-
-def new_policy(spec: PolicySpec, settings: NetworkSettings, seed: int, about: About) -> Policy:
-    """Build a policy with fresh orthogonal weights that depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        policy = Policy(spec, about)
-        orthogonal_init(policy)
-    if spec.std == "constant":
-        with torch.no_grad():
-            policy.log_std.fill_(settings.log_std)
-    return policy
-
-
-def make_execution(
-    settings: TrainSettings | ReplayedSettings, setup: Setup, teacher: PolicyLike | None = None
-) -> Execution:
-    """Start the execution that the settings name.
-
-    Args:
-        settings: Of the run.
-        setup: Has the teacher that acts in workers.
-        teacher: The same as an object, which may act in this process even if it cannot travel.
-
-    Raises:
-        UserError: It cannot travel to workers.
-    """
-    execution = settings.execution
-    limits = execution.num_workers, execution.worker_timeout, execution.restarts
-    if execution.type == "single":
-        from understudy.execution.single import SingleExecution
-
-        return SingleExecution(setup, teacher if setup.teacher is None else None)
-    if teacher is not None and setup.teacher is None:
-        raise UserError("this teacher is a Python object and cannot act in workers: use --execution single")
-    if execution.type == "async":
-        from understudy.execution.asynchronous import AsyncExecution
-
-        return AsyncExecution(setup, *limits, execution.max_lag)
-    if isinstance(execution, TrainExecution) and execution.type == "ray":
-        from understudy.execution.ray_execution import RayExecution
-
-        return RayExecution(setup, *limits, execution.ray_address)
-    from understudy.execution.sync import SyncExecution
-
-    return SyncExecution(setup, *limits)
-
-
 SAVE_SECONDS = 30.0
 """Between two checkpoints where ``checkpoint_every`` is 0, at least."""
-
-
-def set_threads(settings: TrainSettings | ReplayedSettings, policy: Policy) -> None:
-    """Set the threads of PyTorch and of NumPy's BLAS in the learner's process, and those of the policy's pictures.
-
-    One for small networks, which are slower with more (ten times, where other processes are busy). Networks that see
-    pictures gain from more, but only where the other cores are idle while the learner learns; they have threads of
-    their own (``policies.pictures``).
-    """
-    execution = settings.execution
-    waiting = execution.type in ("single", "sync")
-    pictures = any(encoder.type in PICTURES for encoder in policy.spec.encoders)
-    automatic = len(os.sched_getaffinity(0)) if waiting and pictures else 1
-    threads = execution.learner_threads or automatic
-    policy.threads = threads if pictures else 1
-    torch.set_num_threads(1 if pictures else threads)
-    threadpool_limits(1, user_api="blas")
-
-
-def student_of(settings: TrainSettings | ReplayedSettings) -> tuple[PolicySpec, Policy]:
-    """Return the student that the settings describe, with fresh weights.
-
-    Raises:
-        UserError: The environment cannot be built, or the method cannot act there.
-    """
-    env = settings.env.spec()
-    about = About("understudy", "", env, [f"trained by reinforcement in {env.id}, seed {settings.seed}"])
-    if isinstance(settings, ReplayedSettings):
-        spec = replayed_spec(settings, *spaces_of(env))
-        return spec, replayed_policy(spec, settings.seed, about)
-    spec = policy_spec(settings.policy, *spaces_of(env), bool(settings.objective.value_weight))
-    return spec, new_policy(spec, settings.policy, settings.seed, about)
 
 
 class TrainSession:
@@ -324,4 +200,4 @@ def final_seeds(settings: TrainSettings | ReplayedSettings) -> tuple[int, ...]:
     return tuple(range(first, first + settings.evaluation.final))
 
 
-__all__ = ["TrainSession", "final_seeds", "new_policy", "policy_spec"]
+__all__ = ["TrainSession", "final_seeds"]

@@ -30,11 +30,13 @@ from understudy.execution.restarts import WorkerError
 from understudy.io.checkpoint import read_arrays
 from understudy.loop import train as loop
 from understudy.policies.files import load_policy
-from understudy.policies.policy import Policy, named_arrays
+from understudy.policies.policy import Policy
+from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.settings.train import NetworkSettings
 from understudy.training import resolve_training, train
-from understudy.training_session import TrainSession, policy_spec
+from understudy.training_parts import policy_spec
+from understudy.training_session import TrainSession
 
 EXECUTIONS = {
     "sync": {"type": "sync"},

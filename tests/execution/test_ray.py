@@ -21,8 +21,9 @@ from understudy.execution.ray_cluster import Cluster, check_address
 from understudy.execution.ray_execution import RayExecution
 from understudy.execution.restarts import WorkerError
 from understudy.execution.single import SingleExecution
-from understudy.policies.policy import Policy, named_arrays
+from understudy.policies.policy import Policy
 from understudy.policies.spec import PolicySpec, space_to_json
+from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Mixture
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")

@@ -6,10 +6,11 @@ from understudy.data import EnvSpec
 from understudy.envs.make import spaces_of
 from understudy.execution.base import EvaluationJob, Setup
 from understudy.execution.sync import SyncExecution
-from understudy.policies.policy import Policy, named_arrays
+from understudy.policies.policy import Policy
+from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.settings.train import NetworkSettings
-from understudy.training_session import policy_spec
+from understudy.training_parts import policy_spec
 
 
 def test_a_worker_that_needs_no_torch_does_not_load_it():

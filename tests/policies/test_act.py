@@ -8,8 +8,9 @@ import torch
 from understudy.policies import distributions
 from understudy.policies.arrays import ArrayPolicy, supports
 from understudy.policies.initialisation import orthogonal_init
-from understudy.policies.policy import Policy, named_arrays
+from understudy.policies.policy import Policy
 from understudy.policies.spec import Encoder, PolicySpec, default_encoders, space_to_json
+from understudy.policies.weights import named_arrays
 
 VECTOR = gym.spaces.Box(-np.inf, np.inf, (5,), np.float64)
 BOX = gym.spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32))

@@ -9,11 +9,12 @@ from tests.envs.unity_helpers import scene
 from understudy.envs.make import make
 from understudy.objectives import actor_critic_kernel
 from understudy.policies.arrays import ArrayPolicy
-from understudy.policies.policy import About, Policy, as_tensors, named_arrays
+from understudy.policies.policy import About, Policy, as_tensors
 from understudy.policies.spec import ABSENT, mask_of
+from understudy.policies.weights import named_arrays
 from understudy.settings.train import NetworkSettings
 from understudy.training import resolve_training, train
-from understudy.training_session import new_policy, policy_spec
+from understudy.training_parts import new_policy, policy_spec
 
 BRANCHES = gym.spaces.MultiDiscrete([3, 2])
 SEEN = gym.spaces.Dict(

@@ -8,8 +8,9 @@ import torch
 from understudy.errors import UserError
 from understudy.policies.arrays import ArrayPolicy, supports
 from understudy.policies.files import load_policy, save_policy
-from understudy.policies.policy import About, Policy, named_arrays
+from understudy.policies.policy import About, Policy
 from understudy.policies.spec import PolicySpec, default_encoders, space_to_json
+from understudy.policies.weights import named_arrays
 
 VECTOR = gym.spaces.Box(-np.inf, np.inf, (5,), np.float64)
 BOX = gym.spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32))

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from understudy.policies.arrays import ArrayPolicy
-from understudy.policies.policy import Policy, named_arrays
+from understudy.policies.policy import Policy
 from understudy.policies.q_network import QNetwork
 from understudy.policies.spec import PolicySpec, space_to_json
+from understudy.policies.weights import named_arrays
 
 OBS, ACTIONS = gym.spaces.Box(-1, 1, (5,)), gym.spaces.Discrete(3)
 

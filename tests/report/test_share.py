@@ -9,7 +9,7 @@ import yaml
 import understudy
 from understudy.cli import main
 from understudy.errors import UserError
-from understudy.policies.policy import named_arrays
+from understudy.policies.weights import named_arrays
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 

@@ -8,12 +8,13 @@ from understudy.data import EnvSpec
 from understudy.envs.make import make, spaces_of
 from understudy.errors import UserError
 from understudy.execution.base import EvaluationJob, Portable, Setup
-from understudy.execution.pool import shares
+from understudy.execution.columns import shares
 from understudy.execution.restarts import WorkerError
 from understudy.execution.single import SingleExecution
 from understudy.execution.sync import SyncExecution
-from understudy.policies.policy import Policy, named_arrays
+from understudy.policies.policy import Policy
 from understudy.policies.spec import PolicySpec, space_to_json
+from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.buffers import new_rollout
 from understudy.rollouts.collect import Collector

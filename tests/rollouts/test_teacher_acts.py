@@ -16,9 +16,10 @@ from understudy.learning.behaviours import TeacherActs
 from understudy.learning.teaching import Guide, Teaching
 from understudy.objectives.distances import Distance
 from understudy.objectives.schedules import Constant, Linear
-from understudy.policies.policy import Policy, named_arrays
+from understudy.policies.policy import Policy
 from understudy.policies.spaces import space_to_json
 from understudy.policies.spec import PolicySpec
+from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.jump_start import JumpStart
 from understudy.settings import TrainSettings

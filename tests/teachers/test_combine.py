@@ -13,9 +13,10 @@ from understudy.errors import UserError
 from understudy.execution.base import Portable, actor_of
 from understudy.policies import distributions
 from understudy.policies.family import Family
-from understudy.policies.policy import About, Policy, named_arrays
+from understudy.policies.policy import About, Policy
 from understudy.policies.spaces import space_to_json
 from understudy.policies.spec import ABSENT, Encoder, PolicySpec, default_encoders
+from understudy.policies.weights import named_arrays
 from understudy.teachers.acting import TEMPERATURE, mixture, mixture_family, own_observation
 from understudy.teachers.combine import combine
 from understudy.teachers.ensemble import Ensemble

@@ -9,7 +9,8 @@ import numpy as np
 
 from understudy.data import map_obs
 from understudy.evaluation.latency import example_observation
-from understudy.policies.policy import Policy, build, named_arrays
+from understudy.policies.policy import Policy
+from understudy.policies.weights import build, named_arrays
 
 
 def flops_of(policy: Any) -> int | None:

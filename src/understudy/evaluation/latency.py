@@ -12,7 +12,8 @@ import torch
 
 from understudy.data import map_obs
 from understudy.policies import arrays
-from understudy.policies.policy import Policy, named_arrays
+from understudy.policies.policy import Policy
+from understudy.policies.weights import named_arrays
 
 WARM_UP = 20
 

@@ -19,7 +19,8 @@ from understudy.data import Rollout
 from understudy.envs.make import spaces_of
 from understudy.errors import UserError
 from understudy.execution.base import Arrays, Faults, Setup
-from understudy.execution.pool import Pool, columns_of
+from understudy.execution.columns import columns_of
+from understudy.execution.pool import Pool
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.buffers import new_rollout
 from understudy.rollouts.collect import Collected, merge_collected

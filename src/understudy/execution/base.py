@@ -129,7 +129,7 @@ def actor_of(policy: Portable, seed: int = 0) -> Actor:
         assert policy.arrays is not None
         if arrays.supports(policy.spec):
             return arrays.ArrayPolicy(policy.spec, policy.arrays, seed)
-        from understudy.policies.policy import build
+        from understudy.policies.weights import build
 
         return build(policy.spec, policy.arrays)
     from understudy.teachers.load import load

@@ -13,14 +13,11 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -29,11 +26,11 @@ import torch
 
 from understudy.data import Rollout
 from understudy.envs.make import spaces_of
-from understudy.envs.multitask import whole_tasks
 from understudy.errors import UserError
 from understudy.execution.base import Setup
 from understudy.execution.board import Board, Shapes, board_layout
 from understudy.execution.place import Place
+from understudy.execution.processes import LEAVE_SECONDS, death_of, end_all, spawn
 from understudy.execution.restarts import Restarts
 from understudy.policies.policy import Policy
 from understudy.policies.spec import PolicySpec
@@ -41,28 +38,8 @@ from understudy.rollouts.buffers import Layout, pack, rollout_layout, rollout_vi
 
 START_SECONDS = 60.0
 """A worker that has made no step yet imports libraries and builds environments: it has at least this long."""
-_LEAVE_SECONDS = 2.0
-"""What workers have to close their environments, once they know that it is over."""
 _LOOK = 0.5
 """Seconds between two looks for silent workers."""
-
-
-def shares(total: int, workers: int) -> list[range]:
-    """Split ``total`` columns over workers, sizes differing by one at most."""
-    cuts = [total * i // workers for i in range(workers + 1)]
-    return [range(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
-
-
-def columns_of(setup: Setup, num_workers: int) -> list[range]:
-    """Return the environments of each worker; every worker has environments of all tasks.
-
-    Raises:
-        UserError: More workers than environments.
-    """
-    unit = whole_tasks(setup.env, 1)
-    if not 1 <= num_workers <= len(setup.seeds) // unit:
-        raise UserError(f"{num_workers} workers cannot share {len(setup.seeds)} environments: lower --num-workers")
-    return [range(part.start * unit, part.stop * unit) for part in shares(len(setup.seeds) // unit, num_workers)]
 
 
 def weight_shapes(spec: PolicySpec) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -181,23 +158,7 @@ class Pool:
         return tuple(self._processes)
 
     def _spawn(self) -> tuple[subprocess.Popen[bytes], Connection]:
-        ours, theirs = Pipe()
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        words = (theirs.fileno(), self._file.fileno(), os.getpid())
-        # A terminal sends Ctrl-C to everybody in it. It is ours to handle, and a worker inherits what is blocked: so
-        # one that has only begun to start does not die of it with a traceback.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", self._module, *map(str, words)],
-                pass_fds=words[:2],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
-        return process, ours
+        return spawn(self._module, self._file.fileno())
 
     def _post(self, worker: int, message: Any) -> None:
         # A broken pipe says nothing that the next wait does not say better.
@@ -231,7 +192,7 @@ class Pool:
                 try:
                     status, *answer = control.recv()
                 except (EOFError, OSError):
-                    self._replace(number, self._death(number), "")
+                    self._replace(number, death_of(self._processes[number]), "")
                     continue
                 if status == "mistake":
                     raise UserError(f"{self._name} {number}: {answer[0]}")
@@ -253,12 +214,6 @@ class Pool:
         """Return the steps of a worker, and its signs of life between them."""
         return int(self._beats[worker, 0]), int(self._beats[worker, 1])
 
-    def _death(self, worker: int) -> str:
-        try:
-            return f"died (exit code {self._processes[worker].wait(1.0)})"
-        except subprocess.TimeoutExpired:  # alive, but something in it closed the pipe
-            return "closed its pipe"
-
     def _find_dead_and_hanging(self, workers: Sequence[int]) -> None:
         self._reap()
         now = time.perf_counter()
@@ -269,7 +224,7 @@ class Pool:
                 limit = max(limit, START_SECONDS)
             if self._processes[i].poll() is not None and not self._controls[i].poll():
                 # No end of the pipe tells it where a process that the environment started holds the pipe open.
-                self._replace(i, self._death(i), "")
+                self._replace(i, death_of(self._processes[i]), "")
             elif not self._orders[i] or self._pulse(i) != beat:
                 self._heard(i)
             elif now - since > limit:
@@ -285,7 +240,7 @@ class Pool:
         self._controls[worker].close()
         if details:
             # It said what it raised and closes its environments now; what they started ends with them.
-            self._leaving.append((self._processes[worker], time.perf_counter() + _LEAVE_SECONDS))
+            self._leaving.append((self._processes[worker], time.perf_counter() + LEAVE_SECONDS))
         else:
             self._processes[worker].kill()
             self._processes[worker].wait()
@@ -311,24 +266,5 @@ class Pool:
         """End the workers, within some 2 s: those that wait leave, those that are busy are told to, the rest killed."""
         for control in self._controls:
             control.close()
-        begin = time.perf_counter()
-        everybody = self._processes + [process for process, _ in self._leaving]
-        if not _wait(everybody, 0.3):
-            for process in everybody:
-                process.terminate()
-            _wait(everybody, _LEAVE_SECONDS - (time.perf_counter() - begin))
-        for process in everybody:
-            process.kill()
-            process.wait()
+        end_all(self._processes + [process for process, _ in self._leaving])
         self._file.close()
-
-
-def _wait(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> bool:
-    """Wait until all have ended, or so many seconds are over; returns whether they have."""
-    end = time.perf_counter() + seconds
-    for process in processes:
-        try:
-            process.wait(max(end - time.perf_counter(), 0.0))
-        except subprocess.TimeoutExpired:
-            return False
-    return True

@@ -14,7 +14,7 @@ from typing import Any
 from understudy.data import Rollout
 from understudy.envs.make import spaces_of
 from understudy.execution.base import Arrays, EvaluationJob, Faults, Setup
-from understudy.execution.pool import columns_of
+from understudy.execution.columns import columns_of
 from understudy.execution.ray_cluster import Cluster
 from understudy.execution.ray_pool import RayPool
 from understudy.execution.sync import evaluate_shared, one_answer_each

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from understudy.data import Rollout
 from understudy.execution.base import Arrays, EvaluationJob, Faults, Setup
-from understudy.execution.pool import Pool, columns_of, shares
+from understudy.execution.columns import columns_of, shares
+from understudy.execution.pool import Pool
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.collect import Collected, merge_collected
 from understudy.rollouts.episodes import Episodes, merge_episodes

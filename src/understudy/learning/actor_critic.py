@@ -10,11 +10,14 @@ import torch
 
 from understudy.data import Array, Rollout, with_prefix
 from understudy.errors import UserError
-from understudy.learning.updaters import AutogradUpdater, Columns, KernelUpdater, Updater
+from understudy.learning.autograd_updater import AutogradUpdater
+from understudy.learning.kernel_updater import KernelUpdater
+from understudy.learning.updater import Columns, Updater
 from understudy.objectives.actor_critic_kernel import supports
 from understudy.objectives.returns import RewardScaler, RunningMoments, gae, vtrace
 from understudy.objectives.schedules import parse
-from understudy.policies.policy import Policy, load_arrays, named_arrays
+from understudy.policies.policy import Policy
+from understudy.policies.weights import load_arrays, named_arrays
 from understudy.settings.train import TrainSettings
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from understudy.objectives.flat_parameters import FlatParameters, Target
 from understudy.objectives.schedules import parse
 from understudy.policies import distributions
 from understudy.policies.critics import Critics
-from understudy.policies.policy import Policy, as_tensors, named_arrays
+from understudy.policies.policy import Policy, as_tensors
 from understudy.policies.spec import encoded_size
+from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.replay import ReplayBatch
 from understudy.settings.replayed import DeterministicSettings, SoftSettings

@@ -10,11 +10,13 @@ import torch
 
 from understudy.data import Array, Rollout
 from understudy.execution.base import Arrays, Faults, Setup
-from understudy.execution.pool import Pool, columns_of
+from understudy.execution.columns import columns_of
+from understudy.execution.pool import Pool
 from understudy.learning.from_rollouts import TrainProgress
 from understudy.learning.shared_optimizer import load, shared_shapes
 from understudy.loop import Metrics, Order
-from understudy.policies.policy import Policy, named_arrays
+from understudy.policies.policy import Policy
+from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.collect import Collected
 from understudy.settings import TrainSettings

@@ -21,9 +21,10 @@ from understudy.learning.replay_teaching import ReplayTeacher
 from understudy.loop import Metrics, Order
 from understudy.objectives.returns import RunningMoments
 from understudy.objectives.schedules import parse
-from understudy.policies.policy import About, Policy, load_arrays
+from understudy.policies.policy import About, Policy
 from understudy.policies.spaces import is_image, members, space_to_json
 from understudy.policies.spec import TEXTS, Encoder, PolicySpec, default_encoders
+from understudy.policies.weights import load_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.collect import Collected
 from understudy.rollouts.priorities import actor_errors

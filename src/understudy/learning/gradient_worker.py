@@ -19,7 +19,8 @@ from understudy.execution.station import Station
 from understudy.execution.worker import run
 from understudy.learning.actor_critic import ActorCritic
 from understudy.learning.shared_optimizer import SharedOptimizer
-from understudy.policies.policy import Policy, named_arrays
+from understudy.policies.policy import Policy
+from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.buffers import rollout_views, views
 from understudy.rollouts.collect import Collected, merge_collected

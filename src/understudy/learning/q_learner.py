@@ -15,8 +15,9 @@ from understudy.objectives import off_policy, q_kernel
 from understudy.objectives.flat_parameters import FlatParameters, Target
 from understudy.objectives.q_kernel import QKernel
 from understudy.objectives.schedules import parse
-from understudy.policies.policy import Policy, as_tensors, named_arrays
+from understudy.policies.policy import Policy, as_tensors
 from understudy.policies.q_network import QNetwork
+from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.replay import ReplayBatch
 from understudy.settings.replayed import QLearningSettings

@@ -11,10 +11,10 @@ import torch
 
 from understudy.data import Array, Rollout
 from understudy.evaluation.task_score import Level
+from understudy.learning.actor_critic_terms import actor_critic_terms
 from understudy.learning.behaviours import STUDENT, TeacherActs
 from understudy.learning.from_dataset import TeacherLabels
 from understudy.learning.rehearsal import Rehearsal
-from understudy.learning.updaters import actor_critic_terms
 from understudy.objectives import feedback
 from understudy.objectives.distances import Distance
 from understudy.objectives.feedback import Gated, Product, TargetKL

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from understudy.data import Array
+from understudy.policies.array_distributions import choose_parts, mode, sample
 from understudy.policies.array_layers import ACTIVATIONS, Layer, expected_value, join, one_hot, select_task
 from understudy.policies.array_networks import CONVOLVED, Convolutions, GatedMemory, Memory, State
 from understudy.policies.family import ActionMap, Family
@@ -252,22 +253,9 @@ class ArrayPolicy:
             observation = batch[None] if isinstance(batch, np.ndarray) else batch
         features, state = self._advance(observation, state, episode_start)
         params = self._params(features, observation)
-        action = self._mode(params) if deterministic else self._sample(params)
+        action = mode(self.family, params) if deterministic else sample(self.family, params, self._rng)
         actions = self._map.to_env(action, unit=self.spec.unit_actions)
         return (actions[0] if single else actions), state
-
-    def _mode(self, params: Array) -> Array:
-        name = self.family.name
-        if name in ("categorical", "q_values"):
-            chosen: Array = params.argmax(axis=1)
-            return chosen
-        if name == "multi_categorical":
-            pieces = np.split(params, np.cumsum(self.family.sizes)[:-1], axis=1)
-            return np.stack([piece.argmax(axis=1) for piece in pieces], axis=1)
-        if name == "deterministic":
-            return params
-        mean = params[:, : params.shape[1] // 2]
-        return np.tanh(mean) if name == "squashed_gaussian" else mean
 
     def _choose(self, params: Array, noise: Array) -> tuple[Array, Array]:
         """[N, P] in unit actions and noise [N, K] -> actions and log-probabilities [N]; see ``distributions.choose``.
@@ -276,9 +264,9 @@ class ArrayPolicy:
         """
         family = self.family
         if not family.stochastic:
-            return self._mode(params), np.zeros(len(params), np.float32)
+            return mode(family, params), np.zeros(len(params), np.float32)
         if not family.continuous:
-            return self._choose_parts(params, noise)
+            return choose_parts(family, params, noise, self._ones)
         size = noise.shape[1]
         if params.shape[1] == size:
             action = noise * self._rows("std", len(noise))[0]
@@ -299,30 +287,3 @@ class ArrayPolicy:
             log_prob -= 2 * (math.log(2) - action - np.logaddexp(0, -2 * action)).sum(axis=1)
             np.tanh(action, out=action)
         return action, log_prob
-
-    def _choose_parts(self, logits: Array, noise: Array) -> tuple[Array, Array]:
-        perturbed, rows, begin = logits + noise, np.arange(len(logits)), 0
-        choices, log_probs = [], []
-        for size in self.family.sizes:
-            part = slice(begin, begin + size)
-            choice = perturbed[:, part].argmax(axis=1)
-            # -log sum exp(l - l_chosen). No overflow: the chosen logit plus its noise is the greatest such sum, so no
-            # logit exceeds it by more than the range of the noise.
-            others = logits[:, part] - logits[:, part][rows, choice][:, None]
-            log_probs.append(-np.log(np.exp(others, out=others).dot(self._ones[:size])))
-            choices.append(choice)
-            begin += size
-        if self.family.name == "categorical":
-            return choices[0], log_probs[0]
-        return np.stack(choices, axis=1), np.sum(log_probs, axis=0)
-
-    def _sample(self, params: Array) -> Array:
-        if not self.family.stochastic:
-            return self._mode(params)
-        if not self.family.continuous:
-            return self._mode(params + self._rng.gumbel(size=params.shape))
-        mean, log_std = np.split(params, 2, axis=1)
-        if self.family.name == "squashed_gaussian":
-            log_std = np.clip(log_std, -20, 2)
-        action: Array = mean + np.exp(log_std) * self._rng.standard_normal(mean.shape, dtype=np.float32)
-        return np.tanh(action) if self.family.name == "squashed_gaussian" else action

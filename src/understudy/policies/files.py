@@ -17,8 +17,9 @@ from safetensors.numpy import save
 
 from understudy.data import EnvSpec
 from understudy.errors import UserError
-from understudy.policies.policy import About, Policy, build, named_arrays
+from understudy.policies.policy import About, Policy
 from understudy.policies.stored import FORMAT, read_policy
+from understudy.policies.weights import build, named_arrays
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from understudy.data import Array, Observation, Target, map_obs
-from understudy.errors import UserError
 from understudy.policies import distributions
 from understudy.policies.batching import batch_observation
 from understudy.policies.encoders import NETWORKS
@@ -18,7 +16,8 @@ from understudy.policies.family import ActionMap, Family
 from understudy.policies.networks import mlp
 from understudy.policies.pictures import in_threads
 from understudy.policies.protocol import About, PolicyLike, State, TensorState
-from understudy.policies.spaces import flat_size, members
+from understudy.policies.recurrence import blank_state, remember
+from understudy.policies.spaces import members
 from understudy.policies.spec import ABSENT, PICTURES, PolicySpec, encoded_size
 
 
@@ -98,8 +97,7 @@ class Policy(nn.Module):
         """Return zeros [layers, batch, width] for h and c; None without memory."""
         if self.lstm is None:
             return None
-        shape = (self.spec.lstm_layers, batch, self.spec.lstm)
-        return torch.zeros(shape, device=self.device), torch.zeros(shape, device=self.device)
+        return blank_state(self.lstm, batch, self.device)
 
     def set_normalizer(self, key: str, mean: Any, var: Any) -> None:
         """Set the running statistics of a normalised key, each of the key's shape; for K tasks [K, ...]."""
@@ -147,56 +145,11 @@ class Policy(nn.Module):
             first = next(iter(obs.values())) if isinstance(obs, dict) else obs
             lead = first.shape[:2]
             flat = self.encode(map_obs(lambda a: a.flatten(0, 1), obs))
-            features, state = self._remember(flat.view(*lead, -1), state, episode_start)
+            features, state = remember(self.lstm, flat.view(*lead, -1), state, episode_start)
         params, value = self._params(features, obs), self._value(features, obs)
         if lead is not None:
             params, value = params.view(*lead, -1), None if value is None else value.view(lead)
         return Output(params, value, state)
-
-    def _remember(
-        self, features: Tensor, state: TensorState, episode_start: Tensor | None
-    ) -> tuple[Tensor, TensorState]:
-        """[T, B, F] -> [T*B, width]; runs of steps without a reset go through the LSTM in one call."""
-        assert self.lstm is not None
-        steps, batch = features.shape[:2]
-        begin_state = state if state is not None else self.initial_state(batch)
-        assert begin_state is not None
-        h, c = begin_state
-        if episode_start is None:
-            out, h, c = self._through(features, h, c)
-            return out.flatten(0, 1), (h, c)
-        keep = 1.0 - episode_start.to(features.dtype)
-        if steps == 1 and features.dtype == h.dtype and not torch.is_grad_enabled():
-            return self._remember_one(features[0], h * keep[0].view(1, -1, 1), c * keep[0].view(1, -1, 1))
-        cuts = [0, *(torch.nonzero(episode_start[1:].any(dim=1)).flatten() + 1).tolist(), steps]
-        outputs = []
-        for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
-            mask = keep[begin].view(1, -1, 1)
-            out, h, c = self._through(features[begin:end], h * mask, c * mask)
-            outputs.append(out)
-        return torch.cat(outputs).flatten(0, 1), (h, c)
-
-    def _through(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[T, B, F] -> [T, B, width] and the next h and c."""
-        assert self.lstm is not None
-        if isinstance(self.lstm, nn.GRU):
-            out, h = self.lstm(x, h)
-            return out, h, c
-        out, (h, c) = self.lstm(x, (h, c))
-        return out, h, c
-
-    def _remember_one(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, TensorState]:
-        """[B, F] -> [B, width], for acting: on a CPU ``nn.LSTM`` takes several times as long for one step."""
-        assert self.lstm is not None
-        after = []
-        for weights, *state in zip(self.lstm.all_weights, h, c, strict=True):
-            if self.spec.cell == "gru":
-                x, memory = torch.gru_cell(x, state[0], *weights), state[1]
-            else:
-                x, memory = torch.lstm_cell(x, state, *weights)
-            after.append((x, memory))
-        h, c = (torch.stack(part) for part in zip(*after, strict=True))
-        return x, (h, c)
 
     def _params(self, features: Tensor, obs: Any) -> Tensor:
         """[N, F] -> [N, P]."""
@@ -297,8 +250,7 @@ class Policy(nn.Module):
             return features, tensors, None
         start = torch.as_tensor(episode_start, device=self.device)[None]
         inner = None if state is None else tuple(torch.as_tensor(s, device=self.device) for s in state)
-        features, after = self._remember(features[None], inner, start)  # type: ignore[arg-type]
-        assert after is not None
+        features, after = remember(self.lstm, features[None], inner, start)  # type: ignore[arg-type]
         return features, tensors, (after[0].cpu().numpy(), after[1].cpu().numpy())
 
     def _value_array(self, features: Tensor, obs: Any) -> Array:
@@ -324,7 +276,8 @@ class Policy(nn.Module):
         Raises:
             UserError: The observation does not fit the space.
         """
-        obs, single = self._batched(observation)
+        # The batch axis is added where it is missing, and images are brought into the space's layout.
+        obs, single = batch_observation(observation, self.observation_space, self.spec.needed_keys)
         batch = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
         tensors = as_tensors(obs, self.device)
         if self.lstm is None:
@@ -334,53 +287,9 @@ class Policy(nn.Module):
             inner = self.initial_state(batch) if state is None else tuple(torch.as_tensor(s) for s in state)
             out = self(map_obs(lambda a: a[None], tensors), inner, torch.as_tensor(start)[None])
             params, state = out.params[0], tuple(s.numpy() for s in out.state)
-        action = distributions.mode(self._family, params) if deterministic else self._sample(params)
+        action = (distributions.mode if deterministic else distributions.sample)(self._family, params)
         actions = self._map.to_env(action.cpu().numpy(), unit=self.spec.unit_actions)
         return (actions[0] if single else actions), state
 
-    def _sample(self, params: Tensor) -> Tensor:
-        return distributions.sample(self._family, params)
 
-    def _batched(self, observation: Any) -> tuple[Any, bool]:
-        """Add the batch axis where it is missing and bring images into the space's layout."""
-        return batch_observation(observation, self.observation_space, self.spec.needed_keys)
-
-
-def named_arrays(policy: Policy) -> dict[str, Array]:
-    """Return every weight and statistic by name, as arrays that share the policy's memory (on the CPU)."""
-    return {name: tensor.detach().cpu().numpy() for name, tensor in policy.state_dict().items()}
-
-
-@torch.no_grad()
-def load_arrays(policy: Policy, arrays: Mapping[str, Array]) -> None:
-    """Copy what ``named_arrays`` returned, among others perhaps, into the policy."""
-    for name, tensor in policy.state_dict().items():
-        tensor.copy_(torch.as_tensor(arrays[name]))
-
-
-def build(spec: PolicySpec, arrays: Mapping[str, Any], about: About | None = None) -> Policy:
-    """Build a policy from its description and its arrays.
-
-    Raises:
-        UserError: A weight is missing, unexpected, or of the wrong shape.
-    """
-    policy = Policy(spec, about)
-    try:
-        policy.load_state_dict({name: torch.as_tensor(np.asarray(a)) for name, a in arrays.items()}, strict=True)
-    except RuntimeError as error:
-        raise UserError(f"the weights do not fit the network that the description names: {error}") from error
-    return policy.eval()
-
-
-__all__ = [
-    "About",
-    "Output",
-    "Policy",
-    "PolicyLike",
-    "State",
-    "TensorState",
-    "build",
-    "flat_size",
-    "load_arrays",
-    "named_arrays",
-]
+__all__ = ["About", "Output", "Policy", "PolicyLike", "State", "TensorState"]

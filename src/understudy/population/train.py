@@ -29,7 +29,8 @@ from understudy.population.picture import draw
 from understudy.population.values import LOG, Result, Values, append, best, first_values, lineage, member_seed, read
 from understudy.settings import KickstartSettings
 from understudy.training import TrainResult
-from understudy.training_session import final_seeds, policy_spec
+from understudy.training_parts import policy_spec
+from understudy.training_session import final_seeds
 
 DEFAULT_SIZE = 4
 """Members where only ``--pbt`` was said."""

@@ -46,77 +46,85 @@ def import_tune() -> Any:
         raise missing_extra("ray[tune]", "pbt", purpose) from None
 
 
+class MemberTrial:
+    """What Tune asks of a trial, for one member at a time; see ``Member``.
+
+    ``trainable`` adds Tune's own class, which is imported late: Ray is an extra.
+    """
+
+    trial_name: str
+    _job: KickstartJob
+    _member: Member | None = None
+
+    def setup(self, config: dict[str, Any], job: KickstartJob | None = None) -> None:
+        """Remember what to do; the first call says with what."""
+        assert job is not None
+        self._job, self._config = job, config
+
+    @property
+    def _number(self) -> int:
+        return int(self.trial_name.rpartition("-")[2])
+
+    def _begin(self, source: Path | None) -> Member:
+        self._close()
+        self._member = Member(self._job, self._number, self._config["values"], source)
+        return self._member
+
+    def step(self) -> dict[str, Any]:
+        """Go on for an interval; a member that a kill left behind the others catches up first."""
+        rows: list[dict[str, Any]] = []
+        try:
+            member = self._member
+            if member is None:
+                run, number = self._job.folder, self._number
+                known = self._config["intervals"] and saved_member(run, number)
+                member = self._begin(member_folder(run, number) if known else None)
+            while not rows or member.done < self._config["intervals"] + 1:
+                rows.append(asdict(member.advance()))
+        except UserError as error:
+            return {
+                "mistake": str(error),
+                "rows": rows,
+                "score": float("-inf"),
+                "round": 0,
+                "intervals": 0,
+                "done": True,
+            }
+        done = member.done
+        rounds = done - self._config["begin"]  # since this start
+        told = {"score": rows[-1]["score"], "round": rounds, "intervals": done, "done": member.over}
+        return {"rows": rows, **told}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Hand over ours."""
+        assert self._member is not None
+        self._member.hand_over(Path(checkpoint_dir))
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Begin from this member's checkpoint, or from the one of a better one."""
+        self._begin(Path(checkpoint_dir))
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Make room for another member."""
+        self._close()
+        self._config = new_config
+        return True
+
+    def cleanup(self) -> None:
+        """Free the environments."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._member is not None:
+            self._member.close()
+        self._member = None
+
+
 def trainable(tune: Any) -> type[Any]:
     """Return the class that Tune runs: one member at a time, in a process that is used again for others."""
 
-    class PopulationMember(tune.Trainable):  # type: ignore[misc]
-        """Goes on with one member; see ``Member``."""
-
-        _job: KickstartJob
-        _member: Member | None = None
-
-        def setup(self, config: dict[str, Any], job: KickstartJob | None = None) -> None:
-            """Remember what to do; the first call says with what."""
-            assert job is not None
-            self._job, self._config = job, config
-
-        @property
-        def _number(self) -> int:
-            return int(self.trial_name.rpartition("-")[2])
-
-        def _begin(self, source: Path | None) -> Member:
-            self._close()
-            self._member = Member(self._job, self._number, self._config["values"], source)
-            return self._member
-
-        def step(self) -> dict[str, Any]:
-            """Go on for an interval; a member that a kill left behind the others catches up first."""
-            rows: list[dict[str, Any]] = []
-            try:
-                member = self._member
-                if member is None:
-                    run, number = self._job.folder, self._number
-                    known = self._config["intervals"] and saved_member(run, number)
-                    member = self._begin(member_folder(run, number) if known else None)
-                while not rows or member.done < self._config["intervals"] + 1:
-                    rows.append(asdict(member.advance()))
-            except UserError as error:
-                return {
-                    "mistake": str(error),
-                    "rows": rows,
-                    "score": float("-inf"),
-                    "round": 0,
-                    "intervals": 0,
-                    "done": True,
-                }
-            done = member.done
-            rounds = done - self._config["begin"]  # since this start
-            told = {"score": rows[-1]["score"], "round": rounds, "intervals": done, "done": member.over}
-            return {"rows": rows, **told}
-
-        def save_checkpoint(self, checkpoint_dir: str) -> None:
-            """Hand over ours."""
-            assert self._member is not None
-            self._member.hand_over(Path(checkpoint_dir))
-
-        def load_checkpoint(self, checkpoint_dir: str) -> None:
-            """Begin from this member's checkpoint, or from the one of a better one."""
-            self._begin(Path(checkpoint_dir))
-
-        def reset_config(self, new_config: dict[str, Any]) -> bool:
-            """Make room for another member."""
-            self._close()
-            self._config = new_config
-            return True
-
-        def cleanup(self) -> None:
-            """Free the environments."""
-            self._close()
-
-        def _close(self) -> None:
-            if self._member is not None:
-                self._member.close()
-            self._member = None
+    class PopulationMember(MemberTrial, tune.Trainable):  # type: ignore[misc]
+        """A member as a trial."""
 
     return PopulationMember
 

@@ -1,7 +1,6 @@
 """Who acts while data is gathered: the student, the teacher, or a mixture of both, perhaps with noise.
 
-The random numbers of a row come from that environment's own generator, so a rollout does not depend on how the
-environments are shared out over workers.
+Its random numbers are those of ``rollouts.draws``.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import numpy as np
 from understudy.data import Array, Observation, Sequel, Trace
 from understudy.errors import UserError
 from understudy.policies.family import ActionMap, Family
+from understudy.rollouts.draws import Draws, draw
 
 _OLD = 2**40
 """Steps that no episode has."""
@@ -90,19 +90,6 @@ class Mixture:
         return self.beta > 0 or self.jump > 0
 
 
-@dataclass
-class Draws:
-    """The random numbers of one rollout, [T, B] each (noise [T, B, A] or random actions [T, B, ...])."""
-
-    teacher_acts: Array
-    noisy: Array
-    noise: Array
-    sample: Array
-    """[T, B, K] standard normal (continuous) or Gumbel noise for the student's sample; K = 0 where it does not."""
-    teacher_sample: Array
-    """The same for the teacher's."""
-
-
 class Behaviour:
     """Acts in B environments by a mixture; keeps the recurrent state of student and teacher."""
 
@@ -153,30 +140,7 @@ class Behaviour:
             for name, wanted in samples.items()
         ]
         self.values = mixture.values and not mixture.uniform
-        scales = mixture.noise if isinstance(mixture.noise, tuple) else (mixture.noise,) * len(self._rngs)
-        rows = [
-            (*self._draw(rng, steps, mixture, scale), *(_sample_noise(rng, steps, family) for family in families))
-            for rng, scale in zip(self._rngs, scales, strict=True)
-        ]
-        self._draws = Draws(*(np.stack(column, axis=1) for column in zip(*rows, strict=True)))
-
-    def _draw(self, rng: np.random.Generator, steps: int, mixture: Mixture, scale: float) -> tuple[Array, Array, Array]:
-        teacher_acts = rng.random(steps) < mixture.beta
-        noisy = rng.random(steps) < mixture.noise_share
-        if isinstance(self._space, gym.spaces.Box):
-            if mixture.uniform:
-                unit = rng.uniform(-1, 1, (steps, *self._space.shape)).astype(np.float32)
-                return teacher_acts, noisy, self._map.to_env(unit.reshape(steps, -1))
-            half = (scale * self._map.half).reshape(self._space.shape)
-            noise = rng.standard_normal((steps, *self._space.shape), dtype=np.float32) * half
-            return teacher_acts, noisy, noise
-        noisy &= rng.random(steps) < (1.0 if mixture.uniform else scale)
-        highs = getattr(self._space, "nvec", None)
-        highs = highs if highs is not None else getattr(self._space, "n", 2)
-        if isinstance(self._space, gym.spaces.MultiBinary):
-            highs = np.full(self._space.shape, 2)
-        noise = rng.integers(0, highs, (steps, *(self._space.shape or ()))) + self._map.start
-        return teacher_acts, noisy, noise
+        self._draws = draw(mixture, self._map, self._rngs, steps, families)
 
     def act(
         self,
@@ -300,15 +264,6 @@ class Behaviour:
         else:
             disturbed = self._draws.noise[step]
         return np.where(noisy, disturbed, action).astype(action.dtype, copy=False)
-
-
-def _sample_noise(rng: np.random.Generator, steps: int, family: Family | None) -> Array:
-    """Return [T, K] float32: standard normal for continuous families, Gumbel for discrete ones."""
-    if family is None:
-        return np.zeros((steps, 0), np.float32)
-    if family.continuous:
-        return rng.standard_normal((steps, family.sizes[0]), dtype=np.float32)
-    return rng.gumbel(size=(steps, family.param_size)).astype(np.float32)
 
 
 def pack_state(state: Any, out: Array) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from understudy.data import EnvSpec
 from understudy.errors import UserError
-from understudy.policies.policy import About, Policy, build
+from understudy.policies.policy import About, Policy
 from understudy.policies.spaces import members
 from understudy.policies.spec import PolicySpec
+from understudy.policies.weights import build
 from understudy.teachers.sb3_layouts import translate
 from understudy.teachers.sb3_zip import read_zip
 from understudy.teachers.vecnormalize import Normalizer

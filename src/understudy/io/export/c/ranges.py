@@ -13,6 +13,7 @@ from understudy.data import Array, map_obs
 from understudy.io.export.c.quantise import MARGIN
 from understudy.io.export.states import States
 from understudy.policies.policy import Policy, as_tensors
+from understudy.policies.recurrence import remember
 from understudy.policies.spec import feature_count
 
 _BOUNDED = ("tanh", "sigmoid")
@@ -48,7 +49,7 @@ def calibrate(policy: Policy, states: States) -> Ranges:
         latent = features
         if policy.lstm is not None:
             start = torch.as_tensor(states.start)[:, None]
-            latent, _ = policy._remember(features[:, None], policy.initial_state(1), start)
+            latent, _ = remember(policy.lstm, features[:, None], policy.initial_state(1), start)
         policy.body(latent)
     finally:
         for hook in hooks:

@@ -1,129 +1,24 @@
-"""A rollout's samples into gradient steps: two peers behind one interface.
-
-``KernelUpdater`` runs the hand-derived gradient of ``objectives.actor_critic_kernel``, ``AutogradUpdater`` runs
-everything else through PyTorch: CNNs, LSTMs, every family. They give the same weights within float tolerance.
-"""
+"""Gradient steps of any actor-critic through PyTorch; see ``learning.updater``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from understudy.data import Array, Rollout, Target, flatten_time, map_obs
-from understudy.objectives.actor_critic_kernel import ActorCriticKernel
+from understudy.learning.actor_critic_terms import actor_critic_terms
+from understudy.learning.updater import Columns
 from understudy.objectives.batch import Batch
-from understudy.objectives.feedback import Product
 from understudy.objectives.objective import Objective, Term, unit_output
-from understudy.objectives.rl import EntropyBonus, PolicyGradient, ValueRegression
-from understudy.objectives.schedules import Constant, Schedule, Weight, parse
 from understudy.policies import distributions
 from understudy.policies.pictures import laid_out, rows
-from understudy.policies.policy import Policy, as_tensors
+from understudy.policies.policy import Policy
 from understudy.settings.train import ObjectiveSettings, UpdateSettings
-
-_ONE = Constant(1.0)
-
-
-class Columns(NamedTuple):
-    """What the objective needs to know of each sample, [T, B] float32 each."""
-
-    log_prob: Array
-    """Of the policy that the ratio is taken to."""
-    advantage: Array
-    target_value: Array
-    old_value: Array
-
-
-class Updater(Protocol):
-    """Holds one rollout and takes gradient steps on parts of it; units are samples, or environments with memory."""
-
-    def load(self, rollout: Rollout) -> None:
-        """Take a rollout with a trace; it is read until the next one comes."""
-
-    def evaluate(self) -> tuple[Array, Array, Array]:
-        """Return log-probabilities [T, B], values [T, B] and last values [B] under the current weights."""
-
-    def arrange(self, columns: Columns, order: Array | None) -> None:
-        """Bring the samples into an order of units; None leaves it."""
-
-    def step(self, begin: int, end: int, lr: float, env_steps: int) -> None:
-        """Take one gradient step on units ``begin`` to ``end`` of the order."""
-
-    def approx_kl(self) -> float:
-        """Return KL(old || new) over the last step's batch."""
-
-    def metrics(self) -> dict[str, float]:
-        """Return means over the steps since the last call: loss, its parts, entropy, approx_kl, grad_norm."""
-
-    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Return the optimiser's state."""
-
-    def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
-        """Go on from ``state``; the policy's own arrays are restored elsewhere."""
-
-
-class KernelUpdater:
-    """MLP actor-critics by the hand-derived kernel."""
-
-    def __init__(self, policy: Policy, objective: ObjectiveSettings, update: UpdateSettings, most: int) -> None:
-        self._policy, self._most = policy, most
-        self._kernel = ActorCriticKernel.from_policy(
-            policy,
-            most,
-            clip=objective.clip or None,
-            value_clip=objective.value_clip or None,
-            value_weight=objective.value_weight,
-            max_grad_norm=update.max_grad_norm or None,
-            normalize_advantage=objective.normalize_advantage,
-            eps=update.eps,
-        )
-        self._entropy_weight = entropy_schedule(objective)
-
-    def load(self, rollout: Rollout) -> None:
-        """Encode the observations once for all epochs."""
-        assert rollout.trace is not None
-        self._shape, self._trace = rollout.shape, rollout.trace
-        with torch.no_grad():
-            self._x = self._policy.encode(as_tensors(flatten_time(rollout.obs))).numpy()
-        self._choice = np.reshape(rollout.trace.choice, (len(self._x), *rollout.trace.choice.shape[2:]))
-
-    def evaluate(self) -> tuple[Array, Array, Array]:
-        """See ``Updater``."""
-        log_prob, value = self._kernel.evaluate(self._x, self._choice)
-        with torch.no_grad():
-            last = self._policy.encode(as_tensors(self._trace.last_obs)).numpy()
-        return log_prob.reshape(self._shape), value.reshape(self._shape), self._kernel.values(last)
-
-    def arrange(self, columns: Columns, order: Array | None) -> None:
-        """See ``Updater``."""
-        arrays = [self._x, self._choice, *(np.ravel(column) for column in columns)]
-        self._arranged = arrays if order is None else [array[order] for array in arrays]
-
-    def step(self, begin: int, end: int, lr: float, env_steps: int) -> None:
-        """See ``Updater``."""
-        part = [array[begin:end] for array in self._arranged]
-        self._kernel.step(*part, lr=lr, entropy_weight=self._entropy_weight.value(env_steps))
-
-    def approx_kl(self) -> float:
-        """See ``Updater``."""
-        return self._kernel.approx_kl
-
-    def metrics(self) -> dict[str, float]:
-        """See ``Updater``."""
-        return self._kernel.metrics()
-
-    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """See ``Updater``."""
-        return self._kernel.state()
-
-    def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
-        """See ``Updater``."""
-        self._kernel.restore(arrays, data)
 
 
 class AutogradUpdater:
@@ -308,30 +203,3 @@ def unpack_state(policy: Policy, packed: Tensor) -> tuple[Tensor, Tensor]:
     layers, width = policy.spec.lstm_layers, policy.spec.lstm
     h, c = packed.view(len(packed), 2, layers, width).permute(1, 2, 0, 3).contiguous()
     return h, c
-
-
-def entropy_schedule(objective: ObjectiveSettings) -> Schedule:
-    """Return the schedule of the entropy bonus."""
-    return parse(objective.entropy_weight, "objective.entropy_weight")
-
-
-def actor_critic_terms(objective: ObjectiveSettings, weight: Weight = _ONE, begin: int = 0) -> list[Term]:
-    """Return the terms of the reinforcement-learning objective.
-
-    Args:
-        objective: Which there are.
-        weight: c, which multiplies policy gradient and entropy bonus; the value function learns whatever c is.
-        begin: Env steps before which c is 0.
-    """
-    terms: list[Term] = [
-        PolicyGradient(Product(_ONE, weight, begin), objective.clip or None, objective.normalize_advantage)
-    ]
-    if objective.value_weight:
-        terms.append(ValueRegression(Constant(objective.value_weight), objective.value_clip or None))
-    entropy = entropy_schedule(objective)
-    if not (entropy.constant and entropy.value(0) == 0):
-        terms.append(EntropyBonus(Product(entropy, weight, begin)))
-    return terms
-
-
-__all__ = ["AutogradUpdater", "Columns", "KernelUpdater", "Updater", "actor_critic_terms", "unpack_state"]

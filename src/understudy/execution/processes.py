@@ -1,0 +1,72 @@
+"""How the processes of workers begin and end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+
+LEAVE_SECONDS = 2.0
+"""What workers have to close their environments, once they know that it is over."""
+
+
+def spawn(module: str, memory: int) -> tuple[subprocess.Popen[bytes], Connection]:
+    """Start a worker; returns it and our end of its pipe.
+
+    Args:
+        module: Its body, run with the numbers of its end of the pipe, of the shared memory, and of this process.
+        memory: The open file that is the shared memory.
+    """
+    ours, theirs = Pipe()
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    words = (theirs.fileno(), memory, os.getpid())
+    # A terminal sends Ctrl-C to everybody in it. It is ours to handle, and a worker inherits what is blocked: so
+    # one that has only begun to start does not die of it with a traceback.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, words)],
+            pass_fds=words[:2],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+    return process, ours
+
+
+def death_of(process: subprocess.Popen[bytes]) -> str:
+    """Say what became of a worker whose pipe has ended."""
+    try:
+        return f"died (exit code {process.wait(1.0)})"
+    except subprocess.TimeoutExpired:  # alive, but something in it closed the pipe
+        return "closed its pipe"
+
+
+def end_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes whose pipes are closed: those that wait leave, those that are busy are told to, the rest killed."""
+    begin = time.perf_counter()
+    if not _wait(processes, 0.3):
+        for process in processes:
+            process.terminate()
+        _wait(processes, LEAVE_SECONDS - (time.perf_counter() - begin))
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> bool:
+    """Wait until all have ended, or so many seconds are over; returns whether they have."""
+    end = time.perf_counter() + seconds
+    for process in processes:
+        try:
+            process.wait(max(end - time.perf_counter(), 0.0))
+        except subprocess.TimeoutExpired:
+            return False
+    return True

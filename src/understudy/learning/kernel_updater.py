@@ -1,0 +1,75 @@
+"""Gradient steps of MLP actor-critics by the hand-derived kernel; see ``learning.updater``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from understudy.data import Array, Rollout, flatten_time
+from understudy.learning.actor_critic_terms import entropy_schedule
+from understudy.learning.updater import Columns
+from understudy.objectives.actor_critic_kernel import ActorCriticKernel
+from understudy.policies.policy import Policy, as_tensors
+from understudy.settings.train import ObjectiveSettings, UpdateSettings
+
+
+class KernelUpdater:
+    """MLP actor-critics by the hand-derived kernel."""
+
+    def __init__(self, policy: Policy, objective: ObjectiveSettings, update: UpdateSettings, most: int) -> None:
+        self._policy, self._most = policy, most
+        self._kernel = ActorCriticKernel.from_policy(
+            policy,
+            most,
+            clip=objective.clip or None,
+            value_clip=objective.value_clip or None,
+            value_weight=objective.value_weight,
+            max_grad_norm=update.max_grad_norm or None,
+            normalize_advantage=objective.normalize_advantage,
+            eps=update.eps,
+        )
+        self._entropy_weight = entropy_schedule(objective)
+
+    def load(self, rollout: Rollout) -> None:
+        """Encode the observations once for all epochs."""
+        assert rollout.trace is not None
+        self._shape, self._trace = rollout.shape, rollout.trace
+        with torch.no_grad():
+            self._x = self._policy.encode(as_tensors(flatten_time(rollout.obs))).numpy()
+        self._choice = np.reshape(rollout.trace.choice, (len(self._x), *rollout.trace.choice.shape[2:]))
+
+    def evaluate(self) -> tuple[Array, Array, Array]:
+        """See ``Updater``."""
+        log_prob, value = self._kernel.evaluate(self._x, self._choice)
+        with torch.no_grad():
+            last = self._policy.encode(as_tensors(self._trace.last_obs)).numpy()
+        return log_prob.reshape(self._shape), value.reshape(self._shape), self._kernel.values(last)
+
+    def arrange(self, columns: Columns, order: Array | None) -> None:
+        """See ``Updater``."""
+        arrays = [self._x, self._choice, *(np.ravel(column) for column in columns)]
+        self._arranged = arrays if order is None else [array[order] for array in arrays]
+
+    def step(self, begin: int, end: int, lr: float, env_steps: int) -> None:
+        """See ``Updater``."""
+        part = [array[begin:end] for array in self._arranged]
+        self._kernel.step(*part, lr=lr, entropy_weight=self._entropy_weight.value(env_steps))
+
+    def approx_kl(self) -> float:
+        """See ``Updater``."""
+        return self._kernel.approx_kl
+
+    def metrics(self) -> dict[str, float]:
+        """See ``Updater``."""
+        return self._kernel.metrics()
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """See ``Updater``."""
+        return self._kernel.state()
+
+    def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
+        """See ``Updater``."""
+        self._kernel.restore(arrays, data)
