@@ -55,15 +55,16 @@ class ActorCritic:
         objective, update = settings.objective, settings.update
         self._lr = parse(update.lr, "update.lr")
         fast = update.kernel and settings.device == "cpu" and update.precision == "float32"
+        taught = () if teaching is None else teaching.output_terms(objective)
         if (
             fast
             and optimizer is None
-            and teaching is None  # the hand-derived gradient knows no teachers
+            and taught is not None
             and update.optimizer == "adam"
             and objective.value_weight
             and supports(policy.spec)
         ):
-            self._updater: Updater = KernelUpdater(policy, objective, update, self._minibatch)
+            self._updater: Updater = KernelUpdater(policy, objective, update, self._minibatch, taught)
         else:
             terms = None if teaching is None else teaching.terms(objective)
             warm_up = 0 if teaching is None else teaching.warm_up
@@ -94,7 +95,6 @@ class ActorCritic:
         self._updater.load(rollout)
         reward = None
         if self.teaching is not None:
-            assert isinstance(self._updater, AutogradUpdater)
             labels = self.teaching.label(rollout, env_steps)
             self._updater.teach(labels, own_steps(rollout))
             reward = self.teaching.reward(rollout, labels, env_steps, self.policy.family, self._updater.params)

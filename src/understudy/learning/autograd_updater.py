@@ -85,10 +85,7 @@ class AutogradUpdater:
         self._state = None if flat else unpack_state(self._policy, self._move(trace.state))
 
     def teach(self, labels: Sequence[Mapping[str, Array] | None], own: Array | None = None) -> None:
-        """Take what each teacher says about the loaded rollout: columns [T, B, ...] by the names of ``Target``.
-
-        ``own`` [T, B] is where the student acted; None: everywhere.
-        """
+        """See ``Updater``."""
         size = (-1,) if not self._recurrent else self._shape
         self._own = None if own is None else self._move(np.reshape(own, size).astype(np.float32))
         self._targets = [
@@ -122,7 +119,7 @@ class AutogradUpdater:
 
     @torch.no_grad()
     def params(self) -> Array:
-        """Return what the current weights say about the loaded rollout: parameters [T, B, P] in unit actions."""
+        """See ``Updater``."""
         with self._precision():
             output = unit_output(self._policy, Batch(self._obs, None, self._state, self._starts))
         return output.params.cpu().numpy().reshape(*self._shape, -1)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from understudy.data import Array, Rollout, flatten_time
+from understudy.data import Array, Rollout, Target, flatten_time
 from understudy.learning.actor_critic_terms import entropy_schedule
 from understudy.learning.updater import Columns
-from understudy.objectives.actor_critic_kernel import ActorCriticKernel
+from understudy.objectives.actor_critic_kernel import ActorCriticKernel, More
+from understudy.objectives.batch import Batch
+from understudy.objectives.objective import Term
+from understudy.objectives.output_terms import OutputTerms
 from understudy.policies.policy import Policy, as_tensors
 from understudy.settings.train import ObjectiveSettings, UpdateSettings
 
@@ -19,8 +23,26 @@ from understudy.settings.train import ObjectiveSettings, UpdateSettings
 class KernelUpdater:
     """MLP actor-critics by the hand-derived kernel."""
 
-    def __init__(self, policy: Policy, objective: ObjectiveSettings, update: UpdateSettings, most: int) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        objective: ObjectiveSettings,
+        update: UpdateSettings,
+        most: int,
+        taught: Sequence[Term] = (),
+    ) -> None:
+        """Build the kernel.
+
+        Args:
+            policy: Learns in place.
+            objective: Which terms there are.
+            update: How steps are taken.
+            most: Samples of a step, at most.
+            taught: What teachers add, of those that ``output_terms`` supports.
+        """
         self._policy, self._most = policy, most
+        self._taught = OutputTerms(policy, taught) if taught else None
+        self._targets: list[dict[str, Array] | None] = []
         self._kernel = ActorCriticKernel.from_policy(
             policy,
             most,
@@ -41,6 +63,19 @@ class KernelUpdater:
             self._x = self._policy.encode(as_tensors(flatten_time(rollout.obs))).numpy()
         self._choice = np.reshape(rollout.trace.choice, (len(self._x), *rollout.trace.choice.shape[2:]))
 
+    def teach(self, labels: Sequence[Mapping[str, Array] | None], own: Array | None = None) -> None:
+        """See ``Updater``."""
+        assert own is None, "the kernel counts every state"
+        flat = len(self._x)
+        self._targets = [
+            None if said is None else {name: np.reshape(c, (flat, *c.shape[2:])) for name, c in said.items()}
+            for said in labels
+        ]
+
+    def params(self) -> Array:
+        """See ``Updater``."""
+        return self._kernel.params(self._x).reshape(*self._shape, -1)
+
     def evaluate(self) -> tuple[Array, Array, Array]:
         """See ``Updater``."""
         log_prob, value = self._kernel.evaluate(self._x, self._choice)
@@ -52,11 +87,26 @@ class KernelUpdater:
         """See ``Updater``."""
         arrays = [self._x, self._choice, *(np.ravel(column) for column in columns)]
         self._arranged = arrays if order is None else [array[order] for array in arrays]
+        self._arranged_targets = [
+            said if said is None or order is None else {name: column[order] for name, column in said.items()}
+            for said in self._targets
+        ]
 
     def step(self, begin: int, end: int, lr: float, env_steps: int) -> None:
         """See ``Updater``."""
         part = [array[begin:end] for array in self._arranged]
-        self._kernel.step(*part, lr=lr, entropy_weight=self._entropy_weight.value(env_steps))
+        more = None if self._taught is None else self._more(self._taught, begin, end, env_steps)
+        self._kernel.step(*part, lr=lr, entropy_weight=self._entropy_weight.value(env_steps), more=more)
+
+    def _more(self, taught: OutputTerms, begin: int, end: int, env_steps: int) -> More:
+        """Return the slopes of the teachers' terms in the samples ``begin`` to ``end``."""
+        _, choice, log_prob = (torch.from_numpy(array[begin:end]) for array in self._arranged[:3])
+        targets = tuple(
+            None if said is None else Target(**{name: torch.from_numpy(c[begin:end]) for name, c in said.items()})
+            for said in self._arranged_targets
+        )
+        batch = Batch(None, action=choice, log_prob=log_prob, targets=targets)
+        return partial(taught.slopes, batch=batch, env_steps=env_steps)
 
     def approx_kl(self) -> float:
         """See ``Updater``."""
@@ -64,7 +114,11 @@ class KernelUpdater:
 
     def metrics(self) -> dict[str, float]:
         """See ``Updater``."""
-        return self._kernel.metrics()
+        found = self._kernel.metrics()
+        if self._taught is None or not found:
+            return found
+        taught = self._taught.metrics()
+        return found | taught | {"loss": found["loss"] + taught["loss"]}
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """See ``Updater``."""

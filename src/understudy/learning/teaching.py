@@ -15,7 +15,7 @@ from understudy.learning.actor_critic_terms import actor_critic_terms
 from understudy.learning.behaviours import STUDENT, TeacherActs
 from understudy.learning.from_dataset import TeacherLabels
 from understudy.learning.rehearsal import Rehearsal
-from understudy.objectives import feedback
+from understudy.objectives import feedback, output_terms
 from understudy.objectives.distances import Distance
 from understudy.objectives.feedback import Gated, Product, TargetKL
 from understudy.objectives.objective import Term
@@ -126,7 +126,23 @@ class Teaching:
 
     def terms(self, objective: ObjectiveSettings) -> list[Term]:
         """Return all terms of the objective, those of reinforcement learning first."""
-        terms = actor_critic_terms(objective, self._rl_weight, self.warm_up)
+        terms = [*actor_critic_terms(objective, self._rl_weight, self.warm_up), *self._teachers(objective)]
+        if self.rehearsal is not None:
+            terms.append(self.rehearsal)
+        return terms
+
+    def output_terms(self, objective: ObjectiveSettings) -> list[Term] | None:
+        """Return what is added to the terms of reinforcement learning, where the hand-derived kernel can add it.
+
+        None: it takes autograd. The kernel has the terms of reinforcement learning at full weight from the first step
+        on, in all states.
+        """
+        whole = self._rl_weight == _ONE and not self.warm_up and self.acting is None and self.rehearsal is None
+        terms = self._teachers(objective)
+        return terms if whole and output_terms.supports(terms) else None
+
+    def _teachers(self, objective: ObjectiveSettings) -> list[Term]:
+        terms: list[Term] = []
         clip = objective.clip if self._proximal else None
         for i, g in enumerate(self.guides):
             family = g.teacher.family
@@ -134,8 +150,6 @@ class Teaching:
                 terms.append(FromTeacher(g.distance, family, i, weight, name, self._gate, clip, where))
             if feedback.ends(g.value_weight) > 0:
                 terms.append(ValueFromTeacher(i, g.value_weight, f"{g.name}_value"))
-        if self.rehearsal is not None:
-            terms.append(self.rehearsal)
         return terms
 
     @property

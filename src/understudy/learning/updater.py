@@ -6,7 +6,7 @@ everything else through PyTorch: CNNs, LSTMs, every family. They give the same w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from understudy.data import Array, Rollout
@@ -27,6 +27,15 @@ class Updater(Protocol):
 
     def load(self, rollout: Rollout) -> None:
         """Take a rollout with a trace; it is read until the next one comes."""
+
+    def teach(self, labels: Sequence[Mapping[str, Array] | None], own: Array | None = None) -> None:
+        """Take what each teacher says about the loaded rollout: columns [T, B, ...] by the names of ``Target``.
+
+        ``own`` [T, B] is where the student acted; None: everywhere.
+        """
+
+    def params(self) -> Array:
+        """Return what the current weights say about the loaded rollout: parameters [T, B, P] in unit actions."""
 
     def evaluate(self) -> tuple[Array, Array, Array]:
         """Return log-probabilities [T, B], values [T, B] and last values [B] under the current weights."""

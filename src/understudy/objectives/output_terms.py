@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from understudy.data import Array
+from understudy.data import Array, Target
 from understudy.errors import UserError
 from understudy.objectives.batch import Batch
 from understudy.objectives.objective import DiagnosedTerm, Term
-from understudy.objectives.teacher_slopes import Slope, closed_form
+from understudy.objectives.teacher_slopes import Apart, Slope, closed_form
 from understudy.objectives.teaching import FromTeacher, ValueFromTeacher
 from understudy.policies.family import Family
 from understudy.policies.policy import Output, Policy
@@ -54,13 +54,13 @@ class OutputTerms:
             weight = parts[f"{term.name}_weight"] = term.weight.value(env_steps)
             if weight == 0:
                 continue
-            if by_hand is None:
+            target = batch.targets[term.number] if isinstance(term, FromTeacher) else None
+            if by_hand is None or target is None or target.mask is not None:
                 others.append((weight, term))
                 continue
             assert isinstance(term, FromTeacher)
-            loss, said = _taught(term, by_hand, params, value, batch, weight, slope)
-            parts |= said
-            total += weight * loss
+            parts |= _taught(term, by_hand(target.params.numpy().T, params), target, value, weight, slope)
+            total += weight * parts[term.name]
         if others:
             total += self._autograd(others, params, value, batch, parts, slope, value_slope)
         self._note(parts | {"loss": total})
@@ -111,26 +111,21 @@ def _by_hand(term: Term, student: Family) -> Slope | None:
 
 
 def _taught(
-    term: FromTeacher, by_hand: Slope, params: Array, value: Array, batch: Batch, weight: float, slope: Array
-) -> tuple[float, dict[str, float]]:
+    term: FromTeacher, apart: Apart, target: Target, value: Array, weight: float, slope: Array
+) -> dict[str, float]:
     """Add a term's weighted slope; return its loss and what it tells, as ``FromTeacher.diagnosed_loss`` does."""
-    target = batch.targets[term.number]
-    assert target is not None and target.mask is None and batch.valid is None
-    apart = by_hand(target.params.numpy().T, params)
     distance = apart.kl + apart.entropy if term.distance.name == "cross_entropy" else apart.kl
-    parts = {f"kl/{term.name}": float(apart.kl.mean())}
-    share = np.float32(weight / len(value))
+    parts, each = {f"kl/{term.name}": float(apart.kl.mean())}, apart.slope
+    each *= np.float32(weight / len(value))
     if term.gate:
         if target.value is None:
             raise UserError("teaching.gate value: the teacher has no value function")
         opened = (target.value.numpy() > value).astype(np.float32)
         distance = distance * opened
-        apart.slope[...] *= opened
+        each *= opened
         parts[f"gate/{term.name}"] = float(opened.mean())
-    parts[term.name] = float(distance.mean())
-    np.multiply(apart.slope, share, out=apart.slope)
-    slope += apart.slope
-    return parts[term.name], parts
+    slope += each
+    return parts | {term.name: float(distance.mean())}
 
 
 __all__ = ["OutputTerms", "supports"]
