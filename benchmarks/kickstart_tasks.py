@@ -70,28 +70,33 @@ def capped_curve(folder: Path, levels: dict[str, Level]) -> list[tuple[int, floa
     ]
 
 
+def run_student(options: Any, kind: str, files: list[str], env: EnvSpec, seed: int) -> Path:
+    """Train one student, unless an earlier call has; returns its folder."""
+    folder = options.out / "multitask" / f"{kind}-{seed}"
+    if not (folder / "summary.json").exists():
+        given = student_settings(options, env, seed)
+        if kind == "scratch":
+            understudy.train(None, PRESET, given, run=folder)
+        else:
+            taught = {"teaching": {"assignment": "task", "weight": options.tasks_weight}}
+            understudy.kickstart(None, files, PRESET, merge(given, taught), run=folder)
+    return folder
+
+
 def run_tasks(options: Any) -> dict[str, Any]:
     """Train kickstarted students and students from scratch; print the paper's two headline figures."""
     files, costs = experts(options)
     env = combine([load(file) for file in files]).about.env
     assert env is not None
-    curves: dict[str, list[Any]] = {"kickstarted": [], "scratch": []}
-    levels: dict[str, Level] = {}
-    for seed in range(options.seeds):
-        given = student_settings(options, env, seed)
-        folder = options.out / "multitask" / f"kickstarted-{seed}"
-        taught = {"teaching": {"assignment": "task", "weight": options.tasks_weight}}
-        if not (folder / "summary.json").exists():
-            understudy.kickstart(None, files, PRESET, merge(given, taught), run=folder)
-        levels = levels or {
-            name: Level(**level) for name, level in json.loads((folder / "scores.json").read_text())["tasks"].items()
-        }
-        curves["kickstarted"].append(capped_curve(folder, levels))
-        folder = options.out / "multitask" / f"scratch-{seed}"
-        if not (folder / "summary.json").exists():
-            understudy.train(None, PRESET, given, run=folder)
-        curves["scratch"].append(capped_curve(folder, levels))
-        print(f"multitask: seed {seed}: {', '.join(f'{k} {v[-1][-1][1]:.3f}' for k, v in curves.items())}", flush=True)
+    kinds = [kind for kind in ("kickstarted", "scratch") if not options.only or kind in options.only]
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    folders = {kind: [run_student(options, kind, files, env, seed) for seed in seeds] for kind in kinds}
+    if len(kinds) < 2:
+        print(f"only {kinds[0]}: the table needs both")
+        return {}
+    told = json.loads((folders["kickstarted"][0] / "scores.json").read_text())["tasks"]
+    levels = {name: Level(**level) for name, level in told.items()}
+    curves = {kind: [capped_curve(folder, levels) for folder in found] for kind, found in folders.items()}
     return report(options, curves, levels, sum(costs))
 
 

@@ -209,9 +209,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--surpass-weight", default="linear(1, 0, 50%)", help="lambda of surpass")
     parser.add_argument("--expert-steps", type=int, default=800_000, help="of each expert of multitask, at most")
     parser.add_argument("--expert-score", type=float, default=0.93, help="at which an expert is done")
-    parser.add_argument("--tasks-steps", type=int, default=4_000_000, help="of a student of multitask")
-    parser.add_argument("--tasks-every", type=int, default=100_000, help="env steps between its evaluations")
-    parser.add_argument("--tasks-weight", default="linear(1, 0, 20%)", help="its lambda")
+    parser.add_argument("--tasks-steps", type=int, default=1_000_000, help="of a student of multitask")
+    parser.add_argument("--tasks-every", type=int, default=50_000, help="env steps between its evaluations")
+    parser.add_argument("--tasks-weight", default="linear(1, 0, 40%)", help="its lambda")
     parser.add_argument("--linear", type=int, nargs=2, default=(40_000, 40_000), help="end of lambda, strong and weak")
     parser.add_argument("--strong-weight", default="linear(8, 0, 60000)", help="lambda of strong")
     parser.add_argument(
