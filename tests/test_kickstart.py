@@ -273,7 +273,6 @@ def test_methods_learn_with_a_teacher(tmp_path, method):
     ("teachers", "settings", "message"),
     [
         ([], {}, "no teacher: pass --teacher"),
-        ([RIGHT], {"execution": {"type": "async", "shared_gradients": True}}, "A3C.*know no teachers"),
         ([RIGHT], {"teaching": {"weight": "linear(1)"}}, "teaching.weight"),
         ([RIGHT], {"teaching": {"weight": "gated(1)"}, "evaluation": {"every": 0}}, "evaluation.every is 0"),
         ([RIGHT], {"teaching": {"rho": [1, 2]}}, "2 factors for 1 teachers"),

@@ -11,7 +11,7 @@ from typing import Any
 from understudy.errors import UserError
 from understudy.evaluation.speedup import SHARES, Comparison, check_span, saving
 from understudy.kickstart_job import KickstartJob
-from understudy.kickstarting import fit, measured_scores
+from understudy.kickstarting import Lessons, measured_scores
 from understudy.policies.files import write_atomic
 from understudy.session import Report
 from understudy.training import TrainResult, train
@@ -60,7 +60,7 @@ def against_scratch(
         for kind in results:
             if kind == "kickstarted":
                 noted = _noting(weights if seed == settings.seed else {}, report)
-                result = train(settings=own.settings, run=own.folder, teach=fit(own, scores), report=noted)
+                result = train(settings=own.settings, run=own.folder, teach=Lessons(own, scores), report=noted)
             else:
                 result = train(settings=own.settings.alone, run=job.folder / f"scratch-{seed}", report=report)
             results[kind].append(result)

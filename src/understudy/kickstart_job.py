@@ -168,6 +168,11 @@ def _check_schedules(settings: KickstartSettings) -> None:
     parse_schedule(teaching.rehearsal.weight, "teaching.rehearsal.weight", run)
     if isinstance(parsed["weight"], Gated) and not settings.evaluation.every:
         raise UserError("teaching.weight gated follows evaluations, but evaluation.every is 0")
+    if isinstance(parsed["weight"], TargetKL) and settings.execution.shared_gradients:
+        raise UserError(
+            "teaching.weight target_kl follows the distance over all workers, which in A3C each learn by themselves: "
+            "take another schedule, or a2c with --execution async"
+        )
     check_behaviour(settings, ends(others["rl_weight"]) == 0)
     last = teaching.warm_up + ends(parsed["weight"])
     alone = not settings.objective.value_weight and not teaching.rehearsal.data
@@ -187,6 +192,8 @@ def _check_teacher(settings: KickstartSettings, teacher: PolicyLike) -> None:
             f"the teacher {name} has a memory, but async joins rollouts in any order: take --execution sync, or "
             "--execution.max_lag 0"
         )
+    if settings.execution.shared_gradients and portable(teacher) is None:
+        raise UserError(f"{name} is a Python object and cannot go to A3C's workers: take --execution single, or sync")
     behaviour = teaching.behaviour
     if behaviour.acts and behaviour.samples and not hasattr(teacher, "act"):
         raise UserError(

@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,10 @@ from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.spec import PolicySpec
 from understudy.replay_kickstarting import method_of, prepare_replay, run_replay_job
 from understudy.rollouts.episodes import Episodes
-from understudy.session import Report, distance_of
+from understudy.session import Report, distance_of, packed, unpacked
 from understudy.settings import KickstartSettings
 from understudy.teachers.routing import TaskTeachers
 from understudy.training import TrainResult, train
-from understudy.training_session import Teach
 
 
 def default_distance(teacher: PolicyLike, student: PolicySpec) -> str:
@@ -48,43 +47,39 @@ def default_distance(teacher: PolicyLike, student: PolicySpec) -> str:
     return "mse" if Distance(name).refusal(teacher.family, student.distribution) else name
 
 
-def fit(job: KickstartJob, scores: Mapping[str, Any] | None = None) -> Teach:
-    """Return what fits the teachers to a student.
+@dataclass(frozen=True)
+class Lessons:
+    """Fits the teachers of a run to a student; travels to A3C's workers, which ask teachers themselves.
 
-    Args:
+    Attributes:
         job: From ``prepare``.
         scores: ``teachers`` and ``random``, for gates.
     """
-    settings, teaching = job.settings, job.settings.teaching
-    run = settings.stop.env_steps
 
-    def teach(student: Policy) -> Teaching:
+    job: KickstartJob
+    scores: Mapping[str, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Teachers that live in foreign libraries travel as where to load them from."""
+        return {"job": replace(self.job, teachers=tuple(map(packed, self.job.teachers))), "scores": self.scores}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Load them."""
+        job = state["job"]
+        object.__setattr__(self, "job", replace(job, teachers=tuple(map(unpacked, job.teachers))))
+        object.__setattr__(self, "scores", state["scores"])
+
+    def __call__(self, student: Policy) -> Teaching:
+        """Return what the teachers add for this student.
+
+        Raises:
+            UserError: A teacher does not fit it.
+        """
+        job, teaching, run = self.job, self.job.settings.teaching, self.job.settings.stop.env_steps
         if teaching.init == "teacher":
             copy_teacher(job.teachers[0], student)
-        guides = []
-        rho = tuple(parse_schedule(text, "teaching.rho", run) for text in teaching.rho)
-        for i, teacher in enumerate(job.teachers):
-            wanted = teaching.distance
-            if wanted.name == "auto":
-                wanted = replace(wanted, name=default_distance(teacher, student.spec))
-            weight = parse_weight(teaching.weight, "teaching.weight", run)
-            if isinstance(weight, Gated) and scores is not None:
-                weight.teacher, weight.random = scores["teachers"][i], scores["random"]
-            routed = isinstance(teacher, TaskTeachers)
-            own = Scaled(weight, 1.0, teaching.warm_up)
-            guides.append(
-                Guide(
-                    "teacher" if len(job.teachers) == 1 else f"teacher_{i + 1}",
-                    teacher,
-                    distance_of(wanted, teacher, student.spec),
-                    Product(own, rho[i]) if rho and not routed else own,
-                    parse_schedule(teaching.value_weight, "teaching.value_weight", run),
-                    rho if routed else (),
-                    (teaching.key, i) if teaching.assignment == "key" else None,
-                )
-            )
         combined = Teaching(
-            guides,
+            [self._guide(i, teacher, student.spec) for i, teacher in enumerate(job.teachers)],
             rl_weight=parse_schedule(teaching.rl_weight, "teaching.rl_weight", run),
             gate=teaching.gate == "value",
             proximal=teaching.proximal,
@@ -93,17 +88,37 @@ def fit(job: KickstartJob, scores: Mapping[str, Any] | None = None) -> Teach:
             if teaching.reward != "none"
             else Constant(0.0),
             env_reward=teaching.env_reward,
-            gamma=settings.objective.gamma,
+            gamma=job.settings.objective.gamma,
             warm_up=teaching.warm_up,
             keeps_normalizer=teaching.init == "teacher",
-            acting=acting(job, scores),
+            acting=acting(job, self.scores),
             rehearsal=rehearsal(job, student),
         )
-        if scores is not None and "tasks" in scores:
-            combined.levels = tuple(Level(**level) for level in scores["tasks"].values())
+        if self.scores is not None and "tasks" in self.scores:
+            combined.levels = tuple(Level(**level) for level in self.scores["tasks"].values())
         return combined
 
-    return teach
+    def _guide(self, i: int, teacher: PolicyLike, student: PolicySpec) -> Guide:
+        settings, scores = self.job.settings, self.scores
+        teaching, run = settings.teaching, settings.stop.env_steps
+        rho = tuple(parse_schedule(text, "teaching.rho", run) for text in teaching.rho)
+        wanted = teaching.distance
+        if wanted.name == "auto":
+            wanted = replace(wanted, name=default_distance(teacher, student))
+        weight = parse_weight(teaching.weight, "teaching.weight", run)
+        if isinstance(weight, Gated) and scores is not None:
+            weight.teacher, weight.random = scores["teachers"][i], scores["random"]
+        routed = isinstance(teacher, TaskTeachers)
+        own = Scaled(weight, 1.0, teaching.warm_up)
+        return Guide(
+            "teacher" if len(self.job.teachers) == 1 else f"teacher_{i + 1}",
+            teacher,
+            distance_of(wanted, teacher, student),
+            Product(own, rho[i]) if rho and not routed else own,
+            parse_schedule(teaching.value_weight, "teaching.value_weight", run),
+            rho if routed else (),
+            (teaching.key, i) if teaching.assignment == "key" else None,
+        )
 
 
 def acting(job: KickstartJob, scores: Mapping[str, Any] | None = None) -> TeacherActs | None:
@@ -211,7 +226,7 @@ def run_job(job: KickstartJob, report: Report | None = None) -> TrainResult:
     by_task = isinstance(job.teachers[0], TaskTeachers) and job.settings.evaluation.every
     scores = measured_scores(job) if follows or by_task else None
     return train(
-        settings=job.settings, run=job.folder, resume=job.resume, report=report, teach=fit(job, scores)
+        settings=job.settings, run=job.folder, resume=job.resume, report=report, teach=Lessons(job, scores)
     )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from understudy.rollouts.dataset import Dataset
 from understudy.settings import DistanceSettings, DistillSettings
 from understudy.student import fit_normalizer, new_student, student_spec
 from understudy.teachers.ensemble import Ensemble
+from understudy.teachers.load import load
 from understudy.teachers.routing import TaskTeachers
 
 Report = Callable[[dict[str, Any]], None]
@@ -60,6 +61,29 @@ def portable(teacher: PolicyLike) -> Portable | None:
         return Portable(kind=kind, parts=found) if len(found) == len(parts) else None
     recipe = getattr(teacher, "recipe", None)
     return Portable(source=recipe["source"], load_kwargs=recipe["kwargs"]) if recipe else None
+
+
+def packed(teacher: Any) -> Any:
+    """Return a teacher as it travels to a process that labels: our own as arrays, others as where to load them from."""
+    if isinstance(teacher, (Ensemble, TaskTeachers)):
+        kind = {"kind": teacher.kind} if isinstance(teacher, Ensemble) else {}
+        return type(teacher), [packed(member) for member in teacher.members], kind
+    return (portable(teacher), teacher.about) if isinstance(teacher, Policy) else getattr(teacher, "recipe", teacher)
+
+
+def unpacked(found: Any) -> PolicyLike:
+    """Return the teacher that ``packed`` was given."""
+    teacher: PolicyLike
+    match found:
+        case Portable(), About():
+            teacher = build_policy(found[0].spec, found[0].arrays, found[1])
+        case kind, list(members), options:
+            teacher = kind([unpacked(member) for member in members], **options)
+        case {"source": source, "kwargs": kwargs}:
+            teacher = load(source, **kwargs)
+        case _:
+            teacher = found
+    return teacher
 
 
 def make_execution(settings: DistillSettings, setup: Setup, teacher: PolicyLike) -> EvaluatingExecution:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from understudy.execution.evaluator import Evaluator
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.learning.actor_critic import ActorCritic
 from understudy.learning.beside import BesideExaminer
-from understudy.learning.from_gradients import FromGradients, SharedGradientExecution, SharedWeights
+from understudy.learning.from_gradients import FromGradients, Lessons, SharedGradientExecution, SharedWeights
 from understudy.learning.from_replay import FromReplay, OffPolicy
 from understudy.learning.from_rollouts import FromRollouts, TrainProgress
 from understudy.learning.replay_teaching import ReplayTeacher
@@ -73,7 +73,8 @@ class TrainSession:
             self.learner = OffPolicy(self.policy, settings, replay_teacher)  # refuses a replay that is too large
             self.execution = make_execution(settings, setup, teacher)
         elif settings.execution.shared_gradients:
-            execution = SharedGradientExecution(setup, self.policy, settings)
+            lessons = cast(Lessons, teach) if teaching is not None else None
+            execution = SharedGradientExecution(setup, self.policy, settings, lessons)
             self.execution, self.learner = execution, SharedWeights(self.policy, execution.pool.shared)
         else:
             self.execution = make_execution(settings, setup, teacher)
@@ -109,7 +110,7 @@ class TrainSession:
         elif isinstance(self.learner, ActorCritic):
             learning = FromRollouts(self.learner, settings.rollout.steps, progress)
         else:
-            learning = FromGradients(settings.rollout.steps, progress)
+            learning = FromGradients(self.learner, settings.rollout.steps, progress)
         wait = settings.evaluation.wait or (self.teaching is not None and self.teaching.gated)
         teaching = self.teaching if isinstance(self.teaching, Teaching) else None
         acting = None if teaching is None else teaching.acting

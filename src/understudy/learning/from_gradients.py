@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from understudy.execution.columns import columns_of
 from understudy.execution.pool import Pool
 from understudy.learning.from_rollouts import TrainProgress
 from understudy.learning.shared_optimizer import load, shared_shapes
+from understudy.learning.teaching import Teaching
 from understudy.loop import Metrics, Order
 from understudy.policies.policy import Policy
 from understudy.policies.weights import named_arrays
@@ -25,10 +26,29 @@ ROLLOUTS = 20
 """Rollouts of a worker between two messages: each costs it a wait of some 0.1 ms."""
 
 
+Lessons = Callable[[Policy], Teaching]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What ``learning.gradient_worker`` is told."""
+
+    settings: TrainSettings
+    lessons: Lessons | None
+
+
 class SharedGradientExecution:
     """Worker processes that apply gradients to shared weights; see ``execution.base.Execution``."""
 
-    def __init__(self, setup: Setup, policy: Policy, settings: TrainSettings) -> None:
+    def __init__(self, setup: Setup, policy: Policy, settings: TrainSettings, lessons: Lessons | None = None) -> None:
+        """Start the workers.
+
+        Args:
+            setup: The run.
+            policy: The student.
+            settings: Of the run.
+            lessons: Fits teachers to each worker's copy of the student.
+        """
         execution = settings.execution
         self.pool = Pool(
             setup,
@@ -38,7 +58,7 @@ class SharedGradientExecution:
             own_slots=True,
             module="understudy.learning.gradient_worker",
             shared=shared_shapes(policy, execution.num_workers),
-            extra=settings,
+            extra=Task(settings, lessons),
         )
         self._told: list[tuple[int, Collected]] = []
         """What workers told that was not asked for yet: two may answer at the same moment."""
@@ -85,6 +105,7 @@ class SharedWeights:
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return what the workers share."""
         arrays = {**self._shared, **self.weights()}
+        del arrays["score"]  # NaN before the first evaluation
         return {name: array.copy() for name, array in arrays.items()}, {}
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
@@ -93,18 +114,23 @@ class SharedWeights:
             if name in ("env_steps", "updates"):
                 array[:] = 0
                 array[0, 0] = arrays[name][:, 0].sum()
-            else:
+            elif name != "score":
                 array[:] = arrays[name]
+
+    def note_score(self, score: float) -> None:
+        """Tell the workers how the student did in its last evaluation."""
+        self._shared["score"][0] = score
 
 
 class FromGradients:
     """One round of A3C; see ``loop.Learning``."""
 
-    def __init__(self, steps: int, progress: TrainProgress) -> None:
-        self._steps, self._progress = steps, progress
+    def __init__(self, weights: SharedWeights, steps: int, progress: TrainProgress) -> None:
+        self._weights, self._steps, self._progress = weights, steps, progress
 
     def order(self) -> Order:
         """Let every worker go on."""
+        self._weights.note_score(self._progress.score)
         restart, self._progress.restart = self._progress.restart, None
         return Order(Mixture(0.0, sample=True), None, self._steps, restart)
 

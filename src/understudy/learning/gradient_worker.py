@@ -29,13 +29,14 @@ from understudy.settings import TrainSettings
 
 def _serve(control: Connection, place: Place, block: mmap.mmap, closing: contextlib.ExitStack) -> None:
     torch.set_num_threads(1)
-    settings: TrainSettings = place.extra
+    settings: TrainSettings = place.extra.settings
     shared = views(place.shared, block)
     policy = Policy(place.setup.student)
     parameters = [p for p in policy.parameters() if p.requires_grad]
     update = settings.update
     optimizer = SharedOptimizer(parameters, shared, place.number, update.optimizer, update.eps, update.decay)
-    learner = ActorCritic(policy, settings, len(place.columns), optimizer)
+    teaching = None if place.extra.lessons is None else place.extra.lessons(policy)
+    learner = ActorCritic(policy, settings, len(place.columns), optimizer, teaching)
     beat = views(place.beats, block)["beats"][place.number]
     station = Station(place.setup, place.columns, place.eval_envs, beat=beat)
     rollout = rollout_views(place.rollouts[0], block)
@@ -49,6 +50,8 @@ def _serve(control: Connection, place: Place, block: mmap.mmap, closing: context
             optimizer.load()
             info = station.collect(Mixture(0.0, sample=True), named_arrays(policy), steps, rollout, restart)
             begin = time.perf_counter()
+            if teaching is not None:
+                teaching.note_score(float(shared["score"][0]))
             metrics: dict[str, Any] = learner.update(rollout, int(env_steps[:, 0].sum()))
             info.learn_seconds = time.perf_counter() - begin
             env_steps[place.number, 0] += info.env_steps
@@ -58,9 +61,11 @@ def _serve(control: Connection, place: Place, block: mmap.mmap, closing: context
         answer = merge_collected(found)
         for name in ("env_seconds", "act_seconds", "learn_seconds"):
             setattr(answer, name, sum(getattr(info, name) for info in found))
-        names = found[0].metrics
-        answer.metrics = {name: sum(info.metrics[name] for info in found) / len(found) for name in names}
-        answer.metrics["updates"] = sum(info.metrics["updates"] for info in found)
+        told = [info.metrics for info in found]
+        # A teacher whose weight has ended tells no distance.
+        seen = {name: [metrics[name] for metrics in told if name in metrics] for metrics in told for name in metrics}
+        answer.metrics = {name: sum(numbers) / len(numbers) for name, numbers in seen.items()}
+        answer.metrics["updates"] = sum(seen["updates"])
         control.send(("done", answer))
 
 

@@ -18,13 +18,17 @@ BETA1, BETA2 = 0.9, 0.999
 
 
 def shared_shapes(policy: nn.Module, workers: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Return the arrays that the workers share: parameters, two statistics of each, and counters of each worker."""
+    """Return the arrays that the workers share.
+
+    Parameters, two statistics of each, counters of each worker, and the score of the last evaluation.
+    """
     size = sum(p.numel() for p in policy.parameters())
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
         n: ((size,), "float32") for n in ("parameters", "first", "second")
     }
     # One row for each worker, on a cache line of its own: nobody else writes there, so nothing is lost.
-    return shapes | {"env_steps": ((workers, 8), "int64"), "updates": ((workers, 8), "int64")}
+    counters = {name: ((workers, 8), "int64") for name in ("env_steps", "updates")}
+    return shapes | counters | {"score": ((1,), "float64")}
 
 
 def load(parameters: Iterable[Tensor], vector: Tensor) -> None:

@@ -13,7 +13,7 @@ from understudy.execution.base import EvaluationJob
 from understudy.execution.single import SingleExecution
 from understudy.io.checkpoint import read_arrays
 from understudy.kickstart_job import KickstartJob
-from understudy.kickstarting import fit
+from understudy.kickstarting import Lessons
 from understudy.loop import train as loop
 from understudy.policies.files import save_policy, write_atomic
 from understudy.population.values import Result, Values, interval, member_settings
@@ -47,7 +47,7 @@ class Member:
         self.folder = member_folder(job.folder, number)
         settings = member_settings(job.settings, number, values)
         self.session = TrainSession(
-            settings, source or self.folder, source is not None, fit(replace(job, settings=settings))
+            settings, source or self.folder, source is not None, Lessons(replace(job, settings=settings))
         )
         self.session.folder = self.folder
         if source is not None:

@@ -93,10 +93,10 @@ class KickstartSettings(TrainSettings):
         Raises:
             UserError: Naming the fields.
         """
-        if self.execution.shared_gradients:
+        if self.execution.shared_gradients and (self.teaching.behaviour.acts or self.teaching.rehearsal.data):
             raise UserError(
-                "execution.shared_gradients (A3C): its workers know no teachers; take --preset impala, or a2c with "
-                "--execution async"
+                "execution.shared_gradients (A3C): its students act alone and learn from their own rollouts; leave "
+                "teaching.behaviour and teaching.rehearsal, or take --preset impala, or a2c with --execution async"
             )
         super().check()
         self.pbt.check()
