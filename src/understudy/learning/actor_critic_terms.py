@@ -9,6 +9,8 @@ from understudy.objectives.schedules import Constant, Schedule, Weight, parse
 from understudy.settings.train import ObjectiveSettings
 
 _ONE = Constant(1.0)
+REINFORCEMENT = (PolicyGradient, ValueRegression, EntropyBonus)
+"""What ``actor_critic_terms`` returns some of."""
 
 
 def entropy_schedule(objective: ObjectiveSettings) -> Schedule:

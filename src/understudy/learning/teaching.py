@@ -11,7 +11,7 @@ import torch
 
 from understudy.data import Array, Rollout
 from understudy.evaluation.task_score import Level
-from understudy.learning.actor_critic_terms import actor_critic_terms
+from understudy.learning.actor_critic_terms import REINFORCEMENT, actor_critic_terms
 from understudy.learning.behaviours import STUDENT, TeacherActs
 from understudy.learning.from_dataset import TeacherLabels
 from understudy.learning.rehearsal import Rehearsal
@@ -126,7 +126,14 @@ class Teaching:
 
     def terms(self, objective: ObjectiveSettings) -> list[Term]:
         """Return all terms of the objective, those of reinforcement learning first."""
-        terms = [*actor_critic_terms(objective, self._rl_weight, self.warm_up), *self._teachers(objective)]
+        terms = actor_critic_terms(objective, self._rl_weight, self.warm_up)
+        clip = objective.clip if self._proximal else None
+        for i, g in enumerate(self.guides):
+            family = g.teacher.family
+            for name, weight, where in g.parts:
+                terms.append(FromTeacher(g.distance, family, i, weight, name, self._gate, clip, where))
+            if feedback.ends(g.value_weight) > 0:
+                terms.append(ValueFromTeacher(i, g.value_weight, f"{g.name}_value"))
         if self.rehearsal is not None:
             terms.append(self.rehearsal)
         return terms
@@ -137,20 +144,9 @@ class Teaching:
         None: it takes autograd. The kernel has the terms of reinforcement learning at full weight from the first step
         on, in all states.
         """
-        whole = self._rl_weight == _ONE and not self.warm_up and self.acting is None and self.rehearsal is None
-        terms = self._teachers(objective)
+        whole = self._rl_weight == _ONE and not self.warm_up and self.acting is None
+        terms = [term for term in self.terms(objective) if not isinstance(term, REINFORCEMENT)]
         return terms if whole and output_terms.supports(terms) else None
-
-    def _teachers(self, objective: ObjectiveSettings) -> list[Term]:
-        terms: list[Term] = []
-        clip = objective.clip if self._proximal else None
-        for i, g in enumerate(self.guides):
-            family = g.teacher.family
-            for name, weight, where in g.parts:
-                terms.append(FromTeacher(g.distance, family, i, weight, name, self._gate, clip, where))
-            if feedback.ends(g.value_weight) > 0:
-                terms.append(ValueFromTeacher(i, g.value_weight, f"{g.name}_value"))
-        return terms
 
     @property
     def gated(self) -> bool:
