@@ -117,7 +117,11 @@ def _latest(marks: Tensor) -> Tensor:
     """[N, L] bool -> [N, L] the last marked place before each place, -1 where there is none."""
     places = torch.arange(marks.shape[1], device=marks.device)
     marked = torch.where(marks, places, -1)
-    return torch.where(places[None, :] < places[:, None], marked[:, None, :], -1).amax(dim=2)
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        # ONNX has no running maximum.
+        return torch.where(places[None, :] < places[:, None], marked[:, None, :], -1).amax(dim=2)
+    so_far = torch.cummax(marked, dim=1).values
+    return functional.pad(so_far[:, :-1], (1, 0), value=-1)
 
 
 def _row(hashed: Tensor, there: Tensor) -> Tensor:
