@@ -37,7 +37,8 @@ def always(logits):
 RIGHT = [-4, 4]
 SMALL = {
     "policy": {"hidden": [16], "lstm": 0, "encoder": "auto"}, "rollout": {"num_envs": 2, "steps": 16},
-    "objective": {"gamma": 0.5}, "update": {"lr": "5e-3"}, "evaluation": {"every": 0, "final": 10, "num_envs": 2}, "stop": {"env_steps": 6000},
+    "objective": {"gamma": 0.5}, "update": {"lr": "5e-3"},
+    "evaluation": {"every": 0, "final": 10, "num_envs": 2}, "stop": {"env_steps": 6000},
 }  # fmt: skip
 
 

@@ -197,18 +197,36 @@ class TasksActor:
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[Array, Any]:
-        """Act on one observation or a batch; actions are of the ``multitask`` environment."""
+        """Act on one observation or a batch; actions are of the ``multitask`` environment.
+
+        The state is a list of every member's, for all rows; None for members without a memory.
+        """
         obs, single = batch_observation(observation, self.observation_space)
-        space = self.action_space
-        actions = np.zeros((len(obs["task"]), *(space.shape or ())), space.dtype)
+        space, count = self.action_space, len(obs["task"])
+        states: list[Any] = [None] * len(self.members) if state is None else list(state)
+        actions = np.zeros((count, *(space.shape or ())), space.dtype)
         for k, rows, own in self.rows(obs):
-            own_action, _ = self.members[k].predict(own, None, None, deterministic)
+            before = None if states[k] is None else tuple(part[:, rows] for part in states[k])
+            start = None if episode_start is None else np.reshape(episode_start, -1)[rows]
+            own_action, after = self.members[k].predict(own, before, start, deterministic)
+            if after is not None:
+                states[k] = _in_rows(states[k], after, rows, count)
             unit = self._maps[k].to_unit(own_action)
             if isinstance(space, gym.spaces.Box):
                 actions[rows, : unit.shape[1]] = unit
             else:
                 actions[rows] = unit
-        return (actions[0] if single else actions), state
+        return (actions[0] if single else actions), None if all(part is None for part in states) else states
+
+
+def _in_rows(state: Any, new: Any, rows: Array, count: int) -> tuple[Array, ...]:
+    """Return the state [layers, count, width] of all rows with ``new`` in some; None is zeros."""
+    if state is None:
+        state = tuple(np.zeros((part.shape[0], count, *part.shape[2:]), part.dtype) for part in map(np.asarray, new))
+    found = tuple(np.array(part) for part in state)
+    for part, fresh in zip(found, new, strict=True):
+        part[:, rows] = fresh
+    return found
 
 
 def own_observation(flat: Array, space: gym.Space[Any]) -> Array:

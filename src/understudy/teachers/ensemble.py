@@ -25,7 +25,7 @@ from understudy.errors import UserError
 from understudy.policies.family import Family
 from understudy.policies.policy import About, PolicyLike, TensorState
 from understudy.teachers.acting import EnsembleActor, convert
-from understudy.teachers.members import Members
+from understudy.teachers.members import Members, refuse_memory
 
 KINDS = ("distributions", "losses")
 
@@ -47,6 +47,7 @@ class Ensemble(Members):
     def __init__(self, members: Sequence[PolicyLike], kind: str = "distributions", seed: int = 0) -> None:
         if kind not in KINDS:
             raise UserError(f"ensemble {kind!r} is unknown; there are {', '.join(KINDS)}")
+        refuse_memory(members)
         super().__init__(members)
         self.kind = kind
         self._actor = EnsembleActor(members, kind, seed)

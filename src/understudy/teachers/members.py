@@ -7,22 +7,17 @@ from typing import Any
 
 from understudy.data import Array
 from understudy.errors import UserError
-from understudy.policies.policy import PolicyLike, TensorState
+from understudy.policies.policy import PolicyLike
 from understudy.teachers.acting import EnsembleActor, TasksActor
 
 
 class Members:
-    """Several teachers without memory that act through one actor, the same in workers and here.
-
-    Raises:
-        UserError: A member has a memory.
-    """
+    """Several teachers that act through one actor, the same in workers and here."""
 
     _actor: EnsembleActor | TasksActor
     """Who plays; set by the subclass."""
 
     def __init__(self, members: Sequence[PolicyLike]) -> None:
-        refuse_memory(members)
         self.members = tuple(members)
 
     @property
@@ -30,9 +25,10 @@ class Members:
         """How many numbers it takes to act: those of all members."""
         return sum(member.parameters_count for member in self.members)
 
-    def initial_state(self, batch: int) -> TensorState:
-        """Return None: no member has a memory."""
-        return None
+    def initial_state(self, batch: int) -> Any:
+        """Return the state of every member for all rows, None for those without; None where no member has a memory."""
+        states = tuple(member.initial_state(batch) for member in self.members)
+        return None if all(state is None for state in states) else states
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
@@ -51,5 +47,5 @@ def refuse_memory(members: Sequence[PolicyLike]) -> None:
         if member.initial_state(1) is not None:
             raise UserError(
                 f"the teacher {member.about.source or member.about.algorithm} has a memory (LSTM), and only teachers "
-                "without one can be combined: distil it alone first, into a student without --student.lstm"
+                "without one can be averaged: distil it alone first, into a student without --student.lstm"
             )
