@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import understudy
+from kickstart_picture import draw
 from kickstart_plan import common, table, train_teacher, within, write
 from understudy.config import merge
 from understudy.data import EnvSpec
@@ -61,13 +62,17 @@ def student_settings(options: Any, env: EnvSpec, seed: int) -> dict[str, Any]:
 
 
 def capped_curve(folder: Path, levels: dict[str, Level]) -> list[tuple[int, float]]:
-    """Return (env steps, capped score) of every evaluation in a run's log."""
+    """Return (env steps, capped score) of every evaluation in a run's log, and of the episodes after training."""
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [
-        (row["eval_env_steps"], capped_score([row[f"eval_return/{name}"] for name in levels], list(levels.values())))
+    known = list(levels.values())
+    curve = [
+        (row["eval_env_steps"], capped_score([row[f"eval_return/{name}"] for name in levels], known))
         for row in rows
         if "eval_return" in row
     ]
+    summary = json.loads((folder / "summary.json").read_text())
+    after = np.reshape(summary["returns"], (len(known), -1)).mean(axis=1)  # task after task, as they are played
+    return [*curve, (summary["env_steps"], capped_score(after.tolist(), known))]
 
 
 def run_student(options: Any, kind: str, files: list[str], env: EnvSpec, seed: int) -> Path:
@@ -117,6 +122,7 @@ def report(options: Any, curves: dict[str, list[Any]], levels: dict[str, Level],
     data |= {"speedup": counted.speedup, "interval": list(counted.interval), "counting the experts": counted.counted}
     data["final ratio"] = float(np.mean(final["kickstarted"])) / end if end > 0 else None
     write(options, "multitask", data)
+    draw(curves, options.out / "multitask.svg", f"Capped score over {len(levels)} tasks, a line for each seed")
     print(f"\n### multitask: {len(levels)} tasks, mean over tasks of min(1, (G_S - G_R) / (G_T - G_R))\n")
     rows = []
     for kind, found in curves.items():
