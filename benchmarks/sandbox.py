@@ -34,7 +34,7 @@ from understudy.envs.gridworld import (
     soft_policy,
 )
 from understudy.kickstart_job import KickstartJob, resolve
-from understudy.kickstarting import fit
+from understudy.kickstarting import Lessons
 from understudy.learning.actor_critic import ActorCritic
 from understudy.policies.policy import About, Policy
 from understudy.rollouts.buffers import new_rollout
@@ -191,7 +191,7 @@ def learner_update(
     job = KickstartJob(settings, (tables(world, teacher, values, settings),), Path(), False)
     rollout = as_rollout(found, policy, method.q == "teacher")
     optimizer = torch.optim.SGD(policy.parameters(), 1.0)
-    learner = ActorCritic(policy, settings, optimizer=optimizer, teaching=fit(job)(policy))
+    learner = ActorCritic(policy, settings, optimizer=optimizer, teaching=Lessons(job)(policy))
     before = policy.head.weight.detach().clone()
     learner.update(rollout, 0)
     return (before - policy.head.weight.detach()).T.numpy() * horizon
