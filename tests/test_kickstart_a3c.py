@@ -14,6 +14,7 @@ from understudy.envs.make import spaces_of
 from understudy.errors import UserError
 from understudy.kickstart_job import KickstartJob
 from understudy.kickstarting import Lessons
+from understudy.learning.teaching import Teaching
 from understudy.policies.files import load_policy
 from understudy.policies.policy import About, Policy
 from understudy.policies.spaces import space_to_json
@@ -113,3 +114,8 @@ def test_a_python_function_cannot_go_to_the_workers(tmp_path):
     )  # fmt: skip
     with pytest.raises(UserError, match="cannot go to A3C's workers"):
         run(tmp_path / "run", teacher, {"weight": "linear(1, 0, 50%)"})
+
+
+def test_a_closure_cannot_go_to_the_workers(tmp_path):
+    with pytest.raises(UserError, match="cannot be told what to teach"):
+        understudy.train(CONSTANT, "a3c", SMALL, run=tmp_path / "run", teach=lambda policy: Teaching([]))

@@ -51,7 +51,7 @@ def test_every_room_has_its_place():
 def test_workers_do_not_import_torch():
     code = (
         "import sys, understudy.execution.worker, understudy.execution.station, understudy.rollouts.buffers, "
-        "understudy.policies.arrays; sys.exit('torch' in sys.modules)"
+        "understudy.policies.arrays, understudy.policies.protocol; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

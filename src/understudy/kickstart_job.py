@@ -193,7 +193,7 @@ def _check_teacher(settings: KickstartSettings, teacher: PolicyLike) -> None:
             "--execution.max_lag 0"
         )
     if settings.execution.shared_gradients and portable(teacher) is None:
-        raise UserError(f"{name} is a Python object and cannot go to A3C's workers: take --execution single, or sync")
+        raise UserError(f"{name} is a Python object and cannot go to A3C's workers: take --preset a2c")
     behaviour = teaching.behaviour
     if behaviour.acts and behaviour.samples and not hasattr(teacher, "act"):
         raise UserError(

@@ -31,7 +31,7 @@ from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.spec import PolicySpec
 from understudy.replay_kickstarting import method_of, prepare_replay, run_replay_job
 from understudy.rollouts.episodes import Episodes
-from understudy.session import Report, distance_of, packed, unpacked
+from understudy.session import Report, distance_of, portable, restored
 from understudy.settings import KickstartSettings
 from understudy.teachers.routing import TaskTeachers
 from understudy.training import TrainResult, train
@@ -60,13 +60,14 @@ class Lessons:
     scores: Mapping[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Teachers that live in foreign libraries travel as where to load them from."""
-        return {"job": replace(self.job, teachers=tuple(map(packed, self.job.teachers))), "scores": self.scores}
+        """Teachers travel as ``portable`` makes them; that they can was checked before."""
+        teachers = [portable(teacher) for teacher in self.job.teachers]
+        return {"job": replace(self.job, teachers=()), "teachers": teachers, "scores": self.scores}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        """Load them."""
-        job = state["job"]
-        object.__setattr__(self, "job", replace(job, teachers=tuple(map(unpacked, job.teachers))))
+        """Make policies of them again."""
+        job = replace(state["job"], teachers=tuple(map(restored, state["teachers"])))
+        object.__setattr__(self, "job", job)
         object.__setattr__(self, "scores", state["scores"])
 
     def __call__(self, student: Policy) -> Teaching:

@@ -53,7 +53,8 @@ def distance_of(settings: DistanceSettings, teacher: PolicyLike, student: Policy
 def portable(teacher: PolicyLike) -> Portable | None:
     """Return a teacher as it travels to workers; None for a Python object that cannot."""
     if isinstance(teacher, Policy):
-        return Portable(teacher.spec, {n: a.copy() for n, a in named_arrays(teacher).items()})
+        arrays = {name: array.copy() for name, array in named_arrays(teacher).items()}
+        return Portable(teacher.spec, arrays, teacher.about)
     if isinstance(teacher, (Ensemble, TaskTeachers)):
         parts = [portable(member) for member in teacher.members]
         kind = teacher.kind if isinstance(teacher, Ensemble) else "tasks"
@@ -63,27 +64,17 @@ def portable(teacher: PolicyLike) -> Portable | None:
     return Portable(source=recipe["source"], load_kwargs=recipe["kwargs"]) if recipe else None
 
 
-def packed(teacher: Any) -> Any:
-    """Return a teacher as it travels to a process that labels: our own as arrays, others as where to load them from."""
-    if isinstance(teacher, (Ensemble, TaskTeachers)):
-        kind = {"kind": teacher.kind} if isinstance(teacher, Ensemble) else {}
-        return type(teacher), [packed(member) for member in teacher.members], kind
-    return (portable(teacher), teacher.about) if isinstance(teacher, Policy) else getattr(teacher, "recipe", teacher)
-
-
-def unpacked(found: Any) -> PolicyLike:
-    """Return the teacher that ``packed`` was given."""
-    teacher: PolicyLike
-    match found:
-        case Portable(), About():
-            teacher = build_policy(found[0].spec, found[0].arrays, found[1])
-        case kind, list(members), options:
-            teacher = kind([unpacked(member) for member in members], **options)
-        case {"source": source, "kwargs": kwargs}:
-            teacher = load(source, **kwargs)
-        case _:
-            teacher = found
-    return teacher
+def restored(found: Portable) -> PolicyLike:
+    """Return the teacher that ``portable`` was given."""
+    if found.parts:
+        members = [restored(part) for part in found.parts]
+        return TaskTeachers(members) if found.kind == "tasks" else Ensemble(members, found.kind)
+    if found.spec is not None:
+        assert found.arrays is not None
+        return build_policy(found.spec, found.arrays, found.about)
+    assert found.source is not None
+    loaded: PolicyLike = load(found.source, **dict(found.load_kwargs or {}))
+    return loaded
 
 
 def make_execution(settings: DistillSettings, setup: Setup, teacher: PolicyLike) -> EvaluatingExecution:

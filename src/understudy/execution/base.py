@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from understudy.data import Array, EnvSpec, Rollout
+from understudy.policies.protocol import About
 from understudy.policies.spec import PolicySpec
 from understudy.rollouts.behaviour import Actor, Mixture
 from understudy.rollouts.collect import Collected
@@ -21,12 +22,14 @@ Arrays = Mapping[str, Array]
 class Portable:
     """A policy as it travels to another process.
 
-    Either native (``spec`` and ``arrays``), or where to load it from (``source``), or several ``parts`` that act as
-    one: an ensemble (``kind`` is ``distributions`` or ``losses``) or one for each task (``tasks``).
+    Either native (``spec``, ``arrays`` and, where somebody asks for it there, ``about``), or where to load it from
+    (``source``), or several ``parts`` that act as one: an ensemble (``kind`` is ``distributions`` or ``losses``) or one
+    for each task (``tasks``).
     """
 
     spec: PolicySpec | None = None
     arrays: Arrays | None = None
+    about: About | None = None
     source: str | None = None
     load_kwargs: Mapping[str, Any] | None = None
     kind: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from understudy.data import Array, Rollout
+from understudy.errors import UserError
 from understudy.execution.base import Arrays, Faults, Setup
 from understudy.execution.columns import columns_of
 from understudy.execution.pool import Pool
@@ -30,7 +32,7 @@ Lessons = Callable[[Policy], Teaching]
 
 
 @dataclass(frozen=True)
-class Task:
+class Instructions:
     """What ``learning.gradient_worker`` is told."""
 
     settings: TrainSettings
@@ -48,7 +50,17 @@ class SharedGradientExecution:
             policy: The student.
             settings: Of the run.
             lessons: Fits teachers to each worker's copy of the student.
+
+        Raises:
+            UserError: ``lessons`` cannot travel to the workers.
         """
+        try:
+            pickle.dumps(lessons)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"A3C's workers cannot be told what to teach ({error}): write it as a class or a function at the top of "
+                "a module, or take the preset a2c"
+            ) from None
         execution = settings.execution
         self.pool = Pool(
             setup,
@@ -58,7 +70,7 @@ class SharedGradientExecution:
             own_slots=True,
             module="understudy.learning.gradient_worker",
             shared=shared_shapes(policy, execution.num_workers),
-            extra=Task(settings, lessons),
+            extra=Instructions(settings, lessons),
         )
         self._told: list[tuple[int, Collected]] = []
         """What workers told that was not asked for yet: two may answer at the same moment."""

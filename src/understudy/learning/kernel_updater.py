@@ -40,7 +40,7 @@ class KernelUpdater:
             most: Samples of a step, at most.
             taught: What teachers add, of those that ``output_terms`` supports.
         """
-        self._policy, self._most = policy, most
+        self._policy = policy
         self._taught = OutputTerms(policy, taught) if taught else None
         self._targets: list[dict[str, Array] | None] = []
         self._kernel = ActorCriticKernel.from_policy(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import gymnasium as gym
-from torch import Tensor
 
 from understudy.data import Array, EnvSpec, Observation, Target
 from understudy.policies.family import Family
 
+if TYPE_CHECKING:  # a policy's description travels to workers, which have no PyTorch
+    from torch import Tensor
+
 State = tuple[Array, Array] | None
 """Recurrent state for people and environments: (h, c), each [layers, B, width]; None without memory."""
-TensorState = tuple[Tensor, Tensor] | None
+TensorState: TypeAlias = "tuple[Tensor, Tensor] | None"
 
 
 @dataclass
