@@ -58,8 +58,8 @@ class SharedGradientExecution:
             pickle.dumps(lessons)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UserError(
-                f"A3C's workers cannot be told what to teach ({error}): write it as a class or a function at the top of "
-                "a module, or take the preset a2c"
+                f"A3C's workers cannot be told what to teach ({error}): write it as a class or a function at the top "
+                "of a module, or take the preset a2c"
             ) from None
         execution = settings.execution
         self.pool = Pool(

@@ -14,8 +14,7 @@ from understudy.learning.actor_critic_terms import entropy_schedule
 from understudy.learning.updater import Columns
 from understudy.objectives.actor_critic_kernel import ActorCriticKernel, More
 from understudy.objectives.batch import Batch
-from understudy.objectives.objective import Term
-from understudy.objectives.output_terms import OutputTerms
+from understudy.objectives.output_terms import OutputTerms, TeacherTerm
 from understudy.policies.policy import Policy, as_tensors
 from understudy.settings.train import ObjectiveSettings, UpdateSettings
 
@@ -29,7 +28,7 @@ class KernelUpdater:
         objective: ObjectiveSettings,
         update: UpdateSettings,
         most: int,
-        taught: Sequence[Term] = (),
+        taught: Sequence[TeacherTerm] = (),
     ) -> None:
         """Build the kernel.
 

@@ -138,7 +138,7 @@ class Teaching:
             terms.append(self.rehearsal)
         return terms
 
-    def output_terms(self, objective: ObjectiveSettings) -> list[Term] | None:
+    def output_terms(self, objective: ObjectiveSettings) -> Sequence[output_terms.TeacherTerm] | None:
         """Return what is added to the terms of reinforcement learning, where the hand-derived kernel can add it.
 
         None: it takes autograd. The kernel has the terms of reinforcement learning at full weight from the first step

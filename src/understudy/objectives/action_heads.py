@@ -15,6 +15,23 @@ import numpy as np
 from understudy.data import Array
 
 
+def parts_of(sizes: Sequence[int]) -> list[slice]:
+    """Return where the outputs of each part of an action lie."""
+    ends = np.cumsum(sizes)
+    return [slice(int(end) - size, int(end)) for end, size in zip(ends, sizes, strict=True)]
+
+
+def log_softmax(logits: Array, parts: Sequence[slice], probabilities: Array) -> None:
+    """Overwrite [P, n] logits by log-probabilities, part by part, and write the probabilities."""
+    for part in parts:
+        log_p, p = logits[part], probabilities[part]
+        log_p -= np.maximum.reduce(log_p, axis=0)
+        np.exp(log_p, out=p)
+        total = np.add.reduce(p, axis=0)
+        p /= total
+        log_p -= np.log(total, out=total)
+
+
 class Head(Protocol):
     """An action distribution's part of the loss."""
 
@@ -67,22 +84,15 @@ class DiscreteHead:
 
     def __init__(self, sizes: Sequence[int], rows: int) -> None:
         """Take the number of choices of each part, and buffers for up to ``rows`` rows."""
-        ends = np.cumsum(sizes)
-        self._parts = [slice(int(end) - size, int(end)) for end, size in zip(ends, sizes, strict=True)]
+        self._parts = parts_of(sizes)
         self._part_of = np.repeat(np.arange(len(sizes)), sizes)
         self._choice = np.concatenate([np.arange(size) for size in sizes])[:, None]
-        self._scratch = np.zeros((2, int(ends[-1]) * rows), np.float32)
+        self._scratch = np.zeros((2, sum(sizes) * rows), np.float32)
 
     def log_prob(self, outputs: Array, action: Array, out: Array) -> None:
         """Sum over parts of log softmax at the choice; see ``Head``. Actions are [n] or [n, parts] indices."""
         p, scratch = self._p, self._work = self._scratch[:, : outputs.size].reshape(2, *outputs.shape)
-        for part in self._parts:
-            log_p = outputs[part]
-            log_p -= np.maximum.reduce(log_p, axis=0)
-            np.exp(log_p, out=p[part])
-            total = np.add.reduce(p[part], axis=0)
-            p[part] /= total
-            log_p -= np.log(total, out=total)
+        log_softmax(outputs, self._parts, p)
         chosen = action if action.ndim == 1 else action.T[self._part_of]
         self._chosen = np.equal(chosen, self._choice)
         np.multiply(outputs, self._chosen, out=scratch)

@@ -1,13 +1,11 @@
 """Policy gradients for small MLP actor-critics with hand-derived gradients: the fast peer of the autograd path.
 
-The loss is that of ``objectives.rl``, with r_n = pi(a_n|s_n) / pi_old(a_n|s_n) and advantages A_n (Schulman 2017):
+The loss is that of ``objectives.rl`` (Schulman 2017),
 
-    L = mean(-min(r A, clip(r) A)) + value_weight * mean((V - G)^2 / 2) - entropy_weight * mean(H)
+    L = mean(-min(r A, clip(r) A)) + value_weight * mean((V - G)^2 / 2) - entropy_weight * mean(H),
 
-    dL/d log pi_n = -A_n r_n / n where r A <= clip(r) A, else 0    (without a clip -A_n / n),
-    dL/dV_n       = value_weight (V_n - G_n) / n, with a clip 0 where the clipped error is the larger and V beyond it,
-
-then ``action_heads``, ``actor_critic_net`` and ``flat_adam``. All parameters lie in one vector, so do gradients and
+and what teachers add (``output_terms``). Slopes come from ``actor_critic_losses``, then from ``action_heads`` and
+``actor_critic_net``; ``flat_adam`` takes the step. All parameters lie in one vector, so do gradients and
 moments. Nothing is masked: leave invalid states out. Input that is not finite makes metrics that are not.
 
 For networks this small calls cost more than arithmetic: in NumPy a call costs half of PyTorch's, and no graph is built.
@@ -17,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from torch import nn
 from understudy.data import Array
 from understudy.errors import UserError
 from understudy.objectives.action_heads import DiscreteHead, GaussianHead, Head
+from understudy.objectives.actor_critic_losses import METRICS, ActorCriticLosses
 from understudy.objectives.actor_critic_net import ActorCriticNet, Layout
 from understudy.objectives.flat_adam import FlatAdam
 from understudy.objectives.mlp_stack import ACTIVATIONS
@@ -34,8 +33,6 @@ from understudy.policies.spec import PolicySpec
 
 More = Callable[[Array, Array], tuple[Array, Array] | None]
 """Parameters [P, n] and values [n] -> their slopes of one more part of the loss, shaped alike; None: it is constant."""
-_METRICS = ("policy_gradient", "ratio", "log_ratio", "value_regression", "clip_fraction")
-"""Rows of numbers per state that a step sums up, see ``ActorCriticKernel._losses``."""
 
 
 def supports(spec: PolicySpec) -> bool:
@@ -55,26 +52,6 @@ def supports(spec: PolicySpec) -> bool:
         and spec.activation in ACTIVATIONS
         and (spec.head_bias, spec.head_activation, spec.mean_clip) == (True, "identity", 0.0)
     )
-
-
-class _Losses(NamedTuple):
-    """Buffers of the losses for n rows."""
-
-    log_prob: Array
-    c: Array
-    """[n] dL/d log pi."""
-    work: Array
-    """[3, n]."""
-    metrics: Array
-    """[len(_METRICS), n]."""
-    inverse: Array
-    """[n], all 1 / n: a product with it is a mean."""
-
-    @staticmethod
-    def of(n: int) -> _Losses:
-        """Allocate for n rows."""
-        vectors, metrics = np.zeros((5, n), np.float32), np.zeros((len(_METRICS), n), np.float32)
-        return _Losses(vectors[0], vectors[1], vectors[2:], metrics, np.full(n, 1 / n, np.float32))
 
 
 class ActorCriticKernel:
@@ -113,8 +90,7 @@ class ActorCriticKernel:
             betas: Of Adam.
         """
         family = spec.distribution
-        self._clip, self._value_clip, self._value_weight = clip, value_clip, value_weight
-        self._normalize = normalize_advantage
+        self._losses = ActorCriticLosses(clip, value_clip, value_weight, normalize_advantage)
         self._choices = None if family.continuous else np.array(family.sizes)
         self._layout = Layout(spec, features)
         self._adam = FlatAdam(self._layout.size, max_grad_norm, eps, betas)
@@ -123,8 +99,7 @@ class ActorCriticKernel:
         log_std = self._net.log_std
         gaussian = None if log_std is None else GaussianHead(*log_std, batch_size)
         self._head: Head = gaussian or DiscreteHead(family.sizes, batch_size)
-        self._losses: dict[int, _Losses] = {}
-        self._means = np.zeros(len(_METRICS), np.float32)
+        self._means = np.zeros(len(METRICS), np.float32)
         self._entropy = math.nan
         self._reset_metrics()
 
@@ -197,12 +172,12 @@ class ActorCriticKernel:
             entropy_weight: Of the entropy bonus.
             more: What else there is to the loss.
         """
-        rows, losses = self._net.forward(x), self._losses_for(len(x))
+        rows, losses = self._net.forward(x), self._losses.rows(len(x))
         params, value = rows.outputs[:-1], rows.outputs[-1]
         slopes = None if more is None else more(self._params(params), value.copy())
         self._head.log_prob(params, action, losses.log_prob)
-        self._policy_loss(losses, log_prob, advantage)
-        self._value_loss(losses, value, target_value, old_value)
+        self._losses.policy(losses, log_prob, advantage)
+        self._losses.value(losses, value, target_value, old_value)
         np.matmul(losses.metrics, losses.inverse, out=self._means)
         self._entropy = self._head.gradient(params, losses.c, entropy_weight)
         if slopes is not None:
@@ -250,65 +225,13 @@ class ActorCriticKernel:
         size = self._net.batch_size
         return [slice(begin, min(begin + size, n)) for begin in range(0, n, size)]
 
-    def _losses_for(self, n: int) -> _Losses:
-        losses = self._losses.get(n)
-        if losses is None:
-            losses = self._losses[n] = _Losses.of(n)
-        return losses
-
-    def _policy_loss(self, losses: _Losses, old_log_prob: Array, advantage: Array) -> None:
-        """Write dL/d log pi and the metrics' rows from the log-probabilities; see the module."""
-        c, metrics, work = losses.c, losses.metrics, losses.work
-        if self._normalize:
-            center = np.subtract(advantage, np.dot(advantage, losses.inverse), out=work[0])
-            center *= 1 / (math.sqrt(np.dot(center, center) / len(center)) + 1e-8)
-            advantage = center
-        log_ratio = np.subtract(losses.log_prob, old_log_prob, out=metrics[2])
-        ratio = np.exp(log_ratio, out=work[1])
-        np.subtract(ratio, 1, out=metrics[1])
-        if self._clip is None:
-            np.multiply(advantage, losses.log_prob, out=metrics[0])
-            np.multiply(advantage, -losses.inverse[0], out=c)
-            return
-        clipped = np.maximum(ratio, 1 - self._clip, out=work[2])
-        np.minimum(clipped, 1 + self._clip, out=clipped)
-        np.not_equal(clipped, ratio, out=metrics[4])
-        ratio *= advantage
-        clipped *= advantage
-        np.minimum(ratio, clipped, out=metrics[0])
-        np.less_equal(ratio, clipped, out=c)
-        c *= ratio
-        c *= -losses.inverse[0]
-
-    def _value_loss(self, losses: _Losses, value: Array, target: Array, old: Array | None) -> None:
-        """Overwrite the values by their gradient and write their row of the metrics; see the module."""
-        square, work = losses.metrics[3], losses.work
-        if self._value_clip is None:
-            value -= target
-            np.multiply(value, value, out=square)
-        else:
-            assert old is not None
-            move = np.subtract(value, old, out=work[0])
-            near = np.maximum(move, -self._value_clip, out=work[1])
-            np.minimum(near, self._value_clip, out=near)
-            follows = np.equal(move, near)
-            near += old
-            near -= target
-            np.multiply(near, near, out=near)
-            value -= target
-            np.multiply(value, value, out=square)
-            follows |= square >= near
-            np.maximum(square, near, out=square)
-            value *= follows
-        value *= self._value_weight * losses.inverse[0]
-
     @property
     def approx_kl(self) -> float:
         """KL(old||new) over the last batch, before its step; see ``rl.approximate_kl``."""
         return float(self._means[1] - self._means[2])
 
     def _reset_metrics(self) -> None:
-        self._sums, self._scalars, self._counted = np.zeros(len(_METRICS)), np.zeros(3), 0
+        self._sums, self._scalars, self._counted = np.zeros(len(METRICS)), np.zeros(3), 0
 
     def metrics(self) -> dict[str, float]:
         """Return means over the steps since the last call, named as ``Objective`` names them; empty without steps."""
@@ -317,9 +240,9 @@ class ActorCriticKernel:
         surrogate, ratio, log_ratio, square, clipped = (self._sums / self._counted).tolist()
         entropy, bonus, norm = (self._scalars / self._counted).tolist()
         parts = {"policy_gradient": -surrogate, "value_regression": 0.5 * square, "entropy": entropy}
-        parts |= {"loss": -surrogate + 0.5 * self._value_weight * square - bonus}
+        parts |= {"loss": -surrogate + 0.5 * self._losses.value_weight * square - bonus}
         parts |= {"approx_kl": ratio - log_ratio, "grad_norm": norm}
-        if self._clip is not None:
+        if self._losses.clip is not None:
             parts["clip_fraction"] = clipped
         self._reset_metrics()
         return parts

@@ -8,6 +8,7 @@ the loss. A term of weight 0 is left out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -15,14 +16,16 @@ import torch
 from understudy.data import Array, Target
 from understudy.errors import UserError
 from understudy.objectives.batch import Batch
-from understudy.objectives.objective import DiagnosedTerm, Term
+from understudy.objectives.objective import Term
 from understudy.objectives.teacher_slopes import Apart, Slope, closed_form
 from understudy.objectives.teaching import FromTeacher, ValueFromTeacher
 from understudy.policies.family import Family
 from understudy.policies.policy import Output, Policy
 
+TeacherTerm = FromTeacher | ValueFromTeacher
 
-def supports(terms: Sequence[Term]) -> bool:
+
+def supports(terms: Sequence[Term]) -> TypeGuard[Sequence[TeacherTerm]]:
     """Say whether all of these terms look at outputs and targets alone."""
     return all(
         isinstance(term, ValueFromTeacher) or (isinstance(term, FromTeacher) and term.where is None) for term in terms
@@ -32,7 +35,7 @@ def supports(terms: Sequence[Term]) -> bool:
 class OutputTerms:
     """A weighted sum of terms as a function of the outputs."""
 
-    def __init__(self, policy: Policy, terms: Sequence[Term]) -> None:
+    def __init__(self, policy: Policy, terms: Sequence[TeacherTerm]) -> None:
         """Take terms that ``supports`` names."""
         self._policy = policy
         self._terms = [(term, _by_hand(term, policy.family)) for term in terms]
@@ -54,11 +57,11 @@ class OutputTerms:
             weight = parts[f"{term.name}_weight"] = term.weight.value(env_steps)
             if weight == 0:
                 continue
-            target = batch.targets[term.number] if isinstance(term, FromTeacher) else None
-            if by_hand is None or target is None or target.mask is not None:
+            target = batch.targets[term.number]
+            assert target is not None, "a term of weight above 0 whose teacher was not asked"
+            if by_hand is None or target.mask is not None or isinstance(term, ValueFromTeacher):
                 others.append((weight, term))
                 continue
-            assert isinstance(term, FromTeacher)
             parts |= _taught(term, by_hand(target.params.numpy().T, params), target, value, weight, slope)
             total += weight * parts[term.name]
         if others:
@@ -68,7 +71,7 @@ class OutputTerms:
 
     def _autograd(
         self,
-        terms: Sequence[tuple[float, Term]],
+        terms: Sequence[tuple[float, TeacherTerm]],
         params: Array,
         value: Array,
         batch: Batch,
@@ -80,7 +83,7 @@ class OutputTerms:
         said, valued = torch.from_numpy(params).T.requires_grad_(), torch.from_numpy(value).requires_grad_()
         output, total = Output(said, valued, None), torch.zeros(())
         for weight, term in terms:
-            if isinstance(term, DiagnosedTerm):
+            if isinstance(term, FromTeacher):
                 loss, diagnostics = term.diagnosed_loss(self._policy, batch, output)
                 parts |= {name: float(each) for name, each in diagnostics.items()}
             else:
@@ -104,7 +107,7 @@ class OutputTerms:
         return means
 
 
-def _by_hand(term: Term, student: Family) -> Slope | None:
+def _by_hand(term: TeacherTerm, student: Family) -> Slope | None:
     if not isinstance(term, FromTeacher) or term.proximal is not None:
         return None
     return closed_form(term.distance, term.teacher, student)
@@ -128,4 +131,4 @@ def _taught(
     return parts | {term.name: float(distance.mean())}
 
 
-__all__ = ["OutputTerms", "supports"]
+__all__ = ["OutputTerms", "TeacherTerm", "supports"]

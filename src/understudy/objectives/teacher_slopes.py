@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from understudy.data import Array
+from understudy.objectives.action_heads import log_softmax, parts_of
 from understudy.objectives.distances import Distance
 from understudy.policies.family import Family
 
@@ -73,29 +74,18 @@ class _Gaussians:
 
 class _Choices:
     def __init__(self, sizes: tuple[int, ...], teacher_scale: float, student_scale: float) -> None:
-        ends = np.cumsum(sizes)
-        self._parts = [slice(int(end) - size, int(end)) for end, size in zip(ends, sizes, strict=True)]
+        self._parts = parts_of(sizes)
         self._scales = teacher_scale, student_scale
 
     def __call__(self, teacher: Array, student: Array) -> Apart:
-        log_p, p = self._log_softmax(teacher * np.float32(self._scales[0]))
-        log_q, q = self._log_softmax(student * np.float32(self._scales[1]))
+        log_p, log_q = teacher * np.float32(self._scales[0]), student * np.float32(self._scales[1])
+        p, q = np.empty_like(log_p), np.empty_like(log_q)
+        log_softmax(log_p, self._parts, p)
+        log_softmax(log_q, self._parts, q)
         entropy = -(p * log_p).sum(axis=0)
         q -= p
         q *= np.float32(self._scales[1])
         return Apart((p * (log_p - log_q)).sum(axis=0), entropy, q)
-
-    def _log_softmax(self, logits: Array) -> tuple[Array, Array]:
-        """Overwrite [P, n] logits by log-probabilities; return these and the probabilities."""
-        probabilities = np.empty_like(logits)
-        for part in self._parts:
-            log_p, p = logits[part], probabilities[part]
-            log_p -= np.maximum.reduce(log_p, axis=0)
-            np.exp(log_p, out=p)
-            total = np.add.reduce(p, axis=0)
-            p /= total
-            log_p -= np.log(total)
-        return logits, probabilities
 
 
 __all__ = ["Apart", "Slope", "closed_form"]
