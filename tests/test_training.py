@@ -85,6 +85,17 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
     assert any(not np.array_equal(one[name], other[name]) for name in one)
 
 
+def test_schedules_take_shares_of_the_run(tmp_path):
+    """A learning rate and an entropy bonus that fall over the whole run, said in shares and in steps."""
+    ends = []
+    for name, steps in (("share", "100%"), ("steps", "1024")):
+        moving = {"update__lr": f"linear(1e-2, 0, {steps})", "objective__entropy_weight": f"linear(0.1, 0, {steps})"}
+        ends.append(quick(tmp_path / name, "CartPole-v1", stop__env_steps=1024, **moving)[1])
+    _, still = quick(tmp_path / "still", "CartPole-v1", stop__env_steps=1024, update__lr="1e-2")
+    assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert any(not np.array_equal(ends[0][name], still[name]) for name in still)
+
+
 METHODS = {
     "ppo": {"objective__clip": 0.2, "update__minibatch": 32, "update__epochs": 2, "objective__normalize_reward": True},
     "a2c": {},

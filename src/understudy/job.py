@@ -36,7 +36,7 @@ def resolve(settings: DistillSettings | Mapping[str, Any] | None, preset_name: s
         resolved = build(DistillSettings, merge(base, settings or {}))
     resolved.check()
     for name, text in resolved.schedules.items():
-        parse(text, name)
+        parse(text, name, resolved.stop.env_steps)
     return resolved
 
 

@@ -12,7 +12,8 @@ from understudy.data import EnvSpec
 from understudy.envs.make import spaces_of
 from understudy.envs.multitask import task_specs
 from understudy.errors import UserError
-from understudy.objectives.feedback import Curriculum, parse_jump, parse_schedule
+from understudy.objectives.feedback import Curriculum, parse_jump
+from understudy.objectives.schedules import parse
 from understudy.policies.policy import PolicyLike
 from understudy.policies.spaces import members
 from understudy.settings import KickstartSettings
@@ -70,7 +71,7 @@ def one_each(wanted: EnvSpec, teachers: Sequence[PolicyLike]) -> list[PolicyLike
 def check_behaviour(settings: KickstartSettings, imitates: bool) -> None:
     """Refuse a behaviour that is none; where the student only ``imitates``, it need not act."""
     behaviour, run = settings.teaching.behaviour, settings.stop.env_steps
-    beta = parse_schedule(behaviour.beta, "teaching.behaviour.beta", run)
+    beta = parse(behaviour.beta, "teaching.behaviour.beta", run)
     jump = parse_jump(behaviour.jump, "teaching.behaviour.jump", run)
     if not all(0 <= beta.value(k) <= 1 for k in (0, run // 2, run)):
         raise UserError(f"teaching.behaviour.beta {behaviour.beta} is a probability: it must stay between 0 and 1")
@@ -88,7 +89,7 @@ def check_behaviour(settings: KickstartSettings, imitates: bool) -> None:
 def notes_on_behaviour(settings: KickstartSettings) -> list[str]:
     """Return what the user should know of a teacher that never lets go."""
     behaviour, run = settings.teaching.behaviour, settings.stop.env_steps
-    beta = parse_schedule(behaviour.beta, "teaching.behaviour.beta", run)
+    beta = parse(behaviour.beta, "teaching.behaviour.beta", run)
     jump = parse_jump(behaviour.jump, "teaching.behaviour.jump", run)
     return [
         f"teaching.behaviour.{name} {text} never ends: the student never plays a whole episode while it learns"

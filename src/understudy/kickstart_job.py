@@ -17,7 +17,7 @@ from understudy.envs.multitask import task_shares
 from understudy.errors import UserError
 from understudy.job import load_for
 from understudy.kickstart_checks import called, check_behaviour, check_key, notes_on_behaviour, one_each
-from understudy.objectives.feedback import Gated, TargetKL, ends, parse_schedule, parse_weight
+from understudy.objectives.feedback import Gated, TargetKL, ends, parse_weight
 from understudy.objectives.schedules import parse
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.session import portable
@@ -159,13 +159,13 @@ def _load_tasks(settings: KickstartSettings, sources: Sequence[Any]) -> tuple[Ki
 def _check_schedules(settings: KickstartSettings) -> None:
     teaching, run = settings.teaching, settings.stop.env_steps
     for name, text in settings.schedules.items():
-        parse(text, name)
+        parse(text, name, run)
     parsed = {name: parse_weight(getattr(teaching, name), f"teaching.{name}", run) for name in _SCHEDULES[:1]}
-    others = {name: parse_schedule(getattr(teaching, name), f"teaching.{name}", run) for name in _SCHEDULES[1:]}
+    others = {name: parse(getattr(teaching, name), f"teaching.{name}", run) for name in _SCHEDULES[1:]}
     for text in teaching.rho:
-        if any(parse_schedule(text, "teaching.rho", run).value(k) < 0 for k in (0, run // 2, run)):
+        if any(parse(text, "teaching.rho", run).value(k) < 0 for k in (0, run // 2, run)):
             raise UserError("teaching.rho must be 0 or more")
-    parse_schedule(teaching.rehearsal.weight, "teaching.rehearsal.weight", run)
+    parse(teaching.rehearsal.weight, "teaching.rehearsal.weight", run)
     if isinstance(parsed["weight"], Gated) and not settings.evaluation.every:
         raise UserError("teaching.weight gated follows evaluations, but evaluation.every is 0")
     if isinstance(parsed["weight"], TargetKL) and settings.execution.shared_gradients:
@@ -235,7 +235,7 @@ def _notes(settings: KickstartSettings) -> list[str]:
     if settings.pbt.population:
         return []  # lambda is moved by the population
     weight = parse_weight(teaching.weight, "teaching.weight", run)
-    learns = teaching.env_reward and ends(parse_schedule(teaching.rl_weight, "teaching.rl_weight", run)) > 0
+    learns = teaching.env_reward and ends(parse(teaching.rl_weight, "teaching.rl_weight", run)) > 0
     notes = notes_on_behaviour(settings) if learns else []
     if not learns or weight.value(0) == 0:
         return notes

@@ -24,8 +24,8 @@ from understudy.learning.behaviours import TeacherActs
 from understudy.learning.rehearsal import Rehearsal, check_states, rehearsal_of, stored_states
 from understudy.learning.teaching import Guide, Teaching
 from understudy.objectives.distances import Distance
-from understudy.objectives.feedback import Curriculum, Gated, Product, Scaled, parse_jump, parse_schedule, parse_weight
-from understudy.objectives.schedules import Constant
+from understudy.objectives.feedback import Curriculum, Gated, Product, Scaled, parse_jump, parse_weight
+from understudy.objectives.schedules import Constant, parse
 from understudy.policies.files import write_atomic
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.spec import PolicySpec
@@ -81,11 +81,11 @@ class Lessons:
             copy_teacher(job.teachers[0], student)
         combined = Teaching(
             [self._guide(i, teacher, student.spec) for i, teacher in enumerate(job.teachers)],
-            rl_weight=parse_schedule(teaching.rl_weight, "teaching.rl_weight", run),
+            rl_weight=parse(teaching.rl_weight, "teaching.rl_weight", run),
             gate=teaching.gate == "value",
             proximal=teaching.proximal,
             reward=teaching.reward,
-            reward_weight=parse_schedule(teaching.reward_weight, "teaching.reward_weight", run)
+            reward_weight=parse(teaching.reward_weight, "teaching.reward_weight", run)
             if teaching.reward != "none"
             else Constant(0.0),
             env_reward=teaching.env_reward,
@@ -102,7 +102,7 @@ class Lessons:
     def _guide(self, i: int, teacher: PolicyLike, student: PolicySpec) -> Guide:
         settings, scores = self.job.settings, self.scores
         teaching, run = settings.teaching, settings.stop.env_steps
-        rho = tuple(parse_schedule(text, "teaching.rho", run) for text in teaching.rho)
+        rho = tuple(parse(text, "teaching.rho", run) for text in teaching.rho)
         wanted = teaching.distance
         if wanted.name == "auto":
             wanted = replace(wanted, name=default_distance(teacher, student))
@@ -116,7 +116,7 @@ class Lessons:
             teacher,
             distance_of(wanted, teacher, student),
             Product(own, rho[i]) if rho and not routed else own,
-            parse_schedule(teaching.value_weight, "teaching.value_weight", run),
+            parse(teaching.value_weight, "teaching.value_weight", run),
             rho if routed else (),
             (teaching.key, i) if teaching.assignment == "key" else None,
         )
@@ -130,7 +130,7 @@ def acting(job: KickstartJob, scores: Mapping[str, Any] | None = None) -> Teache
     jump = parse_jump(behaviour.jump, "teaching.behaviour.jump", run)
     if isinstance(jump, Curriculum) and scores is not None:
         jump.teacher, jump.random = scores["teachers"][0], scores["random"]
-    beta = parse_schedule(behaviour.beta, "teaching.behaviour.beta", run)
+    beta = parse(behaviour.beta, "teaching.behaviour.beta", run)
     return TeacherActs(job.teachers[0], beta, jump, behaviour.samples)
 
 
@@ -148,7 +148,7 @@ def rehearsal(job: KickstartJob, student: Policy) -> Rehearsal | None:
     distance = teaching.distance
     if distance.name == "auto":
         distance = replace(distance, name=default_distance(teacher, student.spec))
-    weight = parse_schedule(wanted.weight, "teaching.rehearsal.weight", job.settings.stop.env_steps)
+    weight = parse(wanted.weight, "teaching.rehearsal.weight", job.settings.stop.env_steps)
     fitted = distance_of(distance, teacher, student.spec)
     return rehearsal_of(states, teacher, fitted, Scaled(weight, 1.0, teaching.warm_up), wanted.batch, job.settings.seed)
 

@@ -238,7 +238,7 @@ def make_learner(
     Raises:
         UserError: The learning rate is no schedule.
     """
-    lr = parse(settings.learning.lr, "learning.lr")
+    lr = parse(settings.learning.lr, "learning.lr", settings.stop.env_steps)
     fast = settings.learning.kernel and settings.device == "cpu" and not masked
     if fast and supports(student.spec, teacher, distance):
         return KernelLearner(student, teacher, distance, settings.learning, lr, settings.seed)

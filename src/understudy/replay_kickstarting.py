@@ -101,7 +101,7 @@ def prepare_replay(
     resolved = replace(resolved, env=own, teaching=replace(resolved.teaching, teachers=(name,)))  # type: ignore[arg-type]
     resolved.check()
     for where, text in resolved.schedules.items():
-        parse(text, where)
+        parse(text, where, resolved.stop.env_steps)
     _check(resolved, teacher)
     return ReplayJob(resolved, teacher, run_folder(resolved, run, resume), resume)
 

@@ -141,8 +141,8 @@ class Session:
             learner,
             self.dataset,
             self.labels,
-            parse(settings.behaviour.beta, "behaviour.beta"),
-            parse(settings.behaviour.noise, "behaviour.noise"),
+            parse(settings.behaviour.beta, "behaviour.beta", settings.stop.env_steps),
+            parse(settings.behaviour.noise, "behaviour.noise", settings.stop.env_steps),
             progress,
             lambda columns: fit_normalizer(self.student, settings.student, self.teacher, columns),
         )

@@ -77,7 +77,7 @@ def resolve_training(settings: Mapping[str, Any], preset_name: str | None) -> An
         raise UserError(f"{error}; the method is {method}") if "unknown key" in str(error) else error from None
     resolved.check()
     for name, text in resolved.schedules.items():
-        parse(text, name)
+        parse(text, name, resolved.stop.env_steps)
     return resolved
 
 

@@ -39,6 +39,14 @@ def test_values_and_round_trip(text, steps, value):
     assert parse(to_json(schedule)) == schedule and parse(schedule) is schedule
 
 
+def test_text_forms_may_name_shares_of_the_run():
+    assert parse("linear(1, 0, 15%)", run=2000) == Linear(1, 0, 300)
+    assert parse("piecewise(10%:1, 12.5 %:0)", run=800) == Piecewise(((80, 1), (100, 0)))
+    assert parse("0.5", run=10) == Constant(0.5) and parse(0.5, run=10) == Constant(0.5)
+    with pytest.raises(UserError, match="lr: steps must be a number, not '15%'"):
+        parse("linear(1, 0, 15%)", "lr")
+
+
 def test_constant_is_known():
     assert Constant(1).constant and Linear(1, 1, 5).constant and parse("cosine(1, 1, 5)").constant
     assert Exponential(1, 1, 5).constant and Piecewise(((0, 1),)).constant

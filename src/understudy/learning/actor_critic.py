@@ -10,6 +10,7 @@ import torch
 
 from understudy.data import Array, Rollout, with_prefix
 from understudy.errors import UserError
+from understudy.learning.actor_critic_terms import actor_critic_terms, entropy_schedule
 from understudy.learning.autograd_updater import AutogradUpdater
 from understudy.learning.kernel_updater import KernelUpdater
 from understudy.learning.updater import Columns, Updater
@@ -53,7 +54,8 @@ class ActorCritic:
         envs = envs or settings.rollout.num_envs
         self._minibatch = settings.update.minibatch or envs * settings.rollout.steps
         objective, update = settings.objective, settings.update
-        self._lr = parse(update.lr, "update.lr")
+        run = settings.stop.env_steps
+        self._lr = parse(update.lr, "update.lr", run)
         fast = update.kernel and settings.device == "cpu" and update.precision == "float32"
         taught = () if teaching is None else teaching.output_terms(objective)
         if (
@@ -64,11 +66,13 @@ class ActorCritic:
             and objective.value_weight
             and supports(policy.spec)
         ):
-            self._updater: Updater = KernelUpdater(policy, objective, update, self._minibatch, taught)
+            self._updater: Updater = KernelUpdater(
+                policy, objective, update, self._minibatch, entropy_schedule(objective, run), taught
+            )
         else:
-            terms = None if teaching is None else teaching.terms(objective)
+            terms = actor_critic_terms(objective, run) if teaching is None else teaching.terms(objective, run)
             warm_up = 0 if teaching is None else teaching.warm_up
-            self._updater = AutogradUpdater(policy, objective, update, settings.device, optimizer, terms, warm_up)
+            self._updater = AutogradUpdater(policy, terms, update, settings.device, optimizer, warm_up)
         self._rng = np.random.default_rng((settings.seed, 2))
         self._scaler = RewardScaler(envs, objective.gamma) if objective.normalize_reward else None
         self._moments = {

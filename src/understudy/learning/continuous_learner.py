@@ -200,7 +200,7 @@ class ContinuousLearner:
             self._alpha = FlatAdam(1, None, settings.update.eps)
             self._alpha.params[0] = np.log(settings.objective.temperature)
         else:
-            self._std = parse(settings.exploration.std, "exploration.std")
+            self._std = parse(settings.exploration.std, "exploration.std", settings.stop.env_steps)
 
     def behaviour(self, env_steps: int, envs: int) -> Mixture:
         """Return who acts now: samples of a stochastic actor, or a deterministic one with noise."""

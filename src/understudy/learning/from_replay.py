@@ -159,7 +159,8 @@ class OffPolicy:
             *spaces, envs, kept.capacity, gamma=gamma, n_step=kept.n_step, prioritised=prioritised, stacks=stacks
         )
         self._gamma, self._clip = gamma, settings.objective.reward_clip  # type: ignore[attr-defined]
-        self._lr, self._beta = parse(settings.update.lr, "update.lr"), parse(kept.beta, "replay.beta")
+        run = settings.stop.env_steps
+        self._lr, self._beta = parse(settings.update.lr, "update.lr", run), parse(kept.beta, "replay.beta", run)
         self._moments = {
             key: RunningMoments(policy.get_buffer(f"normalizer_mean:{key}").shape) for key in policy.spec.normalized
         }

@@ -42,7 +42,7 @@ class QLearner:
         self._target = {name: tensor.detach().clone() for name, tensor in online.items()}
         self._follower = Target(self._flat, self._target.values())
         self._rng = np.random.default_rng((settings.seed, 3))
-        self._epsilon = parse(settings.exploration.epsilon, "exploration.epsilon")
+        self._epsilon = parse(settings.exploration.epsilon, "exploration.epsilon", settings.stop.env_steps)
         support = policy.spec.support
         self._atoms = off_policy.support(support[0], support[1], policy.spec.quantiles) if support else None
         objective, plain = settings.objective, not self._net.changed and settings.objective.distribution == "none"

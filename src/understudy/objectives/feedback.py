@@ -7,8 +7,6 @@
 | ``target_kl(d, initial, horizon)`` | the same; the horizon is 10,000 env steps by default                           |
 
 ``curriculum(first, stages, tolerance)`` is for steps that a teacher plays, see ``Curriculum``.
-
-In all text forms, the clock's included, ``15%`` means that share of the run's env steps.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from understudy.errors import UserError
-from understudy.objectives.schedules import Constant, Cosine, Linear, Piecewise, Schedule, Weight, parse
+from understudy.objectives.schedules import Constant, Cosine, Linear, Piecewise, Weight, absolute, parse
 
 
 class Gated:
@@ -144,7 +142,7 @@ def parse_weight(text: str, where: str, run: int) -> Weight:
     Raises:
         UserError: It is none.
     """
-    said = _absolute(text, run)
+    said = absolute(str(text), run)
     match = re.fullmatch(r"\s*(gated|target_kl)\s*\(([^()]*)\)\s*", said)
     if match is None:
         return parse(said, where)
@@ -169,7 +167,7 @@ def parse_jump(text: str, where: str, run: int) -> Weight:
     """
     match = re.fullmatch(r"\s*curriculum\s*\(([^()]*)\)\s*", str(text))
     if match is None:
-        return parse_schedule(text, where, run)
+        return parse(text, where, run)
     try:
         numbers = [float(part) for part in match[1].split(",") if part.strip()]
     except ValueError:
@@ -177,20 +175,6 @@ def parse_jump(text: str, where: str, run: int) -> Weight:
     if not 1 <= len(numbers) <= 3 or not all(map(math.isfinite, numbers)):
         raise UserError(f"{where}: write curriculum(steps, stages, tolerance), such as curriculum(100, 10, 0.05)")
     return Curriculum(*numbers)
-
-
-def parse_schedule(text: str, where: str, run: int) -> Schedule:
-    """Read a schedule on the clock alone, whose steps may be shares of the run.
-
-    Raises:
-        UserError: It is none.
-    """
-    return parse(_absolute(text, run), where)
-
-
-def _absolute(text: str, run: int) -> str:
-    """``linear(1, 0, 15%)`` -> ``linear(1, 0, 15000.0)`` for a run of 100,000 env steps."""
-    return re.sub(r"(\d+(?:\.\d*)?)\s*%", lambda match: repr(float(match[1]) / 100 * run), str(text))
 
 
 def ends(weight: Weight) -> float:

@@ -9,7 +9,8 @@
 |             |                                                                 | and the floor as a fourth number     |
 | piecewise   | straight lines between points (k, value), constant outside      | ``piecewise(0:1, 10000:1, 50000:0)`` |
 
-Configuration names them by ``type``: ``{type: linear, start: 1, end: 0, steps: 20000}``.
+Configuration names them by ``type``: ``{type: linear, start: 1, end: 0, steps: 20000}``. In text forms ``15%`` means
+that share of the run's env steps, where there is a run.
 """
 
 from __future__ import annotations
@@ -141,12 +142,13 @@ TYPES: dict[str, type[Schedule]] = {
 }
 
 
-def parse(given: Any, where: str = "schedule") -> Schedule:
+def parse(given: Any, where: str = "schedule", run: int | None = None) -> Schedule:
     """Read a schedule from a number, a mapping with ``type``, or a text form; a schedule is returned as it is.
 
     Args:
         given: What the configuration holds.
         where: The field, for the message.
+        run: Env steps of the run, of which text forms may name shares.
 
     Raises:
         UserError: Unknown type or field, a missing one, or a number that is none.
@@ -157,10 +159,15 @@ def parse(given: Any, where: str = "schedule") -> Schedule:
         if isinstance(given, Mapping):
             return _from_mapping(given)
         if isinstance(given, str) and "(" in given:
-            return _from_text(given)
+            return _from_text(given if run is None else absolute(given, run))
         return Constant(_number(given))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def absolute(text: str, run: int) -> str:
+    """``linear(1, 0, 15%)`` -> ``linear(1, 0, 15000.0)`` for a run of 100,000 env steps."""
+    return re.sub(r"(\d+(?:\.\d*)?)\s*%", lambda match: repr(float(match[1]) / 100 * run), text)
 
 
 def to_json(schedule: Schedule) -> dict[str, Any]:
