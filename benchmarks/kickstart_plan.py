@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +53,7 @@ class Plan:
         goals: Scores to which env steps are counted.
         teacher_steps: Env steps that the teachers cost; None where that is not known.
         known: Scores of teachers that were measured before, by name.
+        levels: What the teacher earns in the evaluation episodes of runs with a seed: there they end, and are compared.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Plan:
     goals: tuple[float, ...] = ()
     teacher_steps: int | None = None
     known: Mapping[str, float] = field(default_factory=dict)
+    levels: Callable[[int], float] | None = None
 
 
 def common(options: Any, env: EnvSpec, steps: int, seed: int) -> dict[str, Any]:
@@ -107,6 +109,8 @@ def run_row(options: Any, plan: Plan, name: str, seed: int) -> Any:
         return SimpleNamespace(**json.loads((folder / "summary.json").read_text()))
     given = merge(common(options, plan.env, row.steps or plan.steps, seed), dict(plan.settings))
     given = merge(given, dict(row.settings))
+    if plan.levels is not None:
+        given = merge(given, {"stop": {"score": plan.levels(seed)}})
     if not row.teacher:
         return understudy.train(None, plan.preset, given, run=folder)
     teacher = plan.teachers[row.teacher]
@@ -137,6 +141,13 @@ def run_plan(options: Any, plan: Plan) -> dict[str, Any]:
     if "scratch" in results:
         best = max(score for name, score in scores.items() if name != "random")
         curves = {name: [run.curve for run in runs] for name, runs in results.items()}
+        if plan.levels is not None:  # in shares of what the teacher earns in each run's own evaluation episodes
+            seeds = range(options.first_seed, options.first_seed + options.seeds)
+            data["levels"] = levels = [plan.levels(seed) for seed in seeds]
+            curves = {
+                name: [shifted(curve, best - level) for curve, level in zip(found, levels, strict=True)]
+                for name, found in curves.items()
+            }
         data["savings"] = {
             name: savings(curves[name], curves["scratch"], best, scores["random"], plan)
             for name in results
@@ -145,6 +156,11 @@ def run_plan(options: Any, plan: Plan) -> dict[str, Any]:
     write(options, plan.name, data)
     show(data, plan)
     return data
+
+
+def shifted(curve: Curve, by: float) -> Curve:
+    """Return a curve whose scores are all higher."""
+    return [(steps, score + by) for steps, score in curve]
 
 
 def row_of(name: str, runs: Sequence[Any], plan: Plan, scores: Mapping[str, float]) -> dict[str, Any]:

@@ -149,6 +149,14 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(tmp_path, execution, me
     assert about["learner"] == found["learner"]
 
 
+def test_a_resumed_run_tells_the_evaluations_of_before(tmp_path):
+    looks = {"evaluation__every": 512, "evaluation__episodes": 2, "evaluation__wait": True, "checkpoint_every": 512}
+    first, _ = quick(tmp_path, "CartPole-v1", stop__env_steps=1024, **looks)
+    second, _ = quick(tmp_path, "CartPole-v1", stop__env_steps=2048, resume=True, **looks)
+    assert len(first.curve) == 2 and second.curve[:2] == first.curve
+    assert [steps for steps, _ in second.curve] == [512, 1024, 1536, 2048]
+
+
 def test_evaluation_runs_beside_and_keeps_the_best(tmp_path):
     seen = []
     result = train(

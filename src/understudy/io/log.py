@@ -9,7 +9,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,3 +70,40 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value.item() if hasattr(value, "item") else value
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of ``log.jsonl``; a last line that is still being written, or a broken one, is left out."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return in_order(parse_line(line) for line in text.split("\n"))
+
+
+def parse_line(line: str) -> dict[str, Any] | None:
+    """Read one line of the log; None where it is no whole row."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(row, dict) and isinstance(row.get("env_steps"), (int, float))
+    return row if whole else None
+
+
+def in_order(rows: Iterator[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """Return the rows with rising env steps: a resumed run counts again from its checkpoint, and its rows are valid."""
+    kept: list[dict[str, Any]] = []
+    for row in rows:
+        if row is None:
+            continue
+        while kept and kept[-1]["env_steps"] > row["env_steps"]:
+            kept.pop()
+        kept.append(row)
+    return kept
+
+
+def evaluations(path: Path, env_steps: int) -> list[tuple[int, float]]:
+    """Return (env steps, mean return) of what the log says of the first ``env_steps`` env steps."""
+    rows = [row for row in read_log(path) if row["env_steps"] <= env_steps and row.get("eval_return") is not None]
+    return [(row["eval_env_steps"], row["eval_return"]) for row in rows]

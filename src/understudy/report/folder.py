@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from understudy.errors import UserError
+from understudy.io.log import read_log
 
 STUDENTS = ("best.safetensors", "last.safetensors")
 _FILMS = (".mp4", ".webm", ".gif")
@@ -78,37 +79,6 @@ class RunFolder:
     def last(self, name: str) -> Any:
         """Return the newest value of a metric; None where it was never logged."""
         return next((row[name] for row in reversed(self.rows) if row.get(name) is not None), None)
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of ``log.jsonl``; a last line that is still being written, or a broken one, is left out."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return in_order(parse_line(line) for line in text.split("\n"))
-
-
-def parse_line(line: str) -> dict[str, Any] | None:
-    """Read one line of the log; None where it is no whole row."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    whole = isinstance(row, dict) and isinstance(row.get("env_steps"), (int, float))
-    return row if whole else None
-
-
-def in_order(rows: Iterator[dict[str, Any] | None]) -> list[dict[str, Any]]:
-    """Return the rows with rising env steps: a resumed run counts again from its checkpoint, and its rows are valid."""
-    kept: list[dict[str, Any]] = []
-    for row in rows:
-        if row is None:
-            continue
-        while kept and kept[-1]["env_steps"] > row["env_steps"]:
-            kept.pop()
-        kept.append(row)
-    return kept
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -250,10 +220,7 @@ __all__ = [
     "RunFolder",
     "flatten",
     "gather",
-    "in_order",
-    "parse_line",
     "read_json",
-    "read_log",
     "read_run",
     "short",
 ]

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from understudy.evaluation.tables import number
+from understudy.io.log import in_order, parse_line
 from understudy.report.braille import curve
 from understudy.report.curves import evaluations, thinned
-from understudy.report.folder import RunFolder, in_order, parse_line, read_run
+from understudy.report.folder import RunFolder, read_run
 
 QUIET_SECONDS = 30.0
 """After which a run that logs nothing is called quiet; it may be in a long evaluation, or dead."""
