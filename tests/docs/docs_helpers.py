@@ -145,7 +145,7 @@ def run_page(page: str, folder: Path) -> dict[str, str]:
     return seen
 
 
-_CHANGING = re.compile(r"…|missing:|env steps  |env steps,|^on par|^budget|yes|no \(p|[⠀-⣿━┃┡└│┏]")
+_CHANGING = re.compile(r"…|missing:|env steps  |env steps,|^on par|with its teacher$|^budget|yes|no \(p|[⠀-⣿━┃┡└│┏]")
 
 
 def _head(line: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,13 +11,12 @@ import torch
 
 from understudy.data import Array, Rollout, with_prefix
 from understudy.errors import UserError
-from understudy.learning.actor_critic_terms import actor_critic_terms, entropy_schedule
 from understudy.learning.autograd_updater import AutogradUpdater
 from understudy.learning.kernel_updater import KernelUpdater
 from understudy.learning.updater import Columns, Updater
 from understudy.objectives.actor_critic_kernel import supports
 from understudy.objectives.returns import RewardScaler, RunningMoments, gae, vtrace
-from understudy.objectives.schedules import parse
+from understudy.objectives.schedules import absolute, parse
 from understudy.policies.policy import Policy
 from understudy.policies.weights import load_arrays, named_arrays
 from understudy.settings.train import TrainSettings
@@ -53,8 +53,8 @@ class ActorCritic:
         self.policy, self._settings, self.teaching = policy, settings, teaching
         envs = envs or settings.rollout.num_envs
         self._minibatch = settings.update.minibatch or envs * settings.rollout.steps
-        objective, update = settings.objective, settings.update
-        run = settings.stop.env_steps
+        update, run = settings.update, settings.stop.env_steps
+        objective = replace(settings.objective, entropy_weight=absolute(settings.objective.entropy_weight, run))
         self._lr = parse(update.lr, "update.lr", run)
         fast = update.kernel and settings.device == "cpu" and update.precision == "float32"
         taught = () if teaching is None else teaching.output_terms(objective)
@@ -66,13 +66,11 @@ class ActorCritic:
             and objective.value_weight
             and supports(policy.spec)
         ):
-            self._updater: Updater = KernelUpdater(
-                policy, objective, update, self._minibatch, entropy_schedule(objective, run), taught
-            )
+            self._updater: Updater = KernelUpdater(policy, objective, update, self._minibatch, taught)
         else:
-            terms = actor_critic_terms(objective, run) if teaching is None else teaching.terms(objective, run)
+            terms = None if teaching is None else teaching.terms(objective)
             warm_up = 0 if teaching is None else teaching.warm_up
-            self._updater = AutogradUpdater(policy, terms, update, settings.device, optimizer, warm_up)
+            self._updater = AutogradUpdater(policy, objective, update, settings.device, optimizer, terms, warm_up)
         self._rng = np.random.default_rng((settings.seed, 2))
         self._scaler = RewardScaler(envs, objective.gamma) if objective.normalize_reward else None
         self._moments = {

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from understudy.data import Array, Rollout, Target, flatten_time, map_obs
+from understudy.learning.actor_critic_terms import actor_critic_terms
 from understudy.learning.updater import Columns
 from understudy.objectives.batch import Batch
 from understudy.objectives.objective import Objective, Term, unit_output
 from understudy.policies import distributions
 from understudy.policies.pictures import laid_out, rows
 from understudy.policies.policy import Policy
-from understudy.settings.train import UpdateSettings
+from understudy.settings.train import ObjectiveSettings, UpdateSettings
 
 
 class AutogradUpdater:
@@ -26,20 +27,22 @@ class AutogradUpdater:
     def __init__(
         self,
         policy: Policy,
-        terms: Sequence[Term],
+        objective: ObjectiveSettings,
         update: UpdateSettings,
         device: str,
         optimizer: torch.optim.Optimizer | None = None,
+        terms: Sequence[Term] | None = None,
         warm_up: int = 0,
     ) -> None:
         """Move the policy to the device.
 
         Args:
             policy: Learns in place.
-            terms: Of the objective.
+            objective: Which terms there are.
             update: How steps are taken.
             device: Where.
             optimizer: In the place of the one that the settings name.
+            terms: In the place of those that the settings name.
             warm_up: Env steps before which only the value function's own layers learn.
         """
         self._policy, self._update, self._device = policy.to(device), update, torch.device(device)
@@ -51,7 +54,7 @@ class AutogradUpdater:
             self._optimizer = torch.optim.Adam(self._parameters, 0.0, eps=update.eps, fused=True)
         else:
             self._optimizer = torch.optim.RMSprop(self._parameters, 0.0, update.decay, update.eps, foreach=True)
-        self.objective = Objective(terms)
+        self.objective = Objective(actor_critic_terms(objective) if terms is None else terms)
         self._warm_up = warm_up
         self._actor = [p for name, p in policy.named_parameters() if not name.startswith("value_")]
         self._targets: list[dict[str, Tensor] | None] = []

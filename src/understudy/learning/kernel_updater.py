@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from understudy.data import Array, Rollout, Target, flatten_time
+from understudy.learning.actor_critic_terms import entropy_schedule
 from understudy.learning.updater import Columns
 from understudy.objectives.actor_critic_kernel import ActorCriticKernel, More
 from understudy.objectives.batch import Batch
 from understudy.objectives.output_terms import OutputTerms, TeacherTerm
-from understudy.objectives.schedules import Schedule
 from understudy.policies.policy import Policy, as_tensors
 from understudy.settings.train import ObjectiveSettings, UpdateSettings
 
@@ -28,7 +28,6 @@ class KernelUpdater:
         objective: ObjectiveSettings,
         update: UpdateSettings,
         most: int,
-        entropy_weight: Schedule,
         taught: Sequence[TeacherTerm] = (),
     ) -> None:
         """Build the kernel.
@@ -38,7 +37,6 @@ class KernelUpdater:
             objective: Which terms there are.
             update: How steps are taken.
             most: Samples of a step, at most.
-            entropy_weight: Of the entropy bonus.
             taught: What teachers add, of those that ``output_terms`` supports.
         """
         self._policy = policy
@@ -54,7 +52,7 @@ class KernelUpdater:
             normalize_advantage=objective.normalize_advantage,
             eps=update.eps,
         )
-        self._entropy_weight = entropy_weight
+        self._entropy_weight = entropy_schedule(objective)
 
     def load(self, rollout: Rollout) -> None:
         """Encode the observations once for all epochs."""

@@ -11,7 +11,7 @@ import torch
 
 from understudy.data import Array, Rollout
 from understudy.evaluation.task_score import Level
-from understudy.learning.actor_critic_terms import actor_critic_terms
+from understudy.learning.actor_critic_terms import REINFORCEMENT, actor_critic_terms
 from understudy.learning.behaviours import STUDENT, TeacherActs
 from understudy.learning.from_dataset import TeacherLabels
 from understudy.learning.rehearsal import Rehearsal
@@ -124,12 +124,9 @@ class Teaching:
         self._rl_weight, self._gate, self._proximal = rl_weight, gate, proximal
         self._reward, self._reward_weight, self._gamma = reward, reward_weight, gamma
 
-    def terms(self, objective: ObjectiveSettings, run: int) -> list[Term]:
-        """Return all terms of the objective, those of reinforcement learning first, in a run of ``run`` env steps."""
-        return [*actor_critic_terms(objective, run, self._rl_weight, self.warm_up), *self._taught(objective)]
-
-    def _taught(self, objective: ObjectiveSettings) -> list[Term]:
-        terms: list[Term] = []
+    def terms(self, objective: ObjectiveSettings) -> list[Term]:
+        """Return all terms of the objective, those of reinforcement learning first."""
+        terms = actor_critic_terms(objective, self._rl_weight, self.warm_up)
         clip = objective.clip if self._proximal else None
         for i, g in enumerate(self.guides):
             family = g.teacher.family
@@ -148,7 +145,7 @@ class Teaching:
         on, in all states.
         """
         whole = self._rl_weight == _ONE and not self.warm_up and self.acting is None
-        terms = self._taught(objective)
+        terms = [term for term in self.terms(objective) if not isinstance(term, REINFORCEMENT)]
         return terms if whole and output_terms.supports(terms) else None
 
     @property
