@@ -159,7 +159,7 @@ def run_plan(options: Any, plan: Plan) -> dict[str, Any]:
 
 
 def shifted(curve: Curve, by: float) -> Curve:
-    """Return a curve whose scores are all higher."""
+    """Return a curve with something added to its scores."""
     return [(steps, score + by) for steps, score in curve]
 
 

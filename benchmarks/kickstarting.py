@@ -154,7 +154,7 @@ def run_strong(options: argparse.Namespace) -> dict[str, Any]:
         if name.startswith("BabyAI-"):  # what to do is told in words
             reads = {"policy": {"keys": ["image", "direction", "mission"]}}
         more = reads | {"stop": {"score": options.strong_score}}
-        folder, cost = train_teacher(options, env, PRESET, options.strong_steps, name.lower(), more)
+        folder, cost = train_teacher(options, env, PRESET, options.strong_teacher_steps, name.lower(), more)
         teacher = load(folder / "last.safetensors", env=env)
         level = evaluate(
             teacher, env, 10 * options.final, seed=3_000_000, num_envs=options.episodes, deterministic=False
@@ -214,7 +214,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=98_304, help="env steps of a run with a teacher")
     parser.add_argument("--scratch-steps", type=int, default=196_608)
     parser.add_argument("--schedules-steps", type=int, default=200_000, help="of every row of schedules")
-    parser.add_argument("--strong-steps", type=int, default=2_000_000, help="of teacher and scratch in strong")
+    parser.add_argument("--strong-teacher-steps", type=int, default=1_000_000, help="of a teacher of strong, at most")
+    parser.add_argument("--strong-steps", type=int, default=2_000_000, help="of scratch in strong, at most")
     parser.add_argument("--surpass-teacher-steps", type=int, default=200_000)
     parser.add_argument("--surpass-steps", type=int, default=400_000, help="of student and scratch")
     parser.add_argument("--surpass-weight", default="linear(1, 0, 50%)", help="lambda of surpass")
