@@ -70,6 +70,12 @@ def test_a_calibration_set_that_does_not_match(tmp_path, states):
     (tmp_path / "torn.npz").write_bytes(states.read_bytes()[:100])
     with pytest.raises(UserError, match="torn.npz cannot be read"):
         export(policy, "onnx", tmp_path / "o.onnx", data=tmp_path / "torn.npz", int8=True)
+    np.savez_compressed(tmp_path / "bent.npz", obs=np.random.default_rng(0).normal(size=(99, 5)))
+    bent = bytearray((tmp_path / "bent.npz").read_bytes())
+    bent[100:300] = bytes(200)
+    (tmp_path / "bent.npz").write_bytes(bent)
+    with pytest.raises(UserError, match="bent.npz cannot be read"):
+        export(policy, "onnx", tmp_path / "o.onnx", data=tmp_path / "bent.npz", int8=True)
     np.savez(tmp_path / "objects.npz", obs=np.array([{}, {}], dtype=object))  # a pickle inside
     with pytest.raises(UserError, match="cannot be read"):
         export(policy, "onnx", tmp_path / "o.onnx", data=tmp_path / "objects.npz", int8=True)

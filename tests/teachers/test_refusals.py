@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 import sb3_contrib
@@ -140,6 +142,18 @@ def test_damaged_files(tmp_path, ppo_zip, changed_zip):
     flipped[whole.index(b"policy.pth") + 3000] ^= 0xFF
     cut.write_bytes(bytes(flipped))
     refused(cut, "cut.zip")
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(ppo_zip) as old, zipfile.ZipFile(cut, "w", method) as packed:
+            for name in old.namelist():
+                packed.writestr(name, old.read(name))
+        begin = packed.getinfo("policy.pth").header_offset + 80
+        flipped = bytearray(cut.read_bytes())
+        flipped[begin : begin + 300] = bytes(byte ^ 0x5A for byte in flipped[begin : begin + 300])
+        cut.write_bytes(flipped)
+        refused(cut, "cut.zip", "truncated or damaged")
+    locked = whole.replace(b"PK\3\4\x14\0\0", b"PK\3\4\x14\0\1")  # the flag of encrypted members, in both headers
+    cut.write_bytes(locked.replace(b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1"))
+    refused(cut, "cut.zip", "encrypted")
     refused(changed_zip(members={"policy.pth": b"garbage"}), "policy.pth")
     refused(changed_zip(members={"policy.pth": None}), "not of Stable-Baselines3")
     refused(changed_zip(members={"data": b"{"}), "not JSON")

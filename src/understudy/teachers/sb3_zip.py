@@ -102,10 +102,10 @@ def read_zip(path: Path) -> SavedPolicy:
             data = _read_json(_member(archive, "data"), path)
             tensors = _read_tensors(_member(archive, "policy.pth"), path)
             stamp = "_stable_baselines3_version"
-            version = archive.read(stamp).decode("utf-8", "replace").strip() if stamp in names else ""
+            version = _member(archive, stamp).decode("utf-8", "replace").strip() if stamp in names else ""
     except FileNotFoundError:
         raise UserError(f"no teacher at {path}: the file does not exist") from None
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, OSError) as error:
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, OSError) as error:
         raise UserError(f"{path} is not a readable zip file ({error}): truncated or damaged?") from error
     kind, name, module = _policy_kind(data.get("policy_class"), path)
     return SavedPolicy(path, data, tensors, kind, name, module, version)
@@ -115,7 +115,12 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     info = archive.getinfo(name)
     if info.file_size > _LIMIT:
         raise UserError(f"{archive.filename}: {name!r} claims {info.file_size} bytes, which no policy needs")
-    return archive.read(info)
+    try:
+        return archive.read(info)
+    except OSError:
+        raise
+    except Exception as error:  # zlib's, lzma's, RuntimeError where it is encrypted: zipfile passes on what it meets
+        raise zipfile.BadZipFile(f"{name!r}: {error}") from error
 
 
 def _read_json(data: bytes, path: Path) -> dict[str, Any]:
