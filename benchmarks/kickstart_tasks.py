@@ -16,6 +16,7 @@ from understudy.data import EnvSpec
 from understudy.evaluation.speedup import saving, steps_to
 from understudy.evaluation.statistics import bootstrap_interval
 from understudy.evaluation.task_score import Level, capped_score
+from understudy.io.log import read_log
 from understudy.teachers.combine import combine
 from understudy.teachers.load import load
 
@@ -63,7 +64,7 @@ def student_settings(options: Any, env: EnvSpec, seed: int) -> dict[str, Any]:
 
 def capped_curve(folder: Path, levels: dict[str, Level]) -> list[tuple[int, float]]:
     """Return (env steps, capped score) of every evaluation in a run's log, and of the episodes after training."""
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    rows = read_log(folder / "log.jsonl")
     known = list(levels.values())
     curve = [
         (row["eval_env_steps"], capped_score([row[f"eval_return/{name}"] for name in levels], known))

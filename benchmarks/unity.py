@@ -35,6 +35,7 @@ from rich.table import Table
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.evaluation.evaluate import evaluate
+from understudy.io.log import read_log
 from understudy.settings import ReplayedSettings, TrainSettings
 from understudy.training import resolve_training, train
 from unity_distill import distill_row, print_row
@@ -86,7 +87,7 @@ def train_rows(
                 settings=settings_of(execution, players, env_steps, seed, arguments, preset),
                 run=Path(folder) / "run",
             )
-            lines = [json.loads(line) for line in (Path(folder) / "run" / "log.jsonl").read_text().splitlines()]
+            lines = read_log(Path(folder) / "run" / "log.jsonl")
             calm = settings_of("single", 1, env_steps, seed, ()).env.spec()
             judged = evaluate(result.policy, calm, episodes=48, num_envs=12, seed=10_000)
         rate = result.env_steps / (result.seconds["collect"] + result.seconds["learn"])

@@ -18,7 +18,7 @@ from understudy.errors import Interrupted, UserError, suggest
 from understudy.evaluation.statistics import bootstrap_interval
 from understudy.execution.base import workers_alive
 from understudy.execution.restarts import WorkerError
-from understudy.io.log import RunLog, evaluations
+from understudy.io.log import RunLog, logged_curve
 from understudy.loop import train as loop
 from understudy.objectives.schedules import parse
 from understudy.policies.files import write_atomic
@@ -128,7 +128,7 @@ def _run(resolved: AnySettings, folder: Path, resume: bool, report: Report | Non
     log: RunLog | None = None
     try:
         write_atomic(folder / "config.yaml", yaml.safe_dump({"settings": plain(resolved)}, sort_keys=False).encode())
-        curve = evaluations(folder / "log.jsonl", session.progress.env_steps) if resume else []
+        curve = logged_curve(folder / "log.jsonl", session.progress.env_steps) if resume else []
         log = RunLog(folder)
 
         def tell(metrics: dict[str, Any]) -> None:

@@ -145,7 +145,8 @@ def run_page(page: str, folder: Path) -> dict[str, str]:
     return seen
 
 
-_CHANGING = re.compile(r"…|missing:|env steps  |env steps,|^on par|with its teacher$|^budget|yes|no \(p|[⠀-⣿━┃┡└│┏]")
+_VERDICT = r"^on par|^(On|Not shown to be on) par with its teacher$|^budget|yes|no \(p"
+_CHANGING = re.compile(rf"…|missing:|env steps  |env steps,|{_VERDICT}|[⠀-⣿━┃┡└│┏]")
 
 
 def _head(line: str) -> str:

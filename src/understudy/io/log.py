@@ -103,7 +103,7 @@ def in_order(rows: Iterator[dict[str, Any] | None]) -> list[dict[str, Any]]:
     return kept
 
 
-def evaluations(path: Path, env_steps: int) -> list[tuple[int, float]]:
-    """Return (env steps, mean return) of what the log says of the first ``env_steps`` env steps."""
+def logged_curve(path: Path, env_steps: int) -> list[tuple[int, float]]:
+    """Return (env steps, mean return) of the evaluations that were logged by ``env_steps``."""
     rows = [row for row in read_log(path) if row["env_steps"] <= env_steps and row.get("eval_return") is not None]
     return [(row["eval_env_steps"], row["eval_return"]) for row in rows]

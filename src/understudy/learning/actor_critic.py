@@ -54,6 +54,7 @@ class ActorCritic:
         envs = envs or settings.rollout.num_envs
         self._minibatch = settings.update.minibatch or envs * settings.rollout.steps
         update, run = settings.update, settings.stop.env_steps
+        # What reads the objective below does not know the run, of which its schedule may name shares.
         objective = replace(settings.objective, entropy_weight=absolute(settings.objective.entropy_weight, run))
         self._lr = parse(update.lr, "update.lr", run)
         fast = update.kernel and settings.device == "cpu" and update.precision == "float32"
