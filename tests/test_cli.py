@@ -159,3 +159,11 @@ def test_help_lists_every_setting(capsys):
     out = capsys.readouterr().out
     for flag in ("--student.hidden", "--stop.ratio", "--behaviour.beta", "--execution", "--distance.temperature"):
         assert flag in out
+
+
+def test_the_module_is_the_command():
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "-m", "understudy", "inspect", "nothing"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "no teacher at nothing" in done.stderr

@@ -163,7 +163,6 @@ def test_a_trained_policy_is_a_teacher(tmp_path):
         ("dqn", "CartPole-v1", {"replay__initial": "actors"}, "needs replay.prioritised true"),
         ("sac", "Pendulum-v1", {"update__tau": 0}, "update.tau is 0.0"),
         ("sac", "Pendulum-v1", {"replay__warm_up": 5_000}, "must lie between 0 and replay.capacity 2000"),
-        ("dqn", "CartPole-v1", {"execution__type": "ray"}, "ray: q_learning learns from a replay.*take async"),
     ],
 )
 def test_nonsense_is_refused_before_anything_starts(tmp_path, name, env, settings, message):

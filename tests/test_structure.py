@@ -16,7 +16,7 @@ ORDER = [
     "kickstart_job", "kickstarting", "against_scratch", "side_by_side", "population", "sweeping", "report",
     "terminal_progress", "terminal", "terminal_side_by_side", "terminal_training", "terminal_kickstart",
     "terminal_report", "terminal_watch", "terminal_sweep", "terminal_population", "terminal_export", "scene_flags",
-    "cli_parser", "cli",
+    "cli_parser", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -67,10 +67,6 @@ def resolve_training(settings: Mapping[str, Any], preset_name: str | None) -> An
     method = str(merged.get("method", "actor_critic"))
     if method not in METHODS:
         raise UserError(f"method is {method!r}; it can be {', '.join(METHODS)}{suggest(method, METHODS)}")
-    if METHODS[method] is not TrainSettings and dict(merged.get("execution") or {}).get("type") == "ray":
-        raise UserError(
-            f"execution.type ray: {method} learns from a replay, which single, sync and async can; take async"
-        )
     try:
         resolved: AnySettings = build(METHODS[method], merged)
     except UserError as error:

@@ -19,7 +19,7 @@ from understudy.policies.policy import About, Policy, PolicyLike
 from understudy.policies.spaces import is_image, members, space_to_json
 from understudy.policies.spec import PICTURES, TEXTS, PolicySpec, default_encoders, mask_of
 from understudy.settings import ReplayedSettings, TrainSettings
-from understudy.settings.train import NetworkSettings, TrainExecution
+from understudy.settings.train import NetworkSettings
 
 
 def policy_spec(
@@ -110,7 +110,7 @@ def make_execution(
         from understudy.execution.asynchronous import AsyncExecution
 
         return AsyncExecution(setup, *limits, execution.max_lag)
-    if isinstance(execution, TrainExecution) and execution.type == "ray":
+    if execution.type == "ray":
         from understudy.execution.ray_execution import RayExecution
 
         return RayExecution(setup, *limits, execution.ray_address)

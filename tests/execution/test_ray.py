@@ -21,10 +21,12 @@ from understudy.execution.ray_cluster import Cluster, check_address
 from understudy.execution.ray_execution import RayExecution
 from understudy.execution.restarts import WorkerError
 from understudy.execution.single import SingleExecution
+from understudy.io.checkpoint import read_arrays
 from understudy.policies.policy import Policy
 from understudy.policies.spec import PolicySpec, space_to_json
 from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Mixture
+from understudy.training import train
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 PENDULUM = EnvSpec("Pendulum-v1", backend="gymnasium")
@@ -98,6 +100,30 @@ def test_two_actors_equal_one_process(ray, env, traced):
             if name == "returns":  # by worker, so in another order
                 expected, got = np.sort(expected), np.sort(got)
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("preset", "env", "more"),
+    [("dqn", CARTPOLE, {}), ("sac", PENDULUM, {}), ("ape-x", CARTPOLE, {"exploration__epsilon": "0.4"})],
+    ids=("dqn", "sac", "ape-x"),
+)
+def test_learning_from_a_replay_equals_one_process(ray, tmp_path, preset, env, more):
+    """Weights and replays of two actors are those of one process; Ape-X's actors send their priorities."""
+    settings = {
+        "env": {"id": env.id, "backend": env.backend}, "rollout": {"num_envs": 4, "steps": 8},
+        "replay": {"warm_up": 64, "capacity": 2000, "batch_size": 32}, "policy": {"hidden": [16, 16]},
+        "evaluation": {"every": 0, "final": 0}, "stop": {"env_steps": 320},
+    }  # fmt: skip
+    found = []
+    for kind in ("single", "ray"):
+        result = train(env, preset, settings, run=tmp_path / kind, execution__type=kind, **more)
+        found.append((result.updates, read_arrays(tmp_path / kind / "state.safetensors")[0]))
+    (updates, one), (others, other) = found
+    assert updates == others > 0
+    assert set(one) == set(other) and "replay:action" in one
+    for name, array in one.items():
+        np.testing.assert_allclose(other[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def process_of(execution, worker):

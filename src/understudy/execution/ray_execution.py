@@ -49,7 +49,8 @@ class RayExecution:
         import numpy as np
 
         spaces = spaces_of(setup.env)
-        layout, size = rollout_layout(*spaces, setup.steps, len(setup.seeds), setup.student if setup.traced else None)
+        traced = setup.student if setup.traced else None
+        layout, size = rollout_layout(*spaces, setup.steps, len(setup.seeds), traced, replayed=setup.replayed)
         self._out = rollout_views(layout, np.zeros(size, np.uint8))
         self._cluster = Cluster(address, num_workers, size)
         self._weights: Any = None

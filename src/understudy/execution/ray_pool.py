@@ -87,7 +87,9 @@ class RayPool:
 
     def _spawn(self, place: _Place) -> None:
         traced = self._setup.student if self._setup.traced else None
-        layout, size = rollout_layout(*self._spaces, self._setup.steps, len(place.columns), traced)
+        layout, size = rollout_layout(
+            *self._spaces, self._setup.steps, len(place.columns), traced, replayed=self._setup.replayed
+        )
         # A replacement asks for no CPU: where a whole node died there may be none left, and slower is better than not.
         actor = self._class.options(num_cpus=0 if place.attempt else 1, scheduling_strategy="SPREAD")
         place.actor = actor.remote(

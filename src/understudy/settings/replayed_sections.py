@@ -53,12 +53,14 @@ class ReplayedUpdate:
 class ReplayedExecution:
     """Who runs where."""
 
-    type: Literal["single", "sync", "async"] = doc(
-        "single: one process; sync: workers, the learner waits for all; async: nobody waits", "single"
+    type: Literal["single", "sync", "async", "ray"] = doc(
+        "single: one process; sync: workers, the learner waits for all; async: nobody waits; ray: sync on a cluster",
+        "single",
     )
-    num_workers: int = doc("worker processes", 2)
+    num_workers: int = doc("worker processes (or Ray actors)", 2)
     learner_threads: int = doc("threads of the learner's arithmetic; 0: as for on-policy methods", 0)
     max_lag: int = doc("async: most rounds of updates that the weights of a rollout may be behind", 4)
+    ray_address: str = doc("of a Ray cluster; empty: Ray on this machine", "")
     worker_timeout: float = doc("seconds without an environment step after which a worker counts as hung", 60.0)
     restarts: int = doc("workers that may fail and be replaced before the run ends with an error", 10)
 
