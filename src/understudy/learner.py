@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from understudy.data import Array, Target, map_obs
+from understudy.data import Array, Target, map_obs, with_prefix
 from understudy.errors import UserError
 from understudy.objectives.batch import Batch
 from understudy.objectives.distances import Distance
 from understudy.objectives.mlp_kernel import MLPKernel, supports
 from understudy.objectives.objective import Objective, PolicyTransfer, Term, ValueTransfer
+from understudy.objectives.optimizers import Adam
 from understudy.objectives.schedules import Constant, Schedule, parse
 from understudy.policies.family import Family
 from understudy.policies.policy import Policy
@@ -144,7 +145,7 @@ class AutogradLearner:
         self._student, self._objective, self._settings, self._lr = student.to(device), objective, settings, lr
         self._device = torch.device(device)
         self._parameters = [p for p in student.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.Adam(self._parameters, lr=lr.value(0), fused=True)
+        self._optimizer = Adam(self._parameters)
         self._average = _Average(settings.average, self._vector())
         self._rng = np.random.default_rng((seed, 2))
 
@@ -177,8 +178,6 @@ class AutogradLearner:
         """Take ``updates`` gradient steps; see ``Learner``."""
         lr, total = self._lr.value(env_steps), torch.zeros((), device=self._device)
         parts: dict[str, Tensor] = {}
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
         self._student.train()
         for _ in range(updates):
             loss, parts = self._objective(self._student, self._batch(dataset), env_steps)
@@ -186,7 +185,7 @@ class AutogradLearner:
             loss.backward()  # type: ignore[no-untyped-call]
             if self._settings.max_grad_norm:
                 torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm, foreach=True)
-            self._optimizer.step()
+            self._optimizer.step(lr)
             total += loss.detach()
             if self._average.decay:
                 self._average.add(self._vector())
@@ -209,21 +208,14 @@ class AutogradLearner:
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return everything; see ``Learner``."""
         arrays = named_arrays(self._student)
-        for i, slot in self._optimizer.state_dict()["state"].items():
-            arrays |= {f"adam:{i}:{name}": value.cpu().numpy() for name, value in slot.items()}
+        arrays |= {f"adam:{name}": array for name, array in self._optimizer.state().items()}
         arrays["average"] = self._average.vector.cpu().numpy()
         return arrays, {"average": self._average.count, "rng": self._rng.bit_generator.state}
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """Go on from ``state``."""
         load_arrays(self._student, arrays)
-        saved = self._optimizer.state_dict()
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, array in arrays.items():
-            if name.startswith("adam:"):
-                _, number, slot = name.split(":")
-                slots.setdefault(int(number), {})[slot] = torch.as_tensor(array)
-        self._optimizer.load_state_dict({"state": slots, "param_groups": saved["param_groups"]})
+        self._optimizer.restore(with_prefix(arrays, "adam:"))
         self._average.count = data["average"]
         if self._average.decay:
             self._average.vector.copy_(torch.as_tensor(arrays["average"]))

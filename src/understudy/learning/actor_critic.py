@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from understudy.data import Array, Rollout, with_prefix
 from understudy.errors import UserError
@@ -15,6 +14,7 @@ from understudy.learning.autograd_updater import AutogradUpdater
 from understudy.learning.kernel_updater import KernelUpdater
 from understudy.learning.updater import Columns, Updater
 from understudy.objectives.actor_critic_kernel import supports
+from understudy.objectives.optimizers import Optimizer
 from understudy.objectives.returns import RewardScaler, RunningMoments, gae, vtrace
 from understudy.objectives.schedules import absolute, parse
 from understudy.policies.policy import Policy
@@ -38,7 +38,7 @@ class ActorCritic:
         policy: Policy,
         settings: TrainSettings,
         envs: int | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: Optimizer | None = None,
         teaching: Teaching | None = None,
     ) -> None:
         """Build the parts.

@@ -15,6 +15,7 @@ from understudy.learning.actor_critic_terms import actor_critic_terms
 from understudy.learning.updater import Columns
 from understudy.objectives.batch import Batch
 from understudy.objectives.objective import Objective, Term, unit_output
+from understudy.objectives.optimizers import Adam, Optimizer, RMSprop
 from understudy.policies import distributions
 from understudy.policies.pictures import laid_out, rows
 from understudy.policies.policy import Policy
@@ -30,7 +31,7 @@ class AutogradUpdater:
         objective: ObjectiveSettings,
         update: UpdateSettings,
         device: str,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: Optimizer | None = None,
         terms: Sequence[Term] | None = None,
         warm_up: int = 0,
     ) -> None:
@@ -48,12 +49,13 @@ class AutogradUpdater:
         self._policy, self._update, self._device = policy.to(device), update, torch.device(device)
         self._recurrent = policy.lstm is not None
         self._parameters = [p for p in policy.parameters() if p.requires_grad]
+        self._optimizer: Optimizer
         if optimizer is not None:
-            self._optimizer: torch.optim.Optimizer = optimizer
+            self._optimizer = optimizer
         elif update.optimizer == "adam":
-            self._optimizer = torch.optim.Adam(self._parameters, 0.0, eps=update.eps, fused=True)
+            self._optimizer = Adam(self._parameters, update.eps)
         else:
-            self._optimizer = torch.optim.RMSprop(self._parameters, 0.0, update.decay, update.eps, foreach=True)
+            self._optimizer = RMSprop(self._parameters, update.decay, update.eps)
         self.objective = Objective(actor_critic_terms(objective) if terms is None else terms)
         self._warm_up = warm_up
         self._actor = [p for name, p in policy.named_parameters() if not name.startswith("value_")]
@@ -154,17 +156,16 @@ class AutogradUpdater:
                 for columns in self._targets
             ),
         )  # fmt: skip
-        self._optimizer.param_groups[0]["lr"] = lr
         with self._precision():
             loss, parts = self.objective(self._policy, batch, env_steps)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if env_steps < self._warm_up:
             for parameter in self._actor:
                 parameter.grad = None  # optimisers skip it, moments and all
         limit = self._update.max_grad_norm or float("inf")
         parts["grad_norm"] = torch.nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True)
-        self._optimizer.step()
+        self._optimizer.step(lr)
         self._last_kl = parts.get("approx_kl")
         for name, value in parts.items():
             self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach().clone()
@@ -182,17 +183,11 @@ class AutogradUpdater:
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """See ``Updater``."""
-        slots = self._optimizer.state_dict()["state"]
-        return {f"{i}:{name}": np.array(v.cpu()) for i, slot in slots.items() for name, v in slot.items()}, {}
+        return self._optimizer.state(), {}
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """See ``Updater``."""
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, array in arrays.items():
-            number, slot = name.split(":")
-            slots.setdefault(int(number), {})[slot] = torch.as_tensor(array)
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self._optimizer.restore(arrays)
 
 
 def unpack_state(policy: Policy, packed: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ the same moment may be lost, which is rare where updates are small and far betwe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ def load(parameters: Iterable[Tensor], vector: Tensor) -> None:
         nn.utils.vector_to_parameters(vector.clone(), parameters)
 
 
-class SharedOptimizer(torch.optim.Optimizer):
+class SharedOptimizer:
     """RMSprop or Adam with shared statistics (Mnih 2016, section 4, eq. 8 and 9; Kingma 2015, algorithm 1).
 
     The gradients of local parameters move the shared vector; the local ones stay as they are until they are loaded
@@ -55,7 +55,6 @@ class SharedOptimizer(torch.optim.Optimizer):
         decay: float,
     ) -> None:
         self._local = list(parameters)
-        super().__init__(self._local, {"lr": 0.0})
         self._vector, self._first, self._second = (
             torch.from_numpy(shared[name]) for name in ("parameters", "first", "second")
         )
@@ -74,16 +73,15 @@ class SharedOptimizer(torch.optim.Optimizer):
         self._values.copy_(self._vector)
 
     @torch.no_grad()
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Set the gradients to 0; they stay views of one vector, whatever ``set_to_none`` says."""
+    def zero_grad(self) -> None:
+        """Set the gradients to 0; they stay views of one vector."""
         self._grad.zero_()
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, lr: float) -> None:
         """Apply the local gradients to the shared parameters."""
         if not bool(torch.linalg.vector_norm(self._grad).isfinite()):
             return  # never into the shared weights, which others learn from and which are saved; the learner names it
-        lr = self.param_groups[0]["lr"]
         self._updates[self._number, 0] += 1
         if self._kind == "rmsprop":
             self._second.mul_(self._decay).addcmul_(self._grad, self._grad, value=1 - self._decay)
@@ -95,3 +93,10 @@ class SharedOptimizer(torch.optim.Optimizer):
             [self._vector], [self._grad], [self._first], [self._second], [], [count], lr=lr, beta1=BETA1, beta2=BETA2,
             weight_decay=0.0, eps=self._eps, amsgrad=False, maximize=False,
         )  # fmt: skip
+
+    def state(self) -> dict[str, Array]:
+        """Return nothing: the statistics are in the shared memory, whose owner saves them."""
+        return {}
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """Do nothing; see ``state``."""
