@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.data import Array
-
-BETA1, BETA2 = 0.9, 0.999
+from understudy.objectives.optimizers import adam_step
 
 
 def shared_shapes(policy: nn.Module, workers: int) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -89,10 +88,8 @@ class SharedOptimizer:
             self._vector.addcdiv_(self._grad, deviation, value=-lr)
             return
         count = torch.tensor(float(self._updates[:, 0].sum()))
-        torch._fused_adam_(  # the kernel of torch.optim.Adam(fused=True), without its bookkeeping
-            [self._vector], [self._grad], [self._first], [self._second], [], [count], lr=lr, beta1=BETA1, beta2=BETA2,
-            weight_decay=0.0, eps=self._eps, amsgrad=False, maximize=False,
-        )  # fmt: skip
+        vectors = [self._vector], [self._grad], [self._first], [self._second]
+        adam_step(*vectors, [count], lr, self._eps)
 
     def state(self) -> dict[str, Array]:
         """Return nothing: the statistics are in the shared memory, whose owner saves them."""

@@ -11,6 +11,7 @@ import torch
 
 from understudy.data import Array
 from understudy.errors import UserError
+from understudy.objectives.optimizers import adam_step
 
 
 class FlatAdam:
@@ -46,10 +47,7 @@ class FlatAdam:
             self.grad *= shrink
         self._steps.add_(1)
         params, grad, m, v = self._tensors
-        torch._fused_adam_(  # the kernel of torch.optim.Adam(fused=True), without its bookkeeping
-            params, grad, m, v, [], [self._steps], lr=lr, beta1=self._betas[0], beta2=self._betas[1],
-            weight_decay=0.0, eps=self._eps, amsgrad=False, maximize=False,
-        )  # fmt: skip
+        adam_step(params, grad, m, v, [self._steps], lr, self._eps, self._betas)
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return copies of the parameters and moments, and the number of steps, for an exact resume."""

@@ -26,6 +26,7 @@ from understudy.data import Array
 from understudy.errors import UserError
 from understudy.objectives.distances import Distance
 from understudy.objectives.divergences import saturating_interval
+from understudy.objectives.optimizers import adam_step
 from understudy.policies.family import Family
 from understudy.policies.policy import Policy
 from understudy.policies.spec import PolicySpec
@@ -200,10 +201,8 @@ class MLPKernel:
             norm = torch.linalg.vector_norm(self._grad)
             self._grad.mul_((self._max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
         self._steps.add_(1)
-        torch._fused_adam_(  # the kernel of torch.optim.Adam(fused=True), without its bookkeeping
-            [self._params], [self._grad], [self._m], [self._v], [], [self._steps], lr=lr, beta1=self._betas[0],
-            beta2=self._betas[1], weight_decay=self._weight_decay, eps=self._eps, amsgrad=False, maximize=False,
-        )  # fmt: skip
+        vectors = [self._params], [self._grad], [self._m], [self._v]
+        adam_step(*vectors, [self._steps], lr, self._eps, self._betas, self._weight_decay)
 
     def gradient(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the gradient of the mean distance as one vector (overwritten by the next call); see ``step``."""

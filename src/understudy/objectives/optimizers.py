@@ -15,6 +15,36 @@ from torch import Tensor
 from understudy.data import Array
 
 
+def adam_step(
+    parameters: list[Tensor],
+    grads: list[Tensor],
+    first: list[Tensor],
+    second: list[Tensor],
+    steps: list[Tensor],
+    lr: float,
+    eps: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+) -> None:
+    """Take one step of Kingma 2015, algorithm 1, in place, by the kernel of ``torch.optim.Adam(fused=True)``.
+
+    Args:
+        parameters: Of any shapes, on one device.
+        grads: Of the same shapes.
+        first: Running means of the gradients, moved on.
+        second: Of their squares, moved on.
+        steps: [] each, the number of this step, from 1.
+        lr: Learning rate.
+        eps: Added to the root of ``second``.
+        betas: What ``first`` and ``second`` keep.
+        weight_decay: Times the parameters, added to the gradients.
+    """
+    torch._fused_adam_(
+        parameters, grads, first, second, [], steps, lr=lr, beta1=betas[0], beta2=betas[1], weight_decay=weight_decay,
+        eps=eps, amsgrad=False, maximize=False,
+    )  # fmt: skip
+
+
 class Optimizer(Protocol):
     """What moves parameters along their gradients."""
 
@@ -69,7 +99,7 @@ class _Statistics:
 
 
 class Adam(_Statistics):
-    """Kingma 2015, algorithm 1, by the fused kernel of ``torch.optim.Adam``."""
+    """Adam with a step number of its own for every parameter; see ``adam_step``."""
 
     def __init__(self, parameters: Iterable[Tensor], eps: float = 1e-8) -> None:
         """Begin with moments of 0."""
@@ -81,10 +111,7 @@ class Adam(_Statistics):
         """Take one step along the gradients."""
         parameters, grads, slots = self._moving()
         if parameters:
-            torch._fused_adam_(
-                parameters, grads, slots["exp_avg"], slots["exp_avg_sq"], [], slots["step"], lr=lr, beta1=0.9,
-                beta2=0.999, weight_decay=0.0, eps=self._eps, amsgrad=False, maximize=False,
-            )  # fmt: skip
+            adam_step(parameters, grads, slots["exp_avg"], slots["exp_avg_sq"], slots["step"], lr, self._eps)
 
 
 class RMSprop(_Statistics):
