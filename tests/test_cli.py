@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from understudy.cli import main
 from understudy.policies.files import load_policy
 
-COMMAND = [sys.executable, "-m", "understudy.cli"]
+COMMAND = [sys.executable, "-m", "understudy"]
 QUICK = [
     "--data.num_envs", "2", "--data.steps", "250", "--data.first_steps", "0", "--learning.update_to_data", "0.8",
     "--evaluation.episodes", "10",
@@ -148,8 +149,6 @@ def test_mistakes_end_in_one_line(words, message, capsys, tmp_path, monkeypatch)
     error = capsys.readouterr().err
     assert ended.value.code == 2
     assert error.startswith("understudy: error: ") and error.count("\n") == 1
-    import re
-
     assert re.search(message, error)
 
 
@@ -162,8 +161,14 @@ def test_help_lists_every_setting(capsys):
 
 
 def test_the_module_is_the_command():
-    import subprocess
-    import sys
-
     done = subprocess.run([sys.executable, "-m", "understudy", "inspect", "nothing"], capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "no teacher at nothing" in done.stderr
+
+
+def test_a_file_where_the_run_folder_should_be(tmp_path, capsys):
+    (tmp_path / "taken").write_text("mine")
+    words = ["train", "--env", "CartPole-v1", "--preset", "ppo", "--env-steps", "200", "--run", str(tmp_path / "taken")]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and (tmp_path / "taken").read_text() == "mine"
+    assert re.fullmatch(r"understudy: error: cannot write .*config.yaml: .*\n", capsys.readouterr().err)

@@ -35,9 +35,9 @@ def test_none_is_understood_where_it_is_allowed():
         ("execution.type", "snyc", r"execution.type is 'snyc'; it can be single, sync; did you mean sync"),
         ("student.value", "perhaps", "true or false"),
         ("stop.ratio", 7, "stop.ratio is 7"),
-        ("data.num_envs", 0, "data.num_envs must be at least 1"),
+        ("data.num_envs", 0, "data.num_envs is 0; it must be at least 1"),
         ("data.capacity", 10, "data.capacity 10 cannot hold one round"),
-        ("evaluation.episodes", 1, "evaluation.screen and evaluation.episodes must be"),
+        ("evaluation.episodes", 1, "evaluation.episodes is 1; it must be at least 2"),
     ],
 )
 def test_nonsense_is_refused_by_name(key, value, message):

@@ -22,11 +22,87 @@ from understudy.errors import UserError, suggest
 T = TypeVar("T")
 
 
-def doc(text: str, default: Any = MISSING, factory: Any = MISSING) -> Any:
-    """Declare a field with the sentence that ``--help`` prints."""
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Where a number, each number of a tuple, or all that a schedule comes to must lie.
+
+    Attributes:
+        least: It may be as small as this.
+        most: It may be as great as this.
+        above: It must be greater.
+        below: It must be smaller.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __str__(self) -> str:
+        """Return the words that go on after "it must be"."""
+        if self.least is not None and self.most is not None:
+            return f"between {self.least:g} and {self.most:g}"
+        words = {"at least": self.least, "above": self.above, "below": self.below, "at most": self.most}
+        return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
+
+    def check(self, value: float, name: str) -> None:
+        """Refuse a number out of bounds.
+
+        Raises:
+            UserError: Naming the field.
+        """
+        wrong = (
+            value != value  # not a number
+            or (self.least is not None and value < self.least)
+            or (self.most is not None and value > self.most)
+            or (self.above is not None and value <= self.above)
+            or (self.below is not None and value >= self.below)
+        )
+        if wrong:
+            raise UserError(f"{name} is {value}; it must be {str(self) or 'a number'}")
+
+
+def doc(
+    text: str,
+    default: Any = MISSING,
+    factory: Any = MISSING,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """Declare a field with the sentence that ``--help`` prints, and the bounds that ``check_bounds`` holds it to."""
+    metadata = {"help": text, "bounds": Bounds(least, most, above, below)}
     if factory is not MISSING:
-        return dataclasses.field(default_factory=factory, metadata={"help": text})
-    return dataclasses.field(default=default, metadata={"help": text})
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_bounds(config: Any, path: str = "") -> None:
+    """Refuse numbers out of the bounds of their fields, wherever they are nested; see ``doc``.
+
+    Raises:
+        UserError: Naming the first such field.
+    """
+    for f in fields(config):
+        value, name = getattr(config, f.name), f"{path}{f.name}"
+        if is_dataclass(value):
+            check_bounds(value, f"{name}.")
+        elif bounds := f.metadata.get("bounds"):
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float) and not isinstance(number, bool):
+                    bounds.check(number, name)
+
+
+def bounds_of(config: Any, name: str) -> Bounds:
+    """Return the bounds of a field by its dotted name."""
+    *parents, leaf = name.split(".")
+    for parent in parents:
+        config = getattr(config, parent)
+    (found,) = (f.metadata["bounds"] for f in fields(config) if f.name == leaf)
+    bounds: Bounds = found
+    return bounds
 
 
 def _convert(value: Any, kind: Any, path: str) -> Any:
@@ -72,7 +148,7 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
         if kind is int and float(value) != int(float(value)):
             raise ValueError
         return int(float(value)) if kind is int else kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{path} is {value!r}; it must be of type {kind.__name__}") from None
 
 

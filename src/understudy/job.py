@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from understudy.checks import check_settings
 from understudy.config import build, merge, plain, preset
 from understudy.data import EnvSpec
 from understudy.envs.make import spaces_of
 from understudy.envs.multitask import task_names, whole_tasks
 from understudy.errors import UserError
-from understudy.objectives.schedules import parse
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.scenes import folder_name, for_scene_distillation
 from understudy.settings import DistillSettings
@@ -34,9 +34,7 @@ def resolve(settings: DistillSettings | Mapping[str, Any] | None, preset_name: s
     else:
         base = preset(preset_name) if preset_name else {}
         resolved = build(DistillSettings, merge(base, settings or {}))
-    resolved.check()
-    for name, text in resolved.schedules.items():
-        parse(text, name, resolved.stop.env_steps)
+    check_settings(resolved)
     return resolved
 
 

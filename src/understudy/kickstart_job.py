@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from understudy.checks import check_settings
 from understudy.config import build, merge
 from understudy.config import preset as read_preset
 from understudy.data import EnvSpec
@@ -91,7 +92,7 @@ def prepare(
     settings = replace(settings, teaching=replace(settings.teaching, teachers=names))
     tasks = settings.teaching.assignment == "task"
     settings, loaded = (_load_tasks if tasks else _load_all)(settings, sources)
-    settings.check()
+    check_settings(settings)
     _check_schedules(settings)
     for teacher in loaded:
         _check_teacher(settings, teacher)
@@ -158,8 +159,6 @@ def _load_tasks(settings: KickstartSettings, sources: Sequence[Any]) -> tuple[Ki
 
 def _check_schedules(settings: KickstartSettings) -> None:
     teaching, run = settings.teaching, settings.stop.env_steps
-    for name, text in settings.schedules.items():
-        parse(text, name, run)
     parsed = {name: parse_weight(getattr(teaching, name), f"teaching.{name}", run) for name in _SCHEDULES[:1]}
     others = {name: parse(getattr(teaching, name), f"teaching.{name}", run) for name in _SCHEDULES[1:]}
     for text in teaching.rho:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from understudy.checks import check_settings
 from understudy.config import build, merge, preset
 from understudy.data import EnvSpec
 from understudy.errors import UserError
@@ -20,7 +21,6 @@ from understudy.job import load_for
 from understudy.learning.replay_teaching import Offline, ReplayTeacher
 from understudy.objectives.distances import Distance
 from understudy.objectives.feedback import Gated, TargetKL, parse_weight
-from understudy.objectives.schedules import parse
 from understudy.policies.files import write_atomic
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.session import Report, distance_of, portable
@@ -99,9 +99,7 @@ def prepare_replay(
         own = EnvSettings(spec.id, dict(spec.kwargs), tuple(dict(w) for w in spec.wrappers), own.backend)
     name = os.fspath(sources[0]) if isinstance(sources[0], str | os.PathLike) else teacher.about.algorithm
     resolved = replace(resolved, env=own, teaching=replace(resolved.teaching, teachers=(name,)))  # type: ignore[arg-type]
-    resolved.check()
-    for where, text in resolved.schedules.items():
-        parse(text, where, resolved.stop.env_steps)
+    check_settings(resolved)
     _check(resolved, teacher)
     return ReplayJob(resolved, teacher, run_folder(resolved, run, resume), resume)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from understudy.checks import check_settings
 from understudy.config import build, merge, nest, plain, preset
 from understudy.data import EnvSpec
 from understudy.errors import Interrupted, UserError, suggest
@@ -20,7 +21,6 @@ from understudy.execution.base import workers_alive
 from understudy.execution.restarts import WorkerError
 from understudy.io.log import RunLog, logged_curve
 from understudy.loop import train as loop
-from understudy.objectives.schedules import parse
 from understudy.policies.files import write_atomic
 from understudy.policies.policy import Policy
 from understudy.scenes import folder_name, for_scene
@@ -71,9 +71,7 @@ def resolve_training(settings: Mapping[str, Any], preset_name: str | None) -> An
         resolved: AnySettings = build(METHODS[method], merged)
     except UserError as error:
         raise UserError(f"{error}; the method is {method}") if "unknown key" in str(error) else error from None
-    resolved.check()
-    for name, text in resolved.schedules.items():
-        parse(text, name, resolved.stop.env_steps)
+    check_settings(resolved)
     return resolved
 
 
@@ -108,7 +106,7 @@ def train(
     """
     if isinstance(settings, AnySettings):
         resolved = settings
-        resolved.check()
+        check_settings(resolved)
     else:
         over = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
         if env is not None:

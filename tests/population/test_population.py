@@ -209,7 +209,7 @@ def test_more_members_than_memory_are_refused_with_the_estimate(tmp_path, monkey
         ({"pbt": {"weight": [0, 1]}}, "pbt.weight is 0 1"),
         ({"execution": {"type": "async"}}, "does not go with --pbt"),
         ({"stop": {"score": 3}}, "leave checkpoint_every, stop.score"),
-        ({"evaluation": {"episodes": 0}}, "ranks members"),
+        ({"evaluation": {"episodes": 0}}, "evaluation.episodes is 0; it must be at least 1"),
     ],
 )
 def test_contradictions_are_refused(tmp_path, settings, message, monkeypatch):

@@ -43,6 +43,11 @@ class Constant:
 
     number: float
 
+    @property
+    def turns(self) -> tuple[float, ...]:
+        """The values between which it moves."""
+        return (self.number,)
+
     def value(self, env_steps: int) -> float:
         """Return the value after ``env_steps`` steps."""
         return self.number
@@ -63,6 +68,11 @@ class Linear:
 
     def __post_init__(self) -> None:
         _positive(self, "steps")
+
+    @property
+    def turns(self) -> tuple[float, ...]:
+        """The values between which it moves."""
+        return self.start, self.end
 
     def value(self, env_steps: int) -> float:
         """Return the value after ``env_steps`` steps."""
@@ -100,6 +110,11 @@ class Exponential:
         if not 0 <= self.floor <= self.start:
             raise UserError(f"schedule exponential: needs 0 <= floor <= start, not {self.floor} and {self.start}")
 
+    @property
+    def turns(self) -> tuple[float, ...]:
+        """The values between which it moves."""
+        return self.start, self.floor
+
     def value(self, env_steps: int) -> float:
         """Return the value after ``env_steps`` steps."""
         return max(self.floor, self.start * float(self.decay ** (env_steps / self.every)))
@@ -120,6 +135,11 @@ class Piecewise:
         steps = [point[0] for point in self.points]
         if not steps or any(b <= a for a, b in zip(steps[:-1], steps[1:], strict=True)):
             raise UserError(f"schedule piecewise: needs points with rising steps, not {list(self.points)}")
+
+    @property
+    def turns(self) -> tuple[float, ...]:
+        """The values between which it moves."""
+        return tuple(value for _, value in self.points)
 
     def value(self, env_steps: int) -> float:
         """Return the value after ``env_steps`` steps."""

@@ -94,8 +94,6 @@ def check(job: KickstartJob) -> None:
             "with --pbt members are saved after every interval and end with stop.env_steps: leave checkpoint_every, "
             "stop.score and stop.seconds out"
         )
-    if settings.evaluation.episodes < 1:
-        raise UserError("--pbt ranks members by evaluation.episodes, which is 0")
     tune.import_tune()
     spaces = spaces_of(settings.env.spec())
     student = Policy(policy_spec(settings.policy, *spaces, bool(settings.objective.value_weight)), About())

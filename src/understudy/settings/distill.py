@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from understudy.config import doc
+from understudy.config import check_bounds, doc
 from understudy.errors import UserError
 from understudy.settings.execution import ExecutionSettings
 
@@ -14,11 +14,11 @@ from understudy.settings.execution import ExecutionSettings
 class StudentSettings:
     """The network of the student."""
 
-    hidden: tuple[int, ...] = doc("widths of the hidden layers", (64, 64))
+    hidden: tuple[int, ...] = doc("widths of the hidden layers", (64, 64), least=1)
     activation: str = doc("tanh, relu, elu, silu, leaky_relu, sigmoid or identity", "relu")
-    lstm: int = doc("width of an LSTM before the hidden layers, 0 for none", 0)
+    lstm: int = doc("width of an LSTM before the hidden layers, 0 for none", 0, least=0)
     cell: Literal["lstm", "gru"] = doc("gru: a GRU of that width in its place", "lstm")
-    cnn_features: int = doc("width of the last layer of the CNN that reads images", 256)
+    cnn_features: int = doc("width of the last layer of the CNN that reads images", 256, least=1)
     family: str = doc("distribution family; auto: deterministic for Box, categorical for discrete actions", "auto")
     keys: tuple[str, ...] = doc("observation keys the student sees; empty: all", ())
     normalize: Literal["auto", "teacher", "learned", "none"] = doc(
@@ -28,26 +28,32 @@ class StudentSettings:
     )
     one_hot_task: bool = doc("many tasks: the task id as input of one head, instead of one head per task", False)
     value: bool = doc("give the student a value function, trained on the teacher's", False)
-    value_weight: float = doc("weight of the value term", 0.5)
+    value_weight: float = doc("weight of the value term", 0.5, least=0)
 
 
 @dataclass(frozen=True)
 class BehaviourSettings:
     """Who acts while data is gathered."""
 
-    beta: str = doc("schedule of P(teacher acts) on env steps: 1 the teacher, 0 the student", "piecewise(0:1, 1:0)")
-    noise: str = doc("schedule of the action noise: std in unit actions, or probability of a random action", "0.3")
-    noise_share: float = doc("share of the steps that get noise", 0.5)
+    beta: str = doc(
+        "schedule of P(teacher acts) on env steps: 1 the teacher, 0 the student", "piecewise(0:1, 1:0)", least=0, most=1
+    )
+    noise: str = doc(
+        "schedule of the action noise: std in unit actions, or probability of a random action", "0.3", least=0
+    )
+    noise_share: float = doc("share of the steps that get noise", 0.5, least=0, most=1)
 
 
 @dataclass(frozen=True)
 class DataSettings:
     """How much is gathered, and what is kept."""
 
-    num_envs: int = doc("environments stepped together, over all workers", 4)
-    steps: int = doc("steps of every environment in one round (a re-collection interval)", 1000)
-    first_steps: int = doc("the same in the first round, which sets the student's input statistics; 0: as steps", 0)
-    capacity: int = doc("samples kept; the oldest are overwritten", 200_000)
+    num_envs: int = doc("environments stepped together, over all workers", 4, least=1)
+    steps: int = doc("steps of every environment in one round (a re-collection interval)", 1000, least=1)
+    first_steps: int = doc(
+        "the same in the first round, which sets the student's input statistics; 0: as steps", 0, least=0
+    )
+    capacity: int = doc("samples kept; the oldest are overwritten", 200_000, least=1)
     aggregate: bool = doc("keep the samples of earlier rounds", True)
 
 
@@ -59,26 +65,30 @@ class DistanceSettings:
         "auto, forward_kl, reverse_kl, jsd, cross_entropy, reverse_cross_entropy, wasserstein2, nll, mse or huber",
         "auto",
     )
-    temperature: float | None = doc("softmax(logits / temperature) of a discrete teacher; none: 1, or 0.01 for Q", None)
+    temperature: float | None = doc(
+        "softmax(logits / temperature) of a discrete teacher; none: 1, or 0.01 for Q", None, above=0
+    )
     temperature_of: str | None = doc("teacher or both", None)
-    beta: float = doc("of jsd: 0 is KL(T||S), 1 is KL(S||T)", 0.5)
-    delta: float = doc("of huber: where the square becomes a line", 1.0)
+    beta: float = doc("of jsd: 0 is KL(T||S), 1 is KL(S||T)", 0.5, least=0, most=1)
+    delta: float = doc("of huber: where the square becomes a line", 1.0, above=0)
     saturate: bool = doc("of mse and huber: no loss where the executed actions are equal at a bound", True)
     on: str | None = doc("of mse and huber: action or params", None)
-    std_floor: float = doc("Gaussian teachers' standard deviations are at least this", 0.0)
+    std_floor: float = doc("Gaussian teachers' standard deviations are at least this", 0.0, least=0)
 
 
 @dataclass(frozen=True)
 class LearningSettings:
     """How the student is fitted."""
 
-    update_to_data: float = doc("gradient steps per environment step gathered", 0.5)
-    batch_size: int = doc("samples per gradient step", 512)
-    lr: str = doc("schedule of Adam's learning rate on env steps", "3e-3")
-    average: float = doc("decay of the running average of the weights that is evaluated and saved, 0 for none", 0.0)
-    max_grad_norm: float = doc("gradients are scaled down to this norm, 0 for no limit", 0.0)
-    sequence: int = doc("length of the sequences that recurrent students learn from", 50)
-    burn_in: int = doc("first steps of a sequence that only warm the memory up", 10)
+    update_to_data: float = doc("gradient steps per environment step gathered", 0.5, above=0)
+    batch_size: int = doc("samples per gradient step", 512, least=1)
+    lr: str = doc("schedule of Adam's learning rate on env steps", "3e-3", least=0)
+    average: float = doc(
+        "decay of the running average of the weights that is evaluated and saved, 0 for none", 0.0, least=0, below=1
+    )
+    max_grad_norm: float = doc("gradients are scaled down to this norm, 0 for no limit", 0.0, least=0)
+    sequence: int = doc("length of the sequences that recurrent students learn from", 50, least=1)
+    burn_in: int = doc("first steps of a sequence that only warm the memory up", 10, least=0)
     overlap: bool = doc("from the second round on, learn from earlier rounds while the next is gathered", False)
     kernel: bool = doc("use the hand-derived gradient where the student allows it (same result, faster)", True)
 
@@ -87,16 +97,20 @@ class LearningSettings:
 class EvaluationSettings:
     """How the student is judged while it learns, and at the end."""
 
-    after: int = doc("env steps before the first evaluation", 0)
-    every: int = doc("least rounds between evaluations", 1)
-    backoff: float = doc("after round r the next evaluation is not before round r x backoff: long runs look less", 1.15)
-    pause: float = doc("after a failed evaluation, gather this share of the env steps it took before the next", 0.125)
-    screen: int = doc("episodes after which a student that is clearly short goes back to learning", 4)
-    episodes: int = doc("episodes of the first parity test", 10)
-    max_episodes: int = doc("episodes up to which an undecided parity test is extended", 320)
-    final: int = doc("fresh episodes for the table at the end, 0 for none", 50)
-    num_envs: int = doc("environments that run evaluation episodes together", 10)
-    seed: int = doc("first seed of the evaluation episodes", 1_000_000)
+    after: int = doc("env steps before the first evaluation", 0, least=0)
+    every: int = doc("least rounds between evaluations", 1, least=1)
+    backoff: float = doc(
+        "after round r the next evaluation is not before round r x backoff: long runs look less", 1.15, least=0
+    )
+    pause: float = doc(
+        "after a failed evaluation, gather this share of the env steps it took before the next", 0.125, least=0
+    )
+    screen: int = doc("episodes after which a student that is clearly short goes back to learning", 4, least=2)
+    episodes: int = doc("episodes of the first parity test", 10, least=2)
+    max_episodes: int = doc("episodes up to which an undecided parity test is extended", 320, least=2)
+    final: int = doc("fresh episodes for the table at the end, 0 for none", 50, least=0)
+    num_envs: int = doc("environments that run evaluation episodes together", 10, least=1)
+    seed: int = doc("first seed of the evaluation episodes", 1_000_000, least=0)
 
 
 @dataclass(frozen=True)
@@ -104,14 +118,19 @@ class StopSettings:
     """When the run ends."""
 
     ratio: float = doc(
-        "share of the teacher's return, measured from the random policy's up, that must be reached", 0.95
+        "share of the teacher's return, measured from the random policy's up, that must be reached",
+        0.95,
+        above=0,
+        most=2,
     )
-    alpha: float = doc("total probability of stopping on parity wrongly, over all tests of the run", 0.05)
+    alpha: float = doc(
+        "total probability of stopping on parity wrongly, over all tests of the run", 0.05, above=0, below=1
+    )
     guard_falls: bool = doc(
         "count one fall more than was seen; for tasks where falls are rare (needs 70 episodes)", False
     )
-    env_steps: int = doc("environment steps at which the run ends in any case", 200_000)
-    seconds: float = doc("wall seconds after which the run ends in any case, 0 for no limit", 0.0)
+    env_steps: int = doc("environment steps at which the run ends in any case", 200_000, least=0)
+    seconds: float = doc("wall seconds after which the run ends in any case, 0 for no limit", 0.0, least=0)
 
 
 @dataclass(frozen=True)
@@ -126,7 +145,7 @@ class DistillSettings:
     evaluation: EvaluationSettings = doc("", factory=EvaluationSettings)
     stop: StopSettings = doc("", factory=StopSettings)
     execution: ExecutionSettings = doc("", factory=ExecutionSettings)
-    seed: int = doc("every random number of the run comes from it", 0)
+    seed: int = doc("every random number of the run comes from it", 0, least=0)
     device: str = doc("cpu or cuda", "cpu")
 
     @property
@@ -146,13 +165,12 @@ class DistillSettings:
         return self.judge_seed + 500_000
 
     def check(self) -> None:
-        """Refuse settings that contradict each other.
+        """Refuse numbers out of their bounds and settings that contradict each other.
 
         Raises:
-            UserError: Naming the two fields.
+            UserError: Naming the fields.
         """
-        if not 0 < self.stop.ratio <= 2:
-            raise UserError(f"stop.ratio is {self.stop.ratio}; it is a share of the teacher's return, such as 0.95")
+        check_bounds(self)
         if self.student.cell != "lstm" and not self.student.lstm:
             raise UserError(f"student.cell {self.student.cell} makes no memory by itself: student.lstm is its width")
         for steps in (self.data.steps, self.data.first_steps):
@@ -164,10 +182,5 @@ class DistillSettings:
             )
         if self.data.capacity < self.data.num_envs * max(self.data.steps, self.data.first_steps):
             raise UserError(f"data.capacity {self.data.capacity} cannot hold one round (data.num_envs x data.steps)")
-        for name in ("num_envs", "steps"):
-            if getattr(self.data, name) < 1:
-                raise UserError(f"data.{name} must be at least 1")
         if self.learning.update_to_data * self.data.num_envs * self.data.steps < 1:
             raise UserError(f"learning.update_to_data {self.learning.update_to_data} gives no gradient step per round")
-        if self.evaluation.screen < 2 or self.evaluation.episodes < 2:
-            raise UserError("evaluation.screen and evaluation.episodes must be at least 2")

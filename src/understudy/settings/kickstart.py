@@ -36,7 +36,7 @@ class RehearsalSettings:
 
     data: str = doc("folder of a distillation whose stored states are rehearsed with the teacher; empty: none", "")
     weight: str = doc("schedule of its weight", "1")
-    batch: int = doc("states of each gradient step", 256)
+    batch: int = doc("states of each gradient step", 256, least=1)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ class TeachingSettings:
     rl_weight: str = doc("schedule of c, which multiplies policy gradient and entropy bonus", "1")
     proximal: bool = doc("weigh states by max(ratio, 1 - objective.clip), as PPD does", False)
     init: Literal["none", "teacher"] = doc("teacher: the student begins as a copy of its only teacher", "none")
-    warm_up: int = doc("env steps in which only the value function learns; teaching.weight begins after them", 0)
+    warm_up: int = doc(
+        "env steps in which only the value function learns; teaching.weight begins after them", 0, least=0
+    )
     distance: DistanceSettings = doc("", factory=DistanceSettings)
     behaviour: TeacherBehaviourSettings = doc("", factory=TeacherBehaviourSettings)
     rehearsal: RehearsalSettings = doc("", factory=RehearsalSettings)
@@ -107,8 +109,6 @@ class KickstartSettings(TrainSettings):
             raise UserError("teaching.rho weighs losses; a mixture has one: take --teaching.assignment all")
         if teaching.proximal and not objective.clip:
             raise UserError("teaching.proximal needs objective.clip, as PPO has it")
-        if teaching.warm_up < 0:
-            raise UserError("teaching.warm_up must be 0 or more")
         if teaching.warm_up and not objective.value_weight:
             raise UserError("teaching.warm_up trains the value function alone, but objective.value_weight is 0")
         if teaching.init == "teacher" and len(teaching.teachers) > 1:
@@ -138,8 +138,6 @@ class KickstartSettings(TrainSettings):
         teaching, rehearsal = self.teaching, self.teaching.rehearsal
         if not rehearsal.data:
             return
-        if rehearsal.batch < 1:
-            raise UserError("teaching.rehearsal.batch must be at least 1")
         if self.policy.lstm:
             raise UserError("teaching.rehearsal learns single states: leave policy.lstm 0")
         if len(teaching.teachers) > 1 and teaching.assignment in ("all", "key"):

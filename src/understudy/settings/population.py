@@ -13,15 +13,17 @@ from understudy.errors import UserError
 class PopulationSettings:
     """Population based training of three numbers: teaching.weight, update.lr and objective.entropy_weight."""
 
-    population: int = doc("members; 0: none, an ordinary run", 0)
-    interval: int = doc("env steps of every member between two exploits, 0: a twentieth of stop.env_steps", 0)
-    quantile: float = doc("share of the population that is replaced, and share that it may be replaced by", 0.25)
-    factor: float = doc("a perturbed number is multiplied or divided by it", 1.5)
-    resample: float = doc("probability that a number is drawn anew instead of perturbed", 0.1)
+    population: int = doc("members; 0: none, an ordinary run", 0, least=0)
+    interval: int = doc("env steps of every member between two exploits, 0: a twentieth of stop.env_steps", 0, least=0)
+    quantile: float = doc(
+        "share of the population that is replaced, and share that it may be replaced by", 0.25, above=0, most=0.5
+    )
+    factor: float = doc("a perturbed number is multiplied or divided by it", 1.5, above=1, below=math.inf)
+    resample: float = doc("probability that a number is drawn anew instead of perturbed", 0.1, least=0, most=1)
     weight: tuple[float, ...] = doc("bounds of lambda where it is drawn", (0.1, 2.0))
     lr: tuple[float, ...] = doc("likewise, of the learning rate", (1e-4, 2e-3))
     entropy_weight: tuple[float, ...] = doc("likewise, of the entropy bonus", (1e-3, 3e-2))
-    concurrent: int = doc("members that learn at once, a process each; 0: as many as there are cores", 0)
+    concurrent: int = doc("members that learn at once, a process each; 0: as many as there are cores", 0, least=0)
 
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
@@ -38,14 +40,6 @@ class PopulationSettings:
             return
         if self.population < 2:
             raise UserError(f"pbt.population is {self.population}; a population has at least 2 members")
-        if self.interval < 0 or self.concurrent < 0:
-            raise UserError("pbt.interval and pbt.concurrent must be 0 or more")
-        if not 0 < self.quantile <= 0.5:
-            raise UserError(f"pbt.quantile is {self.quantile}; it lies above 0 and is at most 0.5")
-        if not (self.factor > 1 and math.isfinite(self.factor)):
-            raise UserError(f"pbt.factor is {self.factor}; it must be above 1")
-        if not 0 <= self.resample <= 1:
-            raise UserError(f"pbt.resample is {self.resample}; it lies between 0 and 1")
         for name in ("weight", "lr", "entropy_weight"):
             bounds = getattr(self, name)
             if len(bounds) != 2 or not 0 < bounds[0] < bounds[1] < math.inf:

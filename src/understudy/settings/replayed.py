@@ -49,8 +49,9 @@ class ReplayedSettings(CommonChecks):
         "env steps between checkpoints, each of which begins new episodes, so that a resumed run equals the "
         "uninterrupted one; 0: every 30 s, without a trace in training",
         0,
+        least=0,
     )
-    seed: int = doc("every random number of the run comes from it", 0)
+    seed: int = doc("every random number of the run comes from it", 0, least=0)
 
     @property
     def schedules(self) -> dict[str, str]:
@@ -63,40 +64,15 @@ class ReplayedSettings(CommonChecks):
         Raises:
             UserError: Naming the fields.
         """
-        rollout, replay, update, execution = self.rollout, self.replay, self.update, self.execution
-        self._check_common(
-            rollout.num_envs, execution.type, execution.num_workers, execution.max_lag, execution.restarts
-        )
-        counts = {
-            "rollout.num_envs": rollout.num_envs, "rollout.steps": rollout.steps, "replay.n_step": replay.n_step,
-            "replay.batch_size": replay.batch_size, "update.target_every": update.target_every,
-        }  # fmt: skip
-        for name, value in counts.items():
-            if value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
+        rollout, replay, execution = self.rollout, self.replay, self.execution
+        self._check_common(rollout.num_envs, execution.type, execution.num_workers)
         if 2 * rollout.steps > replay.capacity // rollout.num_envs:
             raise UserError(
                 f"replay.capacity {replay.capacity} must hold two rollouts of {rollout.num_envs} environments x "
                 f"{rollout.steps} steps"
             )
-        if not 0 <= replay.warm_up <= replay.capacity:
+        if replay.warm_up > replay.capacity:
             raise UserError(f"replay.warm_up {replay.warm_up} must lie between 0 and replay.capacity {replay.capacity}")
-        if not 0 < update.tau <= 1:
-            raise UserError(f"update.tau is {update.tau}; it lies above 0 and up to 1")
-        if update.update_to_data <= 0:
-            raise UserError(f"update.update_to_data is {update.update_to_data}; it must be above 0")
-        if not 0 <= replay.alpha <= 1:
-            raise UserError(f"replay.alpha is {replay.alpha}; it lies between 0 and 1")
-
-
-def check_discount(gamma: float) -> None:
-    """Refuse a discount that is none.
-
-    Raises:
-        UserError: It is outside of 0 to 1.
-    """
-    if not 0 <= gamma <= 1:
-        raise UserError(f"objective.gamma is {gamma}; it lies between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -121,7 +97,6 @@ class QLearningSettings(ReplayedSettings):
         """
         super().check()
         objective = self.objective
-        check_discount(objective.gamma)
         if objective.distribution != "none" and objective.atoms < 2:
             raise UserError(f"objective.atoms is {objective.atoms}; a distribution needs at least 2")
         if objective.distribution == "categorical" and not objective.low < objective.high:
@@ -169,11 +144,6 @@ class DeterministicSettings(ContinuousSettings):
             UserError: Naming the fields.
         """
         super().check()
-        check_discount(self.objective.gamma)
-        if self.objective.critics < 1 or self.objective.actor_every < 1:
-            raise UserError("objective.critics and objective.actor_every must be at least 1")
-        if not 0 < self.exploration.theta <= 1:
-            raise UserError(f"exploration.theta is {self.exploration.theta}; it lies above 0 and up to 1")
         if self.update.target_every != 1:
             raise UserError(
                 "update.target_every: the targets of this method move with its actor, objective.actor_every"
@@ -186,16 +156,3 @@ class SoftSettings(ContinuousSettings):
 
     method: Literal["soft"] = doc("which method's settings these are", "soft")
     objective: SoftObjective = doc("", factory=SoftObjective)
-
-    def check(self) -> None:
-        """Refuse settings that contradict each other.
-
-        Raises:
-            UserError: Naming the fields.
-        """
-        super().check()
-        check_discount(self.objective.gamma)
-        if self.objective.critics < 1:
-            raise UserError("objective.critics must be at least 1")
-        if self.objective.temperature <= 0:
-            raise UserError(f"objective.temperature is {self.objective.temperature}; it must be above 0")

@@ -20,10 +20,14 @@ class ReplayTeaching:
         "from the random policy's up",
         "gated(1)",
     )
-    offline_steps: int = doc("env steps that the teacher plays first, for the offline phase", 10_000)
-    offline_updates: int = doc("gradient steps on them, before the student acts and begins a replay of its own", 10_000)
+    offline_steps: int = doc("env steps that the teacher plays first, for the offline phase", 10_000, least=0)
+    offline_updates: int = doc(
+        "gradient steps on them, before the student acts and begins a replay of its own", 10_000, least=0
+    )
     noise: float = doc(
-        "of the teacher while it plays: probability of a random action, or deviation in unit actions", 0.1
+        "of the teacher while it plays: probability of a random action, or deviation in unit actions",
+        0.1,
+        least=0,
     )
 
 
@@ -31,7 +35,7 @@ class ReplayTeaching:
 class QTeaching(ReplayTeaching):
     """The same for action values: KL(pi_T || softmax(q_S / temperature)), pi_T = softmax(q_T / temperature)."""
 
-    temperature: float = doc("of the student's action values, and of the teacher's where it has some", 0.1)
+    temperature: float = doc("of the student's action values, and of the teacher's where it has some", 0.1, above=0)
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,6 @@ def check_teaching(settings: ReplayedSettings, teaching: ReplayTeaching) -> None
     """
     if settings.execution.type == "async":
         raise UserError("kickstart from a replay: the teacher's data comes before the student's, take single or sync")
-    if teaching.offline_steps < 0 or teaching.offline_updates < 0:
-        raise UserError("teaching.offline_steps and teaching.offline_updates must be 0 or more")
     if teaching.offline_updates and teaching.offline_steps < settings.replay.batch_size:
         raise UserError("teaching.offline_steps must be a batch at least, or set teaching.offline_updates 0")
     if teaching.offline_steps > settings.replay.capacity:
@@ -75,8 +77,6 @@ class TaughtQLearning(QLearningSettings):
         """
         super().check()
         check_teaching(self, self.teaching)
-        if self.teaching.temperature <= 0:
-            raise UserError(f"teaching.temperature is {self.teaching.temperature}; it must be above 0")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from understudy.config import doc
+from understudy.config import check_bounds, doc
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 
@@ -33,16 +33,18 @@ class EnvSettings:
 class NetworkSettings:
     """The policy's network."""
 
-    hidden: tuple[int, ...] = doc("widths of the hidden layers", (64, 64))
-    value_hidden: tuple[int, ...] | None = doc("of the value function, on the same features; none: as hidden", None)
+    hidden: tuple[int, ...] = doc("widths of the hidden layers", (64, 64), least=1)
+    value_hidden: tuple[int, ...] | None = doc(
+        "of the value function, on the same features; none: as hidden", None, least=1
+    )
     activation: str = doc("tanh, relu, elu, silu, leaky_relu, gelu, sigmoid or identity", "tanh")
     encoder: str = doc(
         "of pictures, where there are any: auto, nature_cnn, impala_small, impala_resnet, a3c_cnn, grid_cnn, grid_mlp",
         "auto",
     )
     text: str = doc("encoder of text: text_words (and pairs of words), text_bag (of tokens), text_lstm", "text_words")
-    features: int = doc("width of the encoders' last layer", 512)
-    lstm: int = doc("width of an LSTM before the hidden layers, 0 for none", 0)
+    features: int = doc("width of the encoders' last layer", 512, least=1)
+    lstm: int = doc("width of an LSTM before the hidden layers, 0 for none", 0, least=0)
     cell: Literal["lstm", "gru"] = doc("gru: a GRU of that width in its place", "lstm")
     family: str = doc("distribution; auto: gaussian for Box, (multi_)categorical for discrete actions", "auto")
     log_std: float = doc("initial log standard deviation of a Gaussian", 0.0)
@@ -54,8 +56,8 @@ class NetworkSettings:
 class RolloutSettings:
     """How much is gathered between updates."""
 
-    num_envs: int = doc("environments stepped together, over all workers; of Unity scenes, players", 8)
-    steps: int = doc("steps of every environment in one rollout", 128)
+    num_envs: int = doc("environments stepped together, over all workers; of Unity scenes, players", 8, least=1)
+    steps: int = doc("steps of every environment in one rollout", 128, least=1)
 
 
 @dataclass(frozen=True)
@@ -65,31 +67,33 @@ class ObjectiveSettings:
     estimator: Literal["gae", "vtrace"] = doc(
         "advantages: gae, or vtrace as IMPALA takes it; stale rollouts are corrected by V-trace in both", "gae"
     )
-    gamma: float = doc("discount", 0.99)
-    lam: float = doc("lambda of GAE and V-trace: 1 for n-step returns", 0.95)
-    rho_clip: float = doc("V-trace's bound of the importance ratio in the advantage", 1.0)
-    c_clip: float = doc("V-trace's bound of the ratio in the trace", 1.0)
-    clip: float = doc("PPO's clip range of the ratio, 0 for the plain policy gradient", 0.0)
-    value_clip: float = doc("clip range of the value's change, 0 for none", 0.0)
-    value_weight: float = doc("weight of the value term; 0: no value function, the reward alone (REINFORCE)", 0.5)
+    gamma: float = doc("discount", 0.99, least=0, most=1)
+    lam: float = doc("lambda of GAE and V-trace: 1 for n-step returns", 0.95, least=0, most=1)
+    rho_clip: float = doc("V-trace's bound of the importance ratio in the advantage", 1.0, least=0)
+    c_clip: float = doc("V-trace's bound of the ratio in the trace", 1.0, least=0)
+    clip: float = doc("PPO's clip range of the ratio, 0 for the plain policy gradient", 0.0, least=0)
+    value_clip: float = doc("clip range of the value's change, 0 for none", 0.0, least=0)
+    value_weight: float = doc(
+        "weight of the value term; 0: no value function, the reward alone (REINFORCE)", 0.5, least=0
+    )
     entropy_weight: str = doc("schedule of the entropy bonus on env steps", "0")
     normalize_advantage: bool = doc("bring the advantages of every minibatch to mean 0 and deviation 1", False)
-    target_kl: float = doc("end the epochs where KL(old, new) is above 1.5 times this, 0 for no limit", 0.0)
+    target_kl: float = doc("end the epochs where KL(old, new) is above 1.5 times this, 0 for no limit", 0.0, least=0)
     normalize_reward: bool = doc("divide rewards by the running deviation of the discounted return", False)
-    reward_clip: float = doc("bound of the (normalised) reward that is learnt from, 0 for none", 0.0)
+    reward_clip: float = doc("bound of the (normalised) reward that is learnt from, 0 for none", 0.0, least=0)
 
 
 @dataclass(frozen=True)
 class UpdateSettings:
     """How a rollout becomes gradient steps."""
 
-    epochs: int = doc("passes over every rollout", 1)
-    minibatch: int = doc("samples per gradient step, 0 for the whole rollout", 0)
+    epochs: int = doc("passes over every rollout", 1, least=1)
+    minibatch: int = doc("samples per gradient step, 0 for the whole rollout", 0, least=0)
     optimizer: Literal["adam", "rmsprop"] = doc("adam or rmsprop", "adam")
-    lr: str = doc("schedule of the learning rate on env steps", "3e-4")
-    eps: float = doc("of the optimiser", 1e-5)
-    decay: float = doc("of RMSprop's running square", 0.99)
-    max_grad_norm: float = doc("gradients are scaled down to this norm, 0 for no limit", 0.5)
+    lr: str = doc("schedule of the learning rate on env steps", "3e-4", least=0)
+    eps: float = doc("of the optimiser", 1e-5, least=0)
+    decay: float = doc("of RMSprop's running square", 0.99, least=0, below=1)
+    max_grad_norm: float = doc("gradients are scaled down to this norm, 0 for no limit", 0.5, least=0)
     kernel: bool = doc("use the hand-derived gradient where the network allows it (same result, faster)", True)
     precision: Literal["float32", "bf16"] = doc("of the arithmetic in forward and backward passes", "float32")
 
@@ -98,12 +102,12 @@ class UpdateSettings:
 class TrainEvaluation:
     """Evaluation beside training, in a process and on environments of its own."""
 
-    every: int = doc("env steps between evaluations, 0 for one at the end", 20_000)
-    episodes: int = doc("episodes of each", 10)
-    final: int = doc("episodes of the last one, after training", 50)
-    num_envs: int = doc("environments that run them together", 5)
+    every: int = doc("env steps between evaluations, 0 for one at the end", 20_000, least=0)
+    episodes: int = doc("episodes of each", 10, least=1)
+    final: int = doc("episodes of the last one, after training", 50, least=0)
+    num_envs: int = doc("environments that run them together", 5, least=1)
     deterministic: bool = doc("the mode of the policy acts, instead of samples", True)
-    seed: int = doc("first seed of the evaluation episodes", 1_000_000)
+    seed: int = doc("first seed of the evaluation episodes", 1_000_000, least=0)
     wait: bool = doc("the learner waits for every evaluation, so that none is late or left out", False)
 
 
@@ -111,8 +115,8 @@ class TrainEvaluation:
 class TrainStop:
     """When the run ends."""
 
-    env_steps: int = doc("environment steps, over all workers", 100_000)
-    seconds: float = doc("wall seconds, 0 for no limit", 0.0)
+    env_steps: int = doc("environment steps, over all workers", 100_000, least=0)
+    seconds: float = doc("wall seconds, 0 for no limit", 0.0, least=0)
     score: float | None = doc("mean return of an evaluation at which to end; none: never", None)
 
 
@@ -124,17 +128,20 @@ class TrainExecution:
         "single: one process; sync: workers, the learner waits for all; async: nobody waits; ray: sync on a cluster",
         "single",
     )
-    num_workers: int = doc("worker processes (or Ray actors)", 2)
+    num_workers: int = doc("worker processes (or Ray actors)", 2, least=1)
     shared_gradients: bool = doc("async: workers compute the gradients and apply them to shared weights (A3C)", False)
     learner_threads: int = doc(
         "threads of the learner's arithmetic; 0: all cores for networks that see pictures where workers wait for the "
         "learner, else 1",
         0,
+        least=0,
     )
-    max_lag: int = doc("async: most updates that the weights of a rollout may be behind", 4)
+    max_lag: int = doc("async: most updates that the weights of a rollout may be behind", 4, least=0)
     ray_address: str = doc("of a Ray cluster; empty: Ray on this machine", "")
-    worker_timeout: float = doc("seconds without an environment step after which a worker counts as hung", 60.0)
-    restarts: int = doc("workers that may fail and be replaced before the run ends with an error", 10)
+    worker_timeout: float = doc(
+        "seconds without an environment step after which a worker counts as hung", 60.0, above=0
+    )
+    restarts: int = doc("workers that may fail and be replaced before the run ends with an error", 10, least=0)
 
 
 class CommonChecks:
@@ -149,16 +156,13 @@ class CommonChecks:
         """First seed of the evaluation episodes: runs with different seeds are judged on different episodes."""
         return self.evaluation.seed + self.seed % 2_000 * 1_000_000
 
-    def _check_common(self, num_envs: int, kind: str, num_workers: int, max_lag: int, restarts: int) -> None:
+    def _check_common(self, num_envs: int, kind: str, num_workers: int) -> None:
         """Refuse what no method can do; the arguments are fields of ``rollout`` and ``execution``."""
+        check_bounds(self)
         if not self.env.id:
             raise UserError("no environment: pass --env ID, or a preset that names one (understudy presets)")
-        if kind != "single" and num_workers < 1:
-            raise UserError(f"execution.num_workers is {num_workers}; it must be at least 1")
         if kind != "single" and num_envs % num_workers:
             raise UserError(f"rollout.num_envs {num_envs} does not divide among execution.num_workers {num_workers}")
-        if max_lag < 0 or restarts < 0:
-            raise UserError("execution.max_lag and execution.restarts must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -181,8 +185,9 @@ class TrainSettings(CommonChecks):
         "env steps between checkpoints, each of which begins new episodes, so that a resumed run equals the "
         "uninterrupted one; 0: every 30 s, without a trace in training",
         0,
+        least=0,
     )
-    seed: int = doc("every random number of the run comes from it", 0)
+    seed: int = doc("every random number of the run comes from it", 0, least=0)
     device: str = doc("cpu or cuda", "cpu")
 
     @property
@@ -201,17 +206,13 @@ class TrainSettings(CommonChecks):
         return self.update.minibatch or self.samples
 
     def check(self) -> None:
-        """Refuse settings that contradict each other.
+        """Refuse numbers out of their bounds and settings that contradict each other.
 
         Raises:
             UserError: Naming the fields.
         """
         rollout, execution = self.rollout, self.execution
-        self._check_common(
-            rollout.num_envs, execution.type, execution.num_workers, execution.max_lag, execution.restarts
-        )
-        if rollout.num_envs < 1 or rollout.steps < 1 or self.update.epochs < 1:
-            raise UserError("rollout.num_envs, rollout.steps and update.epochs must be at least 1")
+        self._check_common(rollout.num_envs, execution.type, execution.num_workers)
         if not self.env.counts_players and self.samples % self.minibatch:
             raise UserError(
                 f"update.minibatch {self.minibatch} does not divide the {self.samples} samples of a rollout "
@@ -231,6 +232,3 @@ class TrainSettings(CommonChecks):
                 "execution.shared_gradients (A3C) takes one step on every whole rollout and does not normalise: leave "
                 "update.minibatch 0, update.epochs 1 and policy.normalize false"
             )
-        for name, value in (("gamma", self.objective.gamma), ("lam", self.objective.lam)):
-            if not 0 <= value <= 1:
-                raise UserError(f"objective.{name} is {value}; it lies between 0 and 1")
