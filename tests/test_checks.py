@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import understudy
 from understudy.checks import check_device
 from understudy.config import Bounds, bounds_of, build, check_bounds, flags, preset, presets
 from understudy.errors import UserError
@@ -98,3 +100,12 @@ def test_cuda_without_a_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     check_device("cuda")
     with pytest.raises(UserError, match=r"^device cuda:1: there are 1, numbered from 0$"):
         check_device("cuda:1")
+
+
+@pytest.mark.parametrize("name", ["weight", "value_weight", "reward_weight", "rl_weight"])
+def test_negative_weights_of_teachers_are_refused(name: str, tmp_path: Path) -> None:
+    """A teacher is never something to flee from."""
+    teacher = understudy.load(Path(understudy.__file__).parent / "assets" / "demo-teacher.safetensors")
+    settings = {"teaching": {name: "linear(1, -1, 50%)"}, "objective": {"normalize_reward": False}}
+    with pytest.raises(UserError, match=rf"^teaching.{name} is -1.0; it must be at least 0$"):
+        understudy.kickstart(teacher=teacher, preset=["kickstarting"], settings=settings, run=tmp_path)

@@ -172,3 +172,19 @@ def test_a_file_where_the_run_folder_should_be(tmp_path, capsys):
         main(words)
     assert ended.value.code == 2 and (tmp_path / "taken").read_text() == "mine"
     assert re.fullmatch(r"understudy: error: cannot write .*config.yaml: .*\n", capsys.readouterr().err)
+
+
+def test_resume_names_the_command_that_made_the_run(tmp_path, capsys):
+    words = ["train", "--env", "CartPole-v1", "--preset", "ppo", "--env-steps", "2048", "--evaluation.final", "1"]
+    main([*words, "--run", str(tmp_path / "run")])
+    for command in ("distill", "kickstart"):
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--resume", str(tmp_path / "run")])
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and error.count("\n") == 1
+        assert "is a run of understudy train: understudy train --resume" in error
+    (tmp_path / "run" / "config.yaml").write_text("settings: [")
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--resume", str(tmp_path / "run")])
+    assert ended.value.code == 2
+    assert re.fullmatch(r"understudy: error: .* cannot be read as YAML: .*\n", capsys.readouterr().err)

@@ -14,10 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from understudy.cli_parser import SETTINGS, command_parser, refuse
-from understudy.config import flags, merge, nest
+from understudy.config import flags, merge, nest, read_yaml
 from understudy.errors import UserError
 from understudy.scene_flags import describe_scene
 
@@ -42,7 +40,7 @@ def _distill(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
     settings: dict[str, Any] = nest(dotted)
     ensemble = arguments.ensemble
     if arguments.resume:
-        saved = _saved(arguments.resume)
+        saved = _saved(arguments.resume, "distill")
         if "by_behaviour" in saved:
             each = saved["by_behaviour"]
             merged, env = merge(each["settings"], settings), [EnvSpec.from_json(each["env"])]
@@ -75,7 +73,7 @@ def _train(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
 
     settings, run = nest(dotted), arguments.run
     if arguments.resume:
-        saved = _saved(arguments.resume)
+        saved = _saved(arguments.resume, "train")
         if "behaviours" in saved:
             return resume_behaviours(arguments.resume, saved["behaviours"], settings)
         settings, run = merge(saved["settings"], settings), arguments.resume
@@ -101,7 +99,7 @@ def _kickstart(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None
         raise UserError("--seeds and --teacher-steps go with --against-scratch; one run has --seed")
     run = arguments.run
     if arguments.resume:
-        settings, run = merge(_saved(arguments.resume)["settings"], settings), arguments.resume
+        settings, run = merge(_saved(arguments.resume, "kickstart")["settings"], settings), arguments.resume
     if arguments.pbt or str(settings.get("pbt", {}).get("population", 0)) != "0":
         from understudy.terminal_population import run_population
 
@@ -110,12 +108,22 @@ def _kickstart(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None
     run_kickstart(teachers, settings, arguments.preset, run, bool(arguments.resume))
 
 
-def _saved(run: str) -> dict[str, Any]:
-    """Return what a run's folder says of it."""
+def _saved(run: str, command: str) -> dict[str, Any]:
+    """Return what a run's folder says of it.
+
+    Raises:
+        UserError: There is no run, or it is of another command.
+    """
     path = Path(run) / "config.yaml"
     if not path.exists():
         raise UserError(f"no run to resume at {run}: there is no {path}")
-    saved: dict[str, Any] = yaml.safe_load(path.read_text())
+    saved = read_yaml(path)
+    if not saved.keys() & {"settings", "by_behaviour", "behaviours"}:
+        raise UserError(f"{path} does not describe a run that can be resumed")
+    distilled = saved.keys() & {"teachers", "by_behaviour"}
+    made = "distill" if distilled else "kickstart" if "teaching" in saved.get("settings", {}) else "train"
+    if made != command:
+        raise UserError(f"{run} is a run of understudy {made}: understudy {made} --resume {run} goes on with it")
     return saved
 
 

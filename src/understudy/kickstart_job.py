@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from understudy.checks import check_settings
-from understudy.config import build, merge
+from understudy.config import Bounds, build, merge
 from understudy.config import preset as read_preset
 from understudy.data import EnvSpec
 from understudy.envs.multitask import task_shares
@@ -19,7 +19,7 @@ from understudy.errors import UserError
 from understudy.job import load_for
 from understudy.kickstart_checks import called, check_behaviour, check_key, notes_on_behaviour, one_each
 from understudy.objectives.feedback import Gated, TargetKL, ends, parse_weight
-from understudy.objectives.schedules import parse
+from understudy.objectives.schedules import Schedule, parse
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.session import portable
 from understudy.settings import KickstartSettings
@@ -29,7 +29,7 @@ from understudy.teachers.routing import TaskTeachers
 from understudy.training import run_folder
 
 PRESET = "kickstarting"
-_SCHEDULES = ("weight", "value_weight", "reward_weight", "rl_weight")
+_SCHEDULES = ("value_weight", "reward_weight", "rl_weight")
 
 
 @dataclass(frozen=True)
@@ -159,21 +159,24 @@ def _load_tasks(settings: KickstartSettings, sources: Sequence[Any]) -> tuple[Ki
 
 def _check_schedules(settings: KickstartSettings) -> None:
     teaching, run = settings.teaching, settings.stop.env_steps
-    parsed = {name: parse_weight(getattr(teaching, name), f"teaching.{name}", run) for name in _SCHEDULES[:1]}
-    others = {name: parse(getattr(teaching, name), f"teaching.{name}", run) for name in _SCHEDULES[1:]}
-    for text in teaching.rho:
-        if any(parse(text, "teaching.rho", run).value(k) < 0 for k in (0, run // 2, run)):
-            raise UserError("teaching.rho must be 0 or more")
-    parse(teaching.rehearsal.weight, "teaching.rehearsal.weight", run)
-    if isinstance(parsed["weight"], Gated) and not settings.evaluation.every:
+    weight = parse_weight(teaching.weight, "teaching.weight", run)
+    others = {name: parse(getattr(teaching, name), f"teaching.{name}", run) for name in _SCHEDULES}
+    weights = [(f"teaching.{name}", schedule) for name, schedule in others.items()]
+    weights += [("teaching.rho", parse(text, "teaching.rho", run)) for text in teaching.rho]
+    weights.append(("teaching.rehearsal.weight", parse(teaching.rehearsal.weight, "teaching.rehearsal.weight", run)))
+    weights += [("teaching.weight", weight)] if isinstance(weight, Schedule) else []
+    for name, schedule in weights:
+        for value in schedule.turns:
+            Bounds(least=0).check(value, name)
+    if isinstance(weight, Gated) and not settings.evaluation.every:
         raise UserError("teaching.weight gated follows evaluations, but evaluation.every is 0")
-    if isinstance(parsed["weight"], TargetKL) and settings.execution.shared_gradients:
+    if isinstance(weight, TargetKL) and settings.execution.shared_gradients:
         raise UserError(
             "teaching.weight target_kl follows the distance over all workers, which in A3C each learn by themselves: "
             "take another schedule, or a2c with --execution async"
         )
     check_behaviour(settings, ends(others["rl_weight"]) == 0)
-    last = teaching.warm_up + ends(parsed["weight"])
+    last = teaching.warm_up + ends(weight)
     alone = not settings.objective.value_weight and not teaching.rehearsal.data
     if ends(others["rl_weight"]) == 0 and alone and last < run:
         raise UserError(

@@ -29,7 +29,7 @@ from understudy.student import new_student, student_spec
 
 Tell = Callable[[str, str], None]
 """Told of every size, and what is done about it."""
-_LAYERS = re.compile(r"^\d+(x\d+)*$")
+_LAYERS = re.compile(r"^[1-9]\d*(x[1-9]\d*)*$")
 _SHARE = re.compile(r"^\d+(\.\d+)?%$")
 _WIDEST = 4096
 
