@@ -25,7 +25,7 @@ CARTPOLE = {"env": {"id": "CartPole-v1"}}
     [
         ("ppo", "update.lr", "-1", "update.lr is -1.0; it must be at least 0"),
         ("ppo", "update.lr", "linear(3e-4, -1e-4, 100%)", "update.lr is -0.0001; it must be at least 0"),
-        ("ppo", "seed", -1, "seed is -1; it must be at least 0"),
+        ("ppo", "seed", -1, "seed is -1; it must be between 0 and 4294967295"),
         ("ppo", "update.minibatch", -1, "update.minibatch is -1; it must be at least 0"),
         ("ppo", "execution.learner_threads", -1, "execution.learner_threads is -1; it must be at least 0"),
         ("ppo", "execution.worker_timeout", 0, "execution.worker_timeout is 0.0; it must be above 0"),

@@ -41,9 +41,9 @@ class Bounds:
     def __str__(self) -> str:
         """Return the words that go on after "it must be"."""
         if self.least is not None and self.most is not None:
-            return f"between {self.least:g} and {self.most:g}"
+            return f"between {self.least:.10g} and {self.most:.10g}"
         words = {"at least": self.least, "above": self.above, "below": self.below, "at most": self.most}
-        return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
+        return " and ".join(f"{word} {bound:.10g}" for word, bound in words.items() if bound is not None)
 
     def check(self, value: float, name: str) -> None:
         """Refuse a number out of bounds.

@@ -30,8 +30,11 @@ def check_space(env_id: str, space: gym.Space[Any]) -> None:
             where = f" (key {key!r})" if key else ""
             mission = key == "mission" and part.dtype is not None and part.dtype.kind == "U"
             wrapper = '{"type": "mission", "length": 64}' if mission else '{"type": "flatten_observation"}'
+            seen = (
+                type(part).__name__ if " at 0x" in str(part) else part
+            )  # a space of functions, as MiniGrid's missions
             raise UserError(
-                f"{env_id}: policies cannot see observations of the space {part}{where}; try the wrapper {wrapper}"
+                f"{env_id}: policies cannot see observations of the space {seen}{where}; try the wrapper {wrapper}"
             )
 
 

@@ -221,7 +221,8 @@ def default_encoders(
     encoders = []
     for key in keys or tuple(key for key in spaces if key != MASK):
         if key not in spaces:
-            raise UserError(f"observation key {key!r} is not in the environment; it has {', '.join(map(repr, spaces))}")
+            has = "it has " + ", ".join(map(repr, spaces)) if isinstance(space, gym.spaces.Dict) else "it has no keys"
+            raise UserError(f"observation key {key!r} is not in the environment; {has}")
         sub = spaces[key]
         if is_image(sub):
             encoders.append(_picture_encoder(key, sub, cnn_features, picture))

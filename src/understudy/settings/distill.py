@@ -145,7 +145,7 @@ class DistillSettings:
     evaluation: EvaluationSettings = doc("", factory=EvaluationSettings)
     stop: StopSettings = doc("", factory=StopSettings)
     execution: ExecutionSettings = doc("", factory=ExecutionSettings)
-    seed: int = doc("every random number of the run comes from it", 0, least=0)
+    seed: int = doc("every random number of the run comes from it", 0, least=0, most=2**32 - 1)
     device: str = doc("cpu or cuda", "cpu")
 
     @property

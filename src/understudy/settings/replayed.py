@@ -51,7 +51,7 @@ class ReplayedSettings(CommonChecks):
         0,
         least=0,
     )
-    seed: int = doc("every random number of the run comes from it", 0, least=0)
+    seed: int = doc("every random number of the run comes from it", 0, least=0, most=2**32 - 1)
 
     @property
     def schedules(self) -> dict[str, str]:

@@ -187,7 +187,7 @@ class TrainSettings(CommonChecks):
         0,
         least=0,
     )
-    seed: int = doc("every random number of the run comes from it", 0, least=0)
+    seed: int = doc("every random number of the run comes from it", 0, least=0, most=2**32 - 1)
     device: str = doc("cpu or cuda", "cpu")
 
     @property
