@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -190,11 +190,36 @@ def learner_update(
     policy = tables(world, student, np.zeros(world.states), settings)
     job = KickstartJob(settings, (tables(world, teacher, values, settings),), Path(), False)
     rollout = as_rollout(found, policy, method.q == "teacher")
-    optimizer = torch.optim.SGD(policy.parameters(), 1.0)
-    learner = ActorCritic(policy, settings, optimizer=optimizer, teaching=Lessons(job)(policy))
+    learner = ActorCritic(policy, settings, optimizer=Descent(policy.parameters()), teaching=Lessons(job)(policy))
     before = policy.head.weight.detach().clone()
     learner.update(rollout, 0)
     return (before - policy.head.weight.detach()).T.numpy() * horizon
+
+
+class Descent:
+    """Plain steps along the gradient, so that what moved is the gradient."""
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self._parameters = list(parameters)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Take one step."""
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.sub_(parameter.grad, alpha=lr)
+
+    def state(self) -> dict[str, Array]:
+        """Return nothing: there are no statistics."""
+        return {}
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """Do nothing; see ``state``."""
 
 
 def as_rollout(found: Mapping[str, Array], policy: Policy, teacher_acted: bool) -> Rollout:
