@@ -9,8 +9,10 @@ import sys
 import time
 
 import pytest
+import yaml
 
 from understudy.cli import main
+from understudy.config import preset
 from understudy.policies.files import load_policy
 
 COMMAND = [sys.executable, "-m", "understudy"]
@@ -188,3 +190,12 @@ def test_resume_names_the_command_that_made_the_run(tmp_path, capsys):
         main(["train", "--resume", str(tmp_path / "run")])
     assert ended.value.code == 2
     assert re.fullmatch(r"understudy: error: .* cannot be read as YAML: .*\n", capsys.readouterr().err)
+
+
+def test_a_preset_is_printed_as_it_stands_in_its_file(capsys):
+    main(["presets", "ppo-pong"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("#") and yaml.safe_load(printed) == preset("ppo-pong")
+    with pytest.raises(SystemExit) as ended:
+        main(["presets", "ppo-ping"])
+    assert ended.value.code == 2 and "did you mean ppo-pong" in capsys.readouterr().err

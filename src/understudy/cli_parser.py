@@ -115,7 +115,8 @@ def command_parser() -> argparse.ArgumentParser:
     _add_players(command)
     _add_readers(command)
     _add_export(command("export", "Write a student as ONNX, TorchScript, C, Stable-Baselines3 or for Unity."))
-    command("presets", "List the presets.")
+    shown = command("presets", "List the presets, or print one.")
+    shown.add_argument("name", nargs="?", help="print the YAML file of this preset, to begin one's own from")
     demo = command("demo", "Distil the teacher that ships with Understudy into a 64x64 student.")
     demo.add_argument("--run", default="runs/demo", help="folder of the run [runs/demo]")
     for name in WITH_SCENES:

@@ -257,9 +257,16 @@ def preset(name: str) -> dict[str, Any]:
     Raises:
         UserError: There is no such preset; the nearest names are suggested.
     """
+    return read_yaml(Path(name) if name.endswith((".yaml", ".yml")) and name not in presets() else preset_path(name))
+
+
+def preset_path(name: str) -> Path:
+    """Return the file of a preset.
+
+    Raises:
+        UserError: There is no such preset; the nearest names are suggested.
+    """
     known = presets()
     if name in known:
-        return read_yaml(known[name])
-    if name.endswith((".yaml", ".yml")):
-        return read_yaml(Path(name))
+        return known[name]
     raise UserError(f"no preset {name!r}{suggest(name, known)} (presets: {', '.join(sorted(known))})")

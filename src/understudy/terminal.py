@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -198,10 +199,13 @@ def _play_scene(policy: Any, arguments: argparse.Namespace) -> None:
     console.print("return: " + ", ".join(f"{value:.1f}" for value in found.returns))
 
 
-def run_presets(_: argparse.Namespace) -> None:
-    """List the presets with the comment at their beginning."""
-    from understudy.config import presets
+def run_presets(arguments: argparse.Namespace) -> None:
+    """List the presets with the comment at their beginning, or print one as it stands in its file."""
+    from understudy.config import preset_path, presets
 
+    if arguments.name:
+        sys.stdout.write(preset_path(arguments.name).read_text())
+        return
     for name, path in presets().items():
         lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().split("\n"))
         about = " ".join(line.lstrip("# ") for line in lines)
