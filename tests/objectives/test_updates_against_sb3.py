@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from benchmarks.sb3_models import sb3_model
 from torch import Tensor, nn
 
 from understudy.config import merge
@@ -24,7 +25,7 @@ from understudy.rollouts.replay import ReplayBatch
 from understudy.training import resolve_training
 from understudy.training_parts import new_policy, policy_spec
 
-sb3 = pytest.importorskip("stable_baselines3")
+pytest.importorskip("stable_baselines3")
 from stable_baselines3.common.logger import Logger  # noqa: E402
 from stable_baselines3.common.type_aliases import ReplayBufferSamples  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv  # noqa: E402
@@ -44,25 +45,6 @@ class Discrete(Nothing):
     """Has three actions."""
 
     action_space = gym.spaces.Discrete(3)
-
-
-def theirs(name: str, noisy: bool) -> Any:
-    """Return a model of Stable-Baselines3 with our settings."""
-    kind = {"sac": sb3.SAC, "td3": sb3.TD3, "ddpg": sb3.DDPG}[name]
-    arch: dict[str, Any] = {
-        "net_arch": list(HIDDEN), "activation_fn": nn.Tanh, "optimizer_kwargs": {"eps": EPS},
-    }  # fmt: skip
-    noise = {"target_policy_noise": 0.2, "target_noise_clip": 0.5} if noisy else {}
-    model = kind(
-        "MlpPolicy", Nothing(), learning_rate=LR, batch_size=BATCH, tau=TAU, buffer_size=10, policy_kwargs=arch, **noise
-    )
-    model._logger = Logger(None, [])
-    groups = [model.critic.optimizer.param_groups[0]]
-    if name == "sac":
-        model.ent_coef_optimizer.param_groups[0]["eps"] = EPS
-    else:  # its loss of the critics is twice ours, which Adam does not see but for epsilon
-        groups[0]["eps"] = 2 * EPS
-    return model
 
 
 def pairs(core: Any, model: Any) -> Iterator[tuple[Tensor, Tensor]]:
@@ -113,8 +95,14 @@ def test_updates_are_those_of_stable_baselines3(name: str, kernel: bool, monkeyp
     )  # fmt: skip
     spec = replayed_spec(settings, Nothing.observation_space, Nothing.action_space)  # type: ignore[arg-type]
     core: Any = OffPolicy(replayed_policy(spec, 0, About()), settings).core  # type: ignore[arg-type]
-    noisy = name == "td3"
-    model = theirs(name, noisy)
+    model = sb3_model(settings, DummyVecEnv([Nothing]), 0)
+    model._logger = Logger(None, [])
+    # The loss of TD3's critics is twice ours there, which Adam does not see but for epsilon.
+    epsilons = {model.actor: EPS, model.critic: EPS if name == "sac" else 2 * EPS}
+    for network, eps in epsilons.items():
+        network.optimizer.param_groups[0]["eps"] = eps
+    if name == "sac":
+        model.ent_coef_optimizer.param_groups[0]["eps"] = EPS
     with torch.no_grad():
         for one, two in pairs(core, model):
             two.copy_(one)
@@ -175,13 +163,7 @@ def test_rollouts_are_learnt_from_as_stable_baselines3_does(name: str, env: type
     spec = policy_spec(settings.policy, Nothing.observation_space, env.action_space, True)
     policy = new_policy(spec, settings.policy, 0, About())
     learner = ActorCritic(policy, settings)
-    options = {"n_epochs": 3, "batch_size": STEPS * ENVS} if name == "ppo" else {"use_rms_prop": False}
-    model: Any = (sb3.PPO if name == "ppo" else sb3.A2C)(
-        "MlpPolicy", DummyVecEnv([env] * ENVS), learning_rate=LR, n_steps=STEPS, gamma=0.99, gae_lambda=0.9,
-        ent_coef=0.01, vf_coef=0.25, max_grad_norm=0.5, normalize_advantage=False,
-        policy_kwargs={"net_arch": [16, 16], "optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": EPS}},
-        **options,
-    )  # fmt: skip
+    model = sb3_model(settings, DummyVecEnv([env] * ENVS), 0)
     model._logger = Logger(None, [])
     theirs, bodies = model.policy, (policy.body, policy.value_body)
     linear = [layer for body in (*bodies, (policy.head, policy.value_head)) for layer in body]
