@@ -79,8 +79,8 @@ def tables(settings: Any, names: tuple[str, ...]) -> str:
         set_to = [shown(section(p, group).get(leaf, ())) for p in own]
         default = () if field.default is MISSING else field.default
         about = field.metadata["help"].replace("|", "\\|")
-        if (bounds := str(field.metadata["bounds"])) != "at least 0":  # most are, and it says little
-            about += f" ({bounds})" if bounds else ""
+        if bounds := str(field.metadata["bounds"]):
+            about += f" ({bounds})"
         text += f"| `--{name}` | {shown(default)} | {' | '.join(set_to)} | {about} |\n"
     return text
 

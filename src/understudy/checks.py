@@ -8,7 +8,7 @@ import torch
 
 from understudy.config import bounds_of
 from understudy.errors import UserError
-from understudy.objectives.schedules import parse
+from understudy.objectives.schedules import Schedule, Weight, parse
 
 
 class _Settings(Protocol):
@@ -34,10 +34,18 @@ def check_settings(settings: _Settings) -> None:
     """
     settings.check()
     for name, text in settings.schedules.items():
-        bounds = bounds_of(settings, name)
-        for value in parse(text, name, settings.stop.env_steps).turns:
-            bounds.check(value, name)
+        check_schedule(settings, name, parse(text, name, settings.stop.env_steps))
     check_device(getattr(settings, "device", "cpu"))
+
+
+def check_schedule(settings: Any, name: str, schedule: Weight) -> None:
+    """Refuse a schedule that leaves the bounds of its field; one that follows what is measured keeps its own.
+
+    Raises:
+        UserError: Naming the field.
+    """
+    for value in schedule.turns if isinstance(schedule, Schedule) else ():
+        bounds_of(settings, name).check(value, name)
 
 
 def check_device(name: str) -> None:

@@ -257,11 +257,11 @@ def preset(name: str) -> dict[str, Any]:
     Raises:
         UserError: There is no such preset; the nearest names are suggested.
     """
-    return read_yaml(Path(name) if name.endswith((".yaml", ".yml")) and name not in presets() else preset_path(name))
+    return read_yaml(preset_path(name))
 
 
 def preset_path(name: str) -> Path:
-    """Return the file of a preset.
+    """Return the file of a preset; the path of a YAML file is one already.
 
     Raises:
         UserError: There is no such preset; the nearest names are suggested.
@@ -269,4 +269,6 @@ def preset_path(name: str) -> Path:
     known = presets()
     if name in known:
         return known[name]
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
     raise UserError(f"no preset {name!r}{suggest(name, known)} (presets: {', '.join(sorted(known))})")

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from understudy.checks import check_settings
-from understudy.config import Bounds, build, merge
+from understudy.checks import check_schedule, check_settings
+from understudy.config import build, merge
 from understudy.config import preset as read_preset
 from understudy.data import EnvSpec
 from understudy.envs.multitask import task_shares
@@ -19,7 +19,7 @@ from understudy.errors import UserError
 from understudy.job import load_for
 from understudy.kickstart_checks import called, check_behaviour, check_key, notes_on_behaviour, one_each
 from understudy.objectives.feedback import Gated, TargetKL, ends, parse_weight
-from understudy.objectives.schedules import Schedule, parse
+from understudy.objectives.schedules import parse
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.session import portable
 from understudy.settings import KickstartSettings
@@ -161,13 +161,13 @@ def _check_schedules(settings: KickstartSettings) -> None:
     teaching, run = settings.teaching, settings.stop.env_steps
     weight = parse_weight(teaching.weight, "teaching.weight", run)
     others = {name: parse(getattr(teaching, name), f"teaching.{name}", run) for name in _SCHEDULES}
-    weights = [(f"teaching.{name}", schedule) for name, schedule in others.items()]
-    weights += [("teaching.rho", parse(text, "teaching.rho", run)) for text in teaching.rho]
-    weights.append(("teaching.rehearsal.weight", parse(teaching.rehearsal.weight, "teaching.rehearsal.weight", run)))
-    weights += [("teaching.weight", weight)] if isinstance(weight, Schedule) else []
-    for name, schedule in weights:
-        for value in schedule.turns:
-            Bounds(least=0).check(value, name)
+    check_schedule(settings, "teaching.weight", weight)
+    for name, schedule in others.items():
+        check_schedule(settings, f"teaching.{name}", schedule)
+    for text in teaching.rho:
+        check_schedule(settings, "teaching.rho", parse(text, "teaching.rho", run))
+    rehearsed = parse(teaching.rehearsal.weight, "teaching.rehearsal.weight", run)
+    check_schedule(settings, "teaching.rehearsal.weight", rehearsed)
     if isinstance(weight, Gated) and not settings.evaluation.every:
         raise UserError("teaching.weight gated follows evaluations, but evaluation.every is 0")
     if isinstance(weight, TargetKL) and settings.execution.shared_gradients:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from understudy.checks import check_settings
+from understudy.checks import check_schedule, check_settings
 from understudy.config import build, merge, preset
 from understudy.data import EnvSpec
 from understudy.errors import UserError
@@ -107,6 +107,7 @@ def prepare_replay(
 def _check(settings: Settings, teacher: PolicyLike) -> None:
     name = teacher.about.source or teacher.about.algorithm
     weight = parse_weight(settings.teaching.weight, "teaching.weight", settings.stop.env_steps)
+    check_schedule(settings, "teaching.weight", weight)
     if isinstance(weight, TargetKL):
         raise UserError("teaching.weight target_kl goes with on-policy students; take gated(1) or a schedule")
     if teacher.initial_state(1) is not None:

@@ -201,10 +201,12 @@ def _play_scene(policy: Any, arguments: argparse.Namespace) -> None:
 
 def run_presets(arguments: argparse.Namespace) -> None:
     """List the presets with the comment at their beginning, or print one as it stands in its file."""
-    from understudy.config import preset_path, presets
+    from understudy.config import preset_path, presets, read_yaml
 
     if arguments.name:
-        sys.stdout.write(preset_path(arguments.name).read_text())
+        path = preset_path(arguments.name)
+        read_yaml(path)  # refuses what cannot be read
+        sys.stdout.write(path.read_text())
         return
     for name, path in presets().items():
         lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().split("\n"))

@@ -35,7 +35,7 @@ class RehearsalSettings:
     """A term on stored states, in batches of their own."""
 
     data: str = doc("folder of a distillation whose stored states are rehearsed with the teacher; empty: none", "")
-    weight: str = doc("schedule of its weight", "1")
+    weight: str = doc("schedule of its weight", "1", least=0)
     batch: int = doc("states of each gradient step", 256, least=1)
 
 
@@ -47,9 +47,10 @@ class TeachingSettings:
     weight: str = doc(
         "schedule of lambda on env steps: those of other settings, gated(c), or target_kl(d, initial)",
         "linear(1, 0, 15%)",
+        least=0,
     )
     rho: tuple[str, ...] = doc(
-        "factor of each teacher, a number or a schedule: lambda_i = lambda * rho_i; empty: 1 each", ()
+        "factor of each teacher, a number or a schedule: lambda_i = lambda * rho_i; empty: 1 each", (), least=0
     )
     assignment: Literal["all", "mixture", "task", "key"] = doc(
         "all: the losses to all teachers are added; mixture: their distributions are averaged; task: each teaches the "
@@ -58,15 +59,15 @@ class TeachingSettings:
     )
     key: str = doc("observation key that names the teacher of a state, as an integer from 0 or one-hot", "")
     gate: Literal["none", "value"] = doc("value: only states count where V_teacher > V_student", "none")
-    value_weight: str = doc("schedule of the squared error of the student's value to the teacher's", "0")
+    value_weight: str = doc("schedule of the squared error of the student's value to the teacher's", "0", least=0)
     reward: Literal["none", "log_prob", "value", "distance"] = doc(
         "what the teacher adds to rewards: log_prob, log pi_T(a|s) of the action taken; value, gamma V_T(s') - V_T(s); "
         "distance, -lambda D(s), which makes the distance's update a gradient (n-distill, eer)",
         "none",
     )
-    reward_weight: str = doc("schedule of the teacher's reward's factor", "1")
+    reward_weight: str = doc("schedule of the teacher's reward's factor", "1", least=0)
     env_reward: bool = doc("learn from the environment's rewards too; false: from what the teacher adds alone", True)
-    rl_weight: str = doc("schedule of c, which multiplies policy gradient and entropy bonus", "1")
+    rl_weight: str = doc("schedule of c, which multiplies policy gradient and entropy bonus", "1", least=0)
     proximal: bool = doc("weigh states by max(ratio, 1 - objective.clip), as PPD does", False)
     init: Literal["none", "teacher"] = doc("teacher: the student begins as a copy of its only teacher", "none")
     warm_up: int = doc(

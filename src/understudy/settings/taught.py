@@ -19,6 +19,7 @@ class ReplayTeaching:
         "schedule of lambda on env steps, steps may be a share of the run; gated(c): c max(0, 1 - G_S / G_T), scores "
         "from the random policy's up",
         "gated(1)",
+        least=0,
     )
     offline_steps: int = doc("env steps that the teacher plays first, for the offline phase", 10_000, least=0)
     offline_updates: int = doc(
