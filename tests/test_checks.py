@@ -33,7 +33,7 @@ CARTPOLE = {"env": {"id": "CartPole-v1"}}
         ("ppo", "objective.gamma", "nan", "objective.gamma is nan; it must be between 0 and 1"),
         ("ppo", "policy.log_std", "nan", "policy.log_std is nan; it must be a number"),
         ("ppo", "policy.hidden", [64, 0], "policy.hidden is 0; it must be at least 1"),
-        ("ppo", "stop.env_steps", "inf", "stop.env_steps is 'inf'; it must be of type int"),
+        ("ppo", "stop.env_steps", "inf", "stop.env_steps is 'inf'; it must be a whole number"),
         ("ppo", "update.decay", 1, "update.decay is 1.0; it must be at least 0 and below 1"),
         ("dqn", "exploration.epsilon", "linear(7, 0, 10)", "exploration.epsilon is 7.0; it must be between 0 and 1"),
         ("dqn", "replay.beta", "piecewise(0:0.4, 10:2)", "replay.beta is 2.0; it must be between 0 and 1"),

@@ -199,3 +199,35 @@ def test_a_preset_is_printed_as_it_stands_in_its_file(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["presets", "ppo-ping"])
     assert ended.value.code == 2 and "did you mean ppo-pong" in capsys.readouterr().err
+
+
+def test_the_value_functions_widths_may_be_several(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = ["--policy.hidden", "8", "--policy.value_hidden", "8", "4"]
+    main(
+        [
+            "train",
+            "--env",
+            "understudy/ConstantAction-v0",
+            *sizes,
+            "--env-steps",
+            "256",
+            "--evaluation.final",
+            "2",
+            "--run",
+            "run",
+        ]
+    )
+    assert load_policy("run/last.safetensors").spec.value_hidden == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--policy.hidden", "1000000000000000"), ("--rollout.steps", "100000000000000")]
+)
+def test_memory_that_is_not_there_is_one_line(flag, value, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--env", "understudy/ConstantAction-v0", flag, value])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "understudy: error: not enough memory; choose smaller" in said
+    assert "Traceback" not in said

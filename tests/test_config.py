@@ -30,7 +30,7 @@ def test_none_is_understood_where_it_is_allowed():
     [
         ("studnt.hidden", 64, r"unknown key studnt; did you mean student\?"),
         ("student.hiden", 64, r"unknown key student.hiden; did you mean student|hidden"),
-        ("seed", "many", "seed is 'many'; it must be of type int"),
+        ("seed", "many", "seed is 'many'; it must be a whole number"),
         ("data.steps", "1.5", "data.steps is '1.5'"),
         ("execution.type", "snyc", r"execution.type is 'snyc'; it can be single, sync; did you mean sync"),
         ("student.value", "perhaps", "true or false"),
@@ -43,6 +43,19 @@ def test_none_is_understood_where_it_is_allowed():
 def test_nonsense_is_refused_by_name(key, value, message):
     with pytest.raises(UserError, match=message):
         build(DistillSettings, nest({key: value})).check()
+
+
+@pytest.mark.parametrize(
+    ("value", "hidden"),
+    [("64,32", (64, 32)), ("[64, 32]", (64, 32)), ("64x32", (64, 32)), (["64", "32"], (64, 32)), ("[]", ()), (8, (8,))],
+)
+def test_widths_are_read_as_people_write_them(value, hidden):
+    assert build(DistillSettings, nest({"student.hidden": value})).student.hidden == hidden
+
+
+def test_a_word_among_widths_is_named():
+    with pytest.raises(UserError, match="student.hidden is 'max'; it must be a whole number"):
+        build(DistillSettings, nest({"student.hidden": "64,max"}))
 
 
 def test_sequences_must_divide_rollouts():

@@ -172,6 +172,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        wanted = " ".join(str(error).split())
+        sys.stderr.write(
+            f"understudy: error: not enough memory; choose smaller networks, batches or replays: {wanted}\n"
+        )
+        sys.exit(2)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Say whether NumPy or PyTorch, on the CPU or a GPU, did not get the memory that it asked for."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "not allocate memory" in text or "out of memory" in text
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from understudy.errors import UserError, suggest
 from understudy.scene_flags import WITH_SCENES, add_scene_flags
 from understudy.settings import METHODS, TAUGHT, DistillSettings, KickstartSettings
 
+_SEVERAL = "N ..."
 # Short forms of flags that are typed often.
 _SHORT = {
     "env.id": "--env",
@@ -44,12 +45,13 @@ def _add_settings(parser: argparse.ArgumentParser, cls: Any) -> None:
             groups[section] = parser.add_argument_group(section or "run", _section_doc(cls, section))
         default = field.default if field.default is not MISSING else None
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        metavar = _metavar(kind)
         names = [f"--{name}"] + ([_SHORT[name]] if name in _SHORT else [])
         groups[section].add_argument(
             *names,
             dest=name,
-            nargs="*" if get_origin(kind) is tuple else None,
-            metavar=_metavar(kind),
+            nargs="*" if metavar == _SEVERAL else None,
+            metavar=metavar,
             default=argparse.SUPPRESS,
             help=f"{field.metadata.get('help', '')} [{shown}]".replace("%", "%%"),
         )
@@ -68,7 +70,7 @@ def _metavar(kind: Any) -> str:
         return "|".join(map(str, arguments))
     if origin in (Union, types.UnionType):
         return _metavar(next(a for a in arguments if a is not type(None)))
-    return "N ..." if origin is tuple else {int: "N", float: "X", bool: "true|false"}.get(kind, "TEXT")
+    return _SEVERAL if origin is tuple else {int: "N", float: "X", bool: "true|false"}.get(kind, "TEXT")
 
 
 def refuse(parser: argparse.ArgumentParser, command: str, unknown: list[str]) -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -120,6 +121,8 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
         return value
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
+        if arguments[0] in (int, float):  # the shell's "64,64", "[64, 64]" and "64x64" as well as 64 64
+            items = [part for item in items for part in (_numbers(item) if isinstance(item, str) else [item])]
         return tuple(_convert(item, arguments[0], path) for item in items)
     if origin is dict:
         mapping = yaml.safe_load(value) if isinstance(value, str) else value
@@ -149,7 +152,12 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
             raise ValueError
         return int(float(value)) if kind is int else kind(value)
     except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{path} is {value!r}; it must be of type {kind.__name__}") from None
+        wanted = {int: "a whole number", float: "a number"}.get(kind, f"of type {kind.__name__}")
+        raise UserError(f"{path} is {value!r}; it must be {wanted}") from None
+
+
+def _numbers(text: str) -> list[str]:
+    return re.sub(r"(?<=\d)x(?=\d)|[\[\](),]", " ", text).split()
 
 
 def build(cls: type[T], data: Mapping[str, Any] | T | None, path: str = "") -> T:
