@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Modules are compiled when they are first imported, and kept: pip would compile thousands that nobody imports, which
+# takes longer than the rest of the installation.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test lint docs clean
 .DEFAULT_GOAL := demo
@@ -10,8 +14,8 @@ READY := $(VENV)/.ready
 # torch first and pinned: an unpinned one brings gigabytes of CUDA along.
 $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) torch
+	$(PIP) -e '.[dev]'
 	@touch $@
 
 demo: $(READY)
@@ -27,7 +31,7 @@ lint: $(READY)
 
 # The site, in build/site. Its tools are installed for it alone: tests and CI do without.
 docs: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(PIP) -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:

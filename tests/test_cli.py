@@ -69,17 +69,19 @@ def test_distill_ends_with_a_verdict_and_a_table(run):
     assert rows[-1]["ratio"] >= 0.95 and rows[-1]["env_steps"] == 500 * len(rows)
 
 
-def test_inspect_evaluate_compare_play(run):
+def test_inspect_evaluate_compare_play(run, monkeypatch, capsys):
     folder, _ = run
-    done = understudy("inspect", "run", cwd=folder)
-    assert "CartPole-v1" in done.stdout and "MLP 16x16" in done.stdout
-    done = understudy("evaluate", "run", "--episodes", 5, "--json", "e.json", cwd=folder)
-    assert done.returncode == 0 and "95 % interval" in done.stdout
+    monkeypatch.chdir(folder)
+    main(["inspect", "run"])
+    shown = capsys.readouterr().out
+    assert "CartPole-v1" in shown and "MLP 16x16" in shown
+    main(["evaluate", "run", "--episodes", "5", "--json", "e.json"])
+    assert "95 % interval" in capsys.readouterr().out
     assert len(json.loads((folder / "e.json").read_text())["returns"]) == 5
-    done = understudy("compare", "run/best.safetensors", "run/last.safetensors", "--episodes", 5, cwd=folder)
-    assert done.returncode == 0 and "best" in done.stdout and "last" in done.stdout
-    done = understudy("play", "run", "--video", "film.gif", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    main(["compare", "run/best.safetensors", "run/last.safetensors", "--episodes", "5"])
+    shown = capsys.readouterr().out
+    assert "best" in shown and "last" in shown
+    main(["play", "run", "--video", "film.gif"])
     assert (folder / "film.gif").stat().st_size > 1000
 
 

@@ -41,7 +41,7 @@ def test_every_method_learns_the_constant_action(tmp_path, name, settings):
 
 
 def test_a3c_learns_the_constant_action(tmp_path):
-    budget = {"stop__env_steps": 40_000, "evaluation__every": 0, "evaluation__final": 10, "evaluation__num_envs": 2}
+    budget = {"stop__env_steps": 20_000, "evaluation__every": 0, "evaluation__final": 10, "evaluation__num_envs": 2}
     result = train(
         "understudy/ConstantAction-v0", "a3c", run=tmp_path, policy__lstm=0, policy__hidden=[16], update__lr="2e-3",
         **budget,
@@ -72,7 +72,7 @@ def test_memory_is_learnt_through_whole_sequences(tmp_path, cell):
         "understudy/Memory-v0", "ppo", run=tmp_path, policy__lstm=16, policy__hidden=[16], policy__normalize=False,
         policy__cell=cell, rollout__num_envs=16, rollout__steps=32, update__minibatch=128, update__epochs=4,
         update__lr="1e-2",
-        objective__normalize_reward=False, stop__env_steps=40_000, evaluation__every=0, evaluation__final=40,
+        objective__normalize_reward=False, stop__env_steps=28_000, evaluation__every=0, evaluation__final=40,
     )  # fmt: skip
     assert result.score > 0.95
 
@@ -160,7 +160,7 @@ def test_a_resumed_run_tells_the_evaluations_of_before(tmp_path):
 def test_evaluation_runs_beside_and_keeps_the_best(tmp_path):
     seen = []
     result = train(
-        "CartPole-v1", "ppo-cartpole", run=tmp_path, stop__env_steps=100_000, evaluation__every=4_000,
+        "CartPole-v1", "ppo-cartpole", run=tmp_path, stop__env_steps=40_000, evaluation__every=4_000,
         evaluation__episodes=4, evaluation__final=4, report=seen.append,
     )  # fmt: skip
     found = [metrics for metrics in seen if "eval_return" in metrics]

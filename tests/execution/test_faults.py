@@ -426,7 +426,7 @@ def test_resume_after_kills_at_random_moments(tmp_path):
     rng, state, reached = np.random.default_rng(0), tmp_path / "run" / "state.safetensors", []
     driver = start(tmp_path, *words)
     try:
-        for _ in range(4):
+        for _ in range(3):
             until(state.exists)
             before = state.stat().st_mtime_ns
             until(lambda before=before: state.stat().st_mtime_ns != before)  # it learns again

@@ -1,5 +1,7 @@
 """What a worker process is made of."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 from understudy.data import EnvSpec
@@ -28,3 +30,34 @@ def test_a_worker_that_needs_no_torch_does_not_load_it():
         execution.close()
     assert info.env_steps == 32 and len(episodes) == 2
     assert "numpy" in mapped and "torch" not in mapped
+
+
+def test_a_learner_of_pictures_does_not_import_the_compiler():
+    """PyTorch's, which costs seconds and memory before the first step; after all that a learner needs was made."""
+    code = """if True:
+        import sys
+        import gymnasium as gym, numpy as np, torch
+        from understudy.execution.pool import weight_shapes
+        from understudy.objectives.optimizers import Adam
+        from understudy.policies.policy import Policy
+        from understudy.policies.weights import named_arrays
+        from understudy.settings.train import NetworkSettings
+        from understudy.training_parts import policy_spec
+
+        space = gym.spaces.Box(0, 10, (7, 7, 3), np.uint8)
+        before = torch.get_rng_state()
+        for encoder in ("grid_mlp", "impala_resnet"):
+            spec = policy_spec(NetworkSettings(encoder=encoder), space, gym.spaces.Discrete(3), True)
+            shapes, after = weight_shapes(spec), torch.get_rng_state()
+            assert torch.equal(before, after), "no random number of the run is used up"
+            policy = Policy(spec)
+            assert {k: (a.shape, str(a.dtype)) for k, a in named_arrays(policy).items()} == shapes
+            optimizer = Adam(list(policy.parameters()))
+            optimizer.zero_grad()
+            policy(torch.zeros(2, 7, 7, 3, dtype=torch.uint8)).params.sum().backward()
+            optimizer.step(0.1)
+            before = torch.get_rng_state()
+        print("torch._dynamo" in sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n", done.stderr

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+from PIL import Image
 
 from understudy.data import Array
 from understudy.envs.unity.messages import PNG
-from understudy.errors import missing_extra
 
 MASK = "action_mask"
 """Observation key: 1 for every choice that is allowed."""
@@ -72,7 +72,6 @@ def sensors_of(observations: Sequence[Any]) -> tuple[Sensor, ...]:
 
     Raises:
         SensorError: A picture cannot be read.
-        UserError: Pillow is not installed, but there are pictures.
     """
     found: list[Sensor] = []
     for i, seen in enumerate(observations):
@@ -104,10 +103,6 @@ def read_picture(seen: Any) -> Array:
     Raises:
         SensorError: They are no PNG files, or do not fit the shape or the mapping.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise missing_extra("pillow", "unity", "a Unity scene with cameras") from error
     try:
         files = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in _split(seen.compressed_data)]
         channels = np.concatenate(files, axis=2).transpose(2, 0, 1)  # [3 n, H, W]
