@@ -26,6 +26,15 @@ def test_video_is_readable(tmp_path, suffix):
         assert iio.immeta(path)["fps"] == 50
 
 
+def test_atari_games_are_filmed_at_the_speed_they_are_played(tmp_path):
+    """60 frames a second, four of which are one step; learning needs no OpenCV, drawing does."""
+    pytest.importorskip("ale_py")
+    pong = EnvSpec("ALE/Pong-v5", wrappers=({"type": "atari"},))
+    play("random", pong, video=tmp_path / "pong.mp4", max_steps=10)
+    assert iio.immeta(tmp_path / "pong.mp4")["fps"] == 15
+    assert iio.imread(tmp_path / "pong.mp4").shape == (10, 210, 160, 3)
+
+
 def test_playing_is_evaluating():
     policy = new_policy()
     assert play(policy, episodes=3, seed=4).returns.tolist() == evaluate(policy, episodes=3, seed=4).returns.tolist()

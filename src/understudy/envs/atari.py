@@ -20,6 +20,8 @@ _ALIASES = {
     "action_repeat_probability": "sticky",
 }
 
+_FRAMES_PER_SECOND = 60
+
 
 @dataclass(frozen=True)
 class AtariOptions:
@@ -97,7 +99,9 @@ def preprocess(env: gym.Env[Any, Any], options: AtariOptions) -> gym.Env[Any, An
     if not hasattr(env.unwrapped, "ale"):
         raise UserError("the wrapper 'atari' is for Atari games (ALE/...-v5)")
     if importlib.util.find_spec("cv2") is None:
-        raise missing_extra("opencv-python", "atari", "Atari preprocessing outside ale-py's own vector environment")
+        raise missing_extra(
+            "opencv-python-headless", "atari", "Atari preprocessing outside ale-py's own vector environment"
+        )
     env = gym.wrappers.AtariPreprocessing(
         env,
         noop_max=options.noop_max,
@@ -110,7 +114,9 @@ def preprocess(env: gym.Env[Any, Any], options: AtariOptions) -> gym.Env[Any, An
         env = FireReset(env)
     if options.reward_clipping:
         env = gym.wrappers.TransformReward(env, lambda reward: float(np.sign(float(reward))))
-    return FrameStack(env, options.stack)
+    stacked = FrameStack(env, options.stack)
+    stacked.metadata = {**env.metadata, "render_fps": _FRAMES_PER_SECOND / options.frame_skip}
+    return stacked
 
 
 class FireReset(gym.Wrapper[Any, Any, Any, Any]):
