@@ -5,7 +5,7 @@ import yaml
 
 from understudy.config import build, flags, merge, nest, plain, preset, presets
 from understudy.errors import UserError
-from understudy.settings import METHODS, TAUGHT, DistillSettings, KickstartSettings
+from understudy.settings import METHODS, TAUGHT, DistillSettings, KickstartSettings, TrainSettings
 
 
 def test_text_becomes_the_type_of_the_field():
@@ -51,6 +51,15 @@ def test_nonsense_is_refused_by_name(key, value, message):
 )
 def test_widths_are_read_as_people_write_them(value, hidden):
     assert build(DistillSettings, nest({"student.hidden": value})).student.hidden == hidden
+
+
+def test_lists_are_read_as_in_a_preset():
+    wrapper = {"type": "atari", "stack": 2}
+    for value in ("[{type: atari, stack: 2}]", "{type: atari, stack: 2}", ["{type: atari, stack: 2}"], [wrapper]):
+        assert build(TrainSettings, nest({"env.wrappers": value})).env.wrappers == (wrapper,)
+    assert build(DistillSettings, nest({"student.keys": "[a, b]"})).student.keys == ("a", "b")
+    with pytest.raises(UserError, match="env.wrappers is 'atari'; it must be a mapping"):
+        build(TrainSettings, nest({"env.wrappers": "[atari]"}))
 
 
 def test_a_word_among_widths_is_named():

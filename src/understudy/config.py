@@ -11,7 +11,7 @@ import re
 import sys
 import types
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -121,8 +121,7 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
         return value
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
-        if arguments[0] in (int, float):  # the shell's "64,64", "[64, 64]" and "64x64" as well as 64 64
-            items = [part for item in items for part in (_numbers(item) if isinstance(item, str) else [item])]
+        items = [part for item in items for part in _parts(item, arguments[0])]
         return tuple(_convert(item, arguments[0], path) for item in items)
     if origin is dict:
         mapping = yaml.safe_load(value) if isinstance(value, str) else value
@@ -156,8 +155,16 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
         raise UserError(f"{path} is {value!r}; it must be {wanted}") from None
 
 
-def _numbers(text: str) -> list[str]:
-    return re.sub(r"(?<=\d)x(?=\d)|[\[\](),]", " ", text).split()
+def _parts(item: Any, kind: Any) -> list[Any]:
+    """Split what a shell gave as one word: "64,64", "[64, 64]" and "64x64", or a list as YAML files have it."""
+    if not isinstance(item, str):
+        return [item]
+    if kind in (int, float):
+        return re.sub(r"(?<=\d)x(?=\d)|[\[\](),]", " ", item).split()
+    with suppress(yaml.YAMLError):
+        if item.startswith("[") and isinstance(found := yaml.safe_load(item), list):
+            return found
+    return [item]
 
 
 def build(cls: type[T], data: Mapping[str, Any] | T | None, path: str = "") -> T:
