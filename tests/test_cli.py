@@ -205,22 +205,10 @@ def test_a_preset_is_printed_as_it_stands_in_its_file(capsys):
 
 def test_the_value_functions_widths_may_be_several(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sizes = ["--policy.hidden", "8", "--policy.value_hidden", "8", "4"]
-    main(
-        [
-            "train",
-            "--env",
-            "understudy/ConstantAction-v0",
-            *sizes,
-            "--env-steps",
-            "256",
-            "--evaluation.final",
-            "2",
-            "--run",
-            "run",
-        ]
-    )
-    assert load_policy("run/last.safetensors").spec.value_hidden == (8, 4)
+    words = ["train", "--env", "understudy/ConstantAction-v0", "--env-steps", "256", "--evaluation.final", "2"]
+    for given, widths in ((["8", "4"], (8, 4)), (["none"], (6,))):
+        main([*words, "--policy.hidden", "6", "--policy.value_hidden", *given, "--run", given[0]])
+        assert load_policy(f"{given[0]}/last.safetensors").spec.value_hidden == widths
 
 
 @pytest.mark.parametrize(

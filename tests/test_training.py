@@ -160,7 +160,7 @@ def test_a_resumed_run_tells_the_evaluations_of_before(tmp_path):
 def test_evaluation_runs_beside_and_keeps_the_best(tmp_path):
     seen = []
     result = train(
-        "CartPole-v1", "ppo-cartpole", run=tmp_path, stop__env_steps=40_000, evaluation__every=4_000,
+        "CartPole-v1", "ppo-cartpole", run=tmp_path, stop__env_steps=100_000, evaluation__every=4_000,
         evaluation__episodes=4, evaluation__final=4, report=seen.append,
     )  # fmt: skip
     found = [metrics for metrics in seen if "eval_return" in metrics]

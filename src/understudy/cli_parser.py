@@ -14,7 +14,6 @@ from understudy.errors import UserError, suggest
 from understudy.scene_flags import WITH_SCENES, add_scene_flags
 from understudy.settings import METHODS, TAUGHT, DistillSettings, KickstartSettings
 
-_SEVERAL = "N ..."
 # Short forms of flags that are typed often.
 _SHORT = {
     "env.id": "--env",
@@ -45,13 +44,12 @@ def _add_settings(parser: argparse.ArgumentParser, cls: Any) -> None:
             groups[section] = parser.add_argument_group(section or "run", _section_doc(cls, section))
         default = field.default if field.default is not MISSING else None
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        metavar = _metavar(kind)
         names = [f"--{name}"] + ([_SHORT[name]] if name in _SHORT else [])
         groups[section].add_argument(
             *names,
             dest=name,
-            nargs="*" if metavar == _SEVERAL else None,
-            metavar=metavar,
+            nargs="*" if get_origin(_given(kind)) is tuple else None,
+            metavar=_metavar(kind),
             default=argparse.SUPPRESS,
             help=f"{field.metadata.get('help', '')} [{shown}]".replace("%", "%%"),
         )
@@ -64,13 +62,19 @@ def _section_doc(cls: Any, section: str) -> str:
     return "" if not section else (here.__doc__ or "").split("\n")[0]
 
 
+def _given(kind: Any) -> Any:
+    """Return the type of a field where it is not none."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return next(a for a in get_args(kind) if a is not type(None))
+    return kind
+
+
 def _metavar(kind: Any) -> str:
-    origin, arguments = get_origin(kind), get_args(kind)
+    kind = _given(kind)
+    origin = get_origin(kind)
     if origin is Literal:
-        return "|".join(map(str, arguments))
-    if origin in (Union, types.UnionType):
-        return _metavar(next(a for a in arguments if a is not type(None)))
-    return _SEVERAL if origin is tuple else {int: "N", float: "X", bool: "true|false"}.get(kind, "TEXT")
+        return "|".join(map(str, get_args(kind)))
+    return "N ..." if origin is tuple else {int: "N", float: "X", bool: "true|false"}.get(kind, "TEXT")
 
 
 def refuse(parser: argparse.ArgumentParser, command: str, unknown: list[str]) -> None:

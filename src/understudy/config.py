@@ -110,7 +110,8 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
     """Bring a value from YAML or the command line to the type of its field."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+        word = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if word is None or (isinstance(word, str) and word.lower() in ("none", "null")):
             return None
         (inner,) = (a for a in arguments if a is not type(None))
         return _convert(value, inner, path)

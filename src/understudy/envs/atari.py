@@ -21,6 +21,7 @@ _ALIASES = {
 }
 
 _FRAMES_PER_SECOND = 60
+"""Of the games."""
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def picture_of(env: VectorEnv) -> Array:
 
 
 class _Gif:
-    """Writes a GIF at its end. Colours are chosen by an octree: a fifth of the time of the usual median cut."""
+    """Writes a GIF at its end. An octree chooses the colours: a quarter of the whole time with the usual median cut."""
 
     def __init__(self, path: Path, duration: float) -> None:
         """Make the file, which shows each picture for ``duration`` milliseconds."""
