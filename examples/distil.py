@@ -8,7 +8,7 @@ SMALL = {
     "student": {"hidden": [16, 16]},
     "data": {"num_envs": 4, "steps": 250},
     "evaluation": {"screen": 10, "episodes": 10, "num_envs": 10},
-    "execution": {"type": "single"},  # a Python object cannot travel to worker processes
+    "execution": {"type": "single"},  # done before workers have started
 }
 
 

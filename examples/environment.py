@@ -32,7 +32,7 @@ class Thermostat(gym.Env):
         return np.array([self.inside - 20, self.outside - 20], np.float32)
 
 
-# An id of the form module:Name-v0 imports the module first, in worker processes too.
+# An id gives it a time limit; where there is none, the class itself can be passed.
 if "Thermostat-v0" not in gym.registry:
     gym.register("Thermostat-v0", Thermostat, max_episode_steps=50)
 
@@ -45,7 +45,7 @@ def by_hand(obs: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Train a policy in it, and distil a teacher written by hand."""
-    env = "environment:Thermostat-v0"
+    env = "Thermostat-v0"
     small = {"rollout": {"num_envs": 8, "steps": 64}, "stop": {"env_steps": 16_384}, "evaluation": {"final": 20}}
     trained = understudy.train(env, "ppo", small, run="runs/example-trained")
     print(f"trained: return {trained.score:.1f}")

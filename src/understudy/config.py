@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 import types
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -228,17 +227,6 @@ def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
             here = here.setdefault(parent, {})
         here[leaf] = value
     return out
-
-
-@contextmanager
-def current_directory() -> Iterator[None]:
-    """Let modules that the user names be imported from the current directory, whatever started Python."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
 
 
 def presets() -> dict[str, Path]:

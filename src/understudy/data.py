@@ -26,7 +26,8 @@ class EnvSpec:
     """An environment, described well enough to build it again in another process.
 
     Attributes:
-        id: Environment id, optionally with the module that registers it, ``"module:Name-v0"``.
+        id: Environment id, optionally with the module that registers it, ``"module:Name-v0"``; or a class or function
+            that makes it, ``"module:Name"``.
         kwargs: Keyword arguments of the constructor.
         wrappers: Wrappers from the inside out, each ``{"type": name, ...arguments}`` (see ``envs.wrappers``).
         backend: ``auto`` takes the fastest library that is installed and has the id.

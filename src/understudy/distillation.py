@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from understudy.config import merge, nest
-from understudy.data import EnvSpec
+from understudy.env_names import EnvLike
 from understudy.errors import Interrupted
 from understudy.execution.base import workers_alive
 from understudy.execution.restarts import WorkerError
@@ -49,7 +49,7 @@ class DistillResult:
 
 def distill(
     teacher: Any,
-    env: str | EnvSpec | Sequence[str | EnvSpec] | None = None,
+    env: EnvLike | Sequence[EnvLike] | None = None,
     settings: DistillSettings | Mapping[str, Any] | None = None,
     *,
     preset: str | None = None,
@@ -63,7 +63,7 @@ def distill(
 
     Args:
         teacher: Anything that ``understudy.load`` takes, or a list of several; or a ``Job`` from ``prepare``.
-        env: Environment id, or one per teacher; the teachers' own by default.
+        env: Environment id, or a class or function that makes one; or one per teacher; the teachers' own by default.
         settings: ``DistillSettings``, or nested mappings such as ``{"student": {"hidden": [64, 64]}}``.
         preset: Name of a preset under the settings; by default that of the teacher's kind of action.
         run: Folder of the run; by default ``runs/ENV-TIME``.
@@ -80,8 +80,7 @@ def distill(
     if not isinstance(settings, DistillSettings):
         settings = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
-    ids = [env] if isinstance(env, (str, EnvSpec)) else env
-    job = prepare(teachers, ids, settings, preset=preset, run=run, resume=resume, ensemble=ensemble)
+    job = prepare(teachers, env, settings, preset=preset, run=run, resume=resume, ensemble=ensemble)
     return _run_job(job, report)
 
 

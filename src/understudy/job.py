@@ -13,6 +13,7 @@ from typing import Any
 from understudy.checks import check_settings
 from understudy.config import build, merge, plain, preset
 from understudy.data import EnvSpec
+from understudy.env_names import EnvLike, all_named
 from understudy.envs.make import spaces_of
 from understudy.envs.multitask import task_names, whole_tasks
 from understudy.errors import UserError
@@ -21,6 +22,7 @@ from understudy.scenes import folder_name, for_scene_distillation
 from understudy.settings import DistillSettings
 from understudy.teachers.combine import combine
 from understudy.teachers.load import load
+from understudy.teachers.successors import find_successors
 
 
 def resolve(settings: DistillSettings | Mapping[str, Any] | None, preset_name: str | None) -> DistillSettings:
@@ -54,8 +56,9 @@ def load_for(source: Any, env: str | EnvSpec | None = None) -> PolicyLike:
         asked = env if isinstance(env, EnvSpec) else EnvSpec(env)
         try:
             spaces = dict(zip(("observation_space", "action_space"), spaces_of(asked), strict=True))
-        except UserError:  # an id of old, which the loader may know a successor of
-            spaces = {}
+        except UserError:
+            if find_successors(asked.id)[0].id == asked.id:
+                raise  # else it is an id of old
     policy = load(source, env=env, **spaces)
     if env is not None and (policy is source or policy.about.env is None):
         policy = copy.copy(policy)  # the caller's own object keeps its environment
@@ -107,7 +110,7 @@ class Job:
 
 def prepare(
     teachers: Sequence[Any],
-    env: Sequence[str | EnvSpec] | None,
+    env: EnvLike | Sequence[EnvLike] | None,
     settings: DistillSettings | Mapping[str, Any] | None = None,
     *,
     preset: str | None = None,
@@ -120,10 +123,11 @@ def prepare(
     Raises:
         UserError: Anything the user can mend.
     """
+    asked = all_named(env)
     if len(teachers) == 1:
-        teacher = load_for(teachers[0], env[0] if env else None)
+        teacher = load_for(teachers[0], asked[0] if asked else None)
     else:
-        loaded = [load_for(t, e) for t, e in zip(teachers, pair_environments(teachers, env), strict=True)]
+        loaded = [load_for(t, e) for t, e in zip(teachers, pair_environments(teachers, asked), strict=True)]
         teacher = combine(loaded, ensemble)
     spec = teacher.about.env
     if spec is None:
@@ -136,7 +140,7 @@ def prepare(
         raise UserError(f"{folder} holds a run already: --resume {folder} goes on with it, --run FOLDER starts another")
     described = {
         "teachers": [os.fspath(t) if isinstance(t, (str, os.PathLike)) else _name(t) for t in teachers],
-        "env": [e.to_json() if isinstance(e, EnvSpec) else e for e in env] if env else None,
+        "env": [e.to_json() if isinstance(e, EnvSpec) else e for e in asked] if asked else None,
         "ensemble": ensemble,
         "environment": spec.to_json(),
         "settings": plain(resolved),
@@ -166,7 +170,7 @@ def _name(teacher: Any) -> str:
     return (about.source or about.algorithm) if about else getattr(teacher, "__name__", type(teacher).__name__)
 
 
-def pair_environments(teachers: Sequence[Any], env: Sequence[str | EnvSpec] | None) -> list[str | EnvSpec | None]:
+def pair_environments(teachers: Sequence[Any], env: Sequence[str | EnvSpec]) -> list[str | EnvSpec | None]:
     """Return one environment per teacher: as given, or one for all, or each teacher's own.
 
     Raises:

@@ -14,6 +14,7 @@ from understudy.checks import check_schedule, check_settings
 from understudy.config import build, merge
 from understudy.config import preset as read_preset
 from understudy.data import EnvSpec
+from understudy.env_names import EnvLike, env_settings
 from understudy.envs.multitask import task_shares
 from understudy.errors import UserError
 from understudy.job import load_for
@@ -59,7 +60,7 @@ def resolve(settings: Mapping[str, Any], presets: Sequence[str]) -> KickstartSet
 
 def prepare(
     teachers: Sequence[Any],
-    env: str | EnvSpec | None = None,
+    env: EnvLike | None = None,
     settings: KickstartSettings | Mapping[str, Any] | None = None,
     *,
     preset: str | Sequence[str] = (),
@@ -82,9 +83,7 @@ def prepare(
     """
     if not isinstance(settings, KickstartSettings):
         over = dict(settings or {})
-        if env is not None:
-            over = merge(over, {"env": {"id": env} if isinstance(env, str) else env.to_json()})
-        settings = resolve(over, [preset] if isinstance(preset, str) else preset)
+        settings = resolve(merge(over, env_settings(env)), [preset] if isinstance(preset, str) else preset)
     sources = list(teachers) or list(settings.teaching.teachers)
     if not sources:
         raise UserError("no teacher: pass --teacher FILE, or use understudy train to learn without one")

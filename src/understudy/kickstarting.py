@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from understudy.config import merge, nest
-from understudy.data import EnvSpec
+from understudy.env_names import EnvLike
 from understudy.envs.multitask import task_names
 from understudy.errors import UserError
 from understudy.evaluation.contestants import resolve as contestant
@@ -179,7 +179,7 @@ def copy_teacher(teacher: PolicyLike, student: Policy) -> None:
 
 
 def kickstart(
-    env: str | EnvSpec | None = None,
+    env: EnvLike | None = None,
     teacher: Any = (),
     preset: str | Sequence[str] = (),
     settings: KickstartSettings | Mapping[str, Any] | None = None,
@@ -192,7 +192,7 @@ def kickstart(
     """Train a student by its own rewards and by teachers; see ``docs/kickstart.md``.
 
     Args:
-        env: Environment id or description; the teacher's own by default.
+        env: Environment id, a class or function that makes one, or a description; the teacher's own by default.
         teacher: Anything that ``understudy.load`` takes, or a list of several.
         preset: Name of a preset, or several, merged from left to right; ``kickstarting`` by default.
         settings: ``KickstartSettings``, or nested mappings such as ``{"teaching": {"weight": "gated(1)"}}``.

@@ -13,7 +13,7 @@ import numpy as np
 
 from understudy.checks import check_schedule, check_settings
 from understudy.config import build, merge, preset
-from understudy.data import EnvSpec
+from understudy.env_names import EnvLike, env_settings
 from understudy.errors import UserError
 from understudy.evaluation.contestants import resolve as contestant
 from understudy.evaluation.evaluate import play_out
@@ -63,7 +63,7 @@ def method_of(settings: Mapping[str, Any], presets: Sequence[str]) -> str:
 
 def prepare_replay(
     teachers: Sequence[Any],
-    env: str | EnvSpec | None,
+    env: EnvLike | None,
     settings: Mapping[str, Any],
     presets: Sequence[str],
     run: str | os.PathLike[str] | None = None,
@@ -77,9 +77,7 @@ def prepare_replay(
     merged: dict[str, Any] = {}
     for name in presets:
         merged = merge(merged, preset(name))
-    merged = merge(merged, settings)
-    if env is not None:
-        merged = merge(merged, {"env": {"id": env} if isinstance(env, str) else env.to_json()})
+    merged = merge(merge(merged, settings), env_settings(env))
     method = str(merged.get("method"))
     if method not in TAUGHT:
         raise UserError(f"method is {method!r}; with a teacher from a replay it can be {', '.join(TAUGHT)}")

@@ -16,6 +16,7 @@ import yaml
 from understudy.config import merge, nest, plain
 from understudy.data import EnvSpec
 from understudy.distillation import distill
+from understudy.env_names import EnvLike
 from understudy.envs.make import spaces_of
 from understudy.errors import Interrupted, UserError
 from understudy.evaluation.compare import Comparison, Row, compare
@@ -80,7 +81,7 @@ def _entry(size: tuple[str, Path, str, int], row: Row) -> dict[str, Any]:
 
 def sweep(
     teacher: Any,
-    env: str | EnvSpec | Sequence[str | EnvSpec] | None = None,
+    env: EnvLike | Sequence[EnvLike] | None = None,
     sizes: Sequence[str] = ("8x8", "16x16", "32x32", "64x64"),
     settings: Mapping[str, Any] | None = None,
     *,
@@ -115,9 +116,8 @@ def sweep(
     _check_sizes(sizes)
     over = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
-    ids = [env] if isinstance(env, (str, EnvSpec)) else env
     folder = Path(run)
-    jobs = [_job(size, teachers, ids, over, folder, preset=preset, ensemble=ensemble) for size in sizes]
+    jobs = [_job(size, teachers, env, over, folder, preset=preset, ensemble=ensemble) for size in sizes]
     students, found = [], []
     for size, job in zip(sizes, jobs, strict=True):
         stopped, env_steps = _finish(size, job, tell, report)
@@ -146,7 +146,7 @@ def _check_sizes(sizes: Sequence[str]) -> None:
 def _job(
     size: str,
     teachers: Sequence[Any],
-    env: Sequence[str | EnvSpec] | None,
+    env: EnvLike | Sequence[EnvLike] | None,
     over: Mapping[str, Any],
     folder: Path,
     **options: Any,

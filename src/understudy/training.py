@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import yaml
 
 from understudy.checks import check_settings
 from understudy.config import build, merge, nest, plain, preset
-from understudy.data import EnvSpec
+from understudy.env_names import EnvLike, env_settings
 from understudy.errors import Interrupted, UserError, suggest
 from understudy.evaluation.statistics import bootstrap_interval
 from understudy.execution.base import workers_alive
@@ -25,7 +25,7 @@ from understudy.policies.files import write_atomic
 from understudy.policies.policy import Policy
 from understudy.scenes import folder_name, for_scene
 from understudy.session import Report
-from understudy.settings import METHODS, ReplayedSettings, TrainSettings
+from understudy.settings import METHODS, EnvSettings, ReplayedSettings, TrainSettings
 from understudy.training_session import Teach, TrainSession, final_seeds
 
 
@@ -76,7 +76,7 @@ def resolve_training(settings: Mapping[str, Any], preset_name: str | None) -> An
 
 
 def train(
-    env: str | EnvSpec | None = None,
+    env: EnvLike | None = None,
     preset: str | None = None,
     settings: AnySettings | Mapping[str, Any] | None = None,
     *,
@@ -89,7 +89,7 @@ def train(
     """Train a policy by reinforcement learning.
 
     Args:
-        env: Environment id or description; the preset's by default.
+        env: Environment id, a class or function that makes one, or a description; the preset's by default.
         preset: Name of a preset under the settings, such as ``ppo``; see ``understudy presets``.
         settings: Those of a method, such as ``TrainSettings``, or nested mappings such as
             ``{"rollout": {"num_envs": 8}}``.
@@ -104,14 +104,15 @@ def train(
         WorkerError: More workers failed than ``execution.restarts``; what was learnt is saved.
         Interrupted: Ctrl-C; what was learnt is saved.
     """
+    named = env_settings(env)
     if isinstance(settings, AnySettings):
         resolved = settings
+        if named:
+            resolved = replace(settings, env=build(EnvSettings, merge(plain(settings.env), named["env"])))
         check_settings(resolved)
     else:
         over = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
-        if env is not None:
-            over = merge(over, {"env": {"id": env} if isinstance(env, str) else env.to_json()})
-        resolved = resolve_training(over, preset)
+        resolved = resolve_training(merge(over, named), preset)
     return _run(resolved, run_folder(resolved, run, resume), resume, report, teach)
 
 

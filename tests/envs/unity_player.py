@@ -248,7 +248,9 @@ def serve(options):
             break
         player.obey(wire.read(reply[3][0])[1][0] if reply.get(3) else b"")
         if options.report:
-            Path(options.report).write_text(json.dumps(player.received))
+            own = Path(f"{options.report}.{os.getpid()}")  # another player may report to the same file
+            own.write_text(json.dumps(player.received))
+            own.replace(options.report)
         if options.slow:
             time.sleep(options.slow)
         infos, fault = player.advance()

@@ -118,7 +118,7 @@ def test_another_environment_keeps_the_wrappers():
     assert ant.id == "HopperBulletEnv-v0" and [w["type"] for w in ant.wrappers] == ["time_feature"]
     assert load(ZOO / "trpo/Ant-v3_1", env="Ant-v5").about.env.wrappers[0]["type"] == "pad_observation"
     spec = EnvSpec("Ant-v5")
-    assert load(ZOO / "trpo/Ant-v3_1", env=spec).about.env is spec
+    assert load(ZOO / "trpo/Ant-v3_1", env=spec).about.env == spec
 
 
 def test_a_zip_torn_from_its_statistics_says_so(tmp_path):

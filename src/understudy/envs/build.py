@@ -7,46 +7,30 @@ import copy
 import importlib
 import importlib.util
 import logging
-import re
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec as GymSpec
 
-from understudy.config import current_directory
 from understudy.data import EnvSpec
+from understudy.env_names import REGISTERED_BY
 from understudy.envs import atari, wrappers
 from understudy.envs.quiet import quiet
 from understudy.errors import UserError, missing_extra, suggest
+from understudy.imports import INTERACTIVE, import_module
+from understudy.imports import find as find_named
 
-# Pattern of the id, the module that registers it, its package, the extra of ours that installs it.
-_REGISTERED_BY = (
-    (re.compile(r".*Bullet\w*Env-v\d+$"), "pybullet_envs_gymnasium", "pybullet_envs_gymnasium", "pybullet"),
-    (re.compile(r"^Panda\w+-v\d+$"), "panda_gym", "panda-gym", None),
-    (re.compile(r"^ALE/|NoFrameskip-v[04]$"), "ale_py", "ale-py", "atari"),
-    (re.compile(r"^(MiniGrid|BabyAI)-"), "minigrid", "minigrid", "minigrid"),
-    (re.compile(r"^MinAtar/"), "minatar", "MinAtar", None),
-    (re.compile(r"^understudy/"), "understudy.envs.probes", "understudy", None),
-)
 # Modules of gymnasium whose simulator is an extra.
 _SIMULATORS = {"gymnasium.envs.mujoco": ("mujoco", "mujoco"), "gymnasium.envs.box2d": ("box2d", "box2d")}
 
 
 def register(env_id: str) -> None:
-    """Import what registers an id, where that is known or the id names it (``module:Name-v0``).
+    """Import what registers an id, where that is known.
 
     Raises:
         UserError: The package is not installed.
     """
-    if ":" in env_id:
-        module = env_id.split(":", 1)[0]
-        try:
-            with current_directory():
-                importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise UserError(f"{env_id}: {error}; the part before ':' must be a module that registers it") from error
-        return
-    for pattern, module, package, extra in _REGISTERED_BY:
+    for pattern, module, package, extra in REGISTERED_BY:
         if pattern.match(env_id):
             if importlib.util.find_spec(module) is None:
                 purpose = f"the environment {env_id}"
@@ -81,21 +65,43 @@ def _register_minatar() -> None:
 def find(env_id: str) -> GymSpec:
     """Return gymnasium's entry for an id, registering it first where that is known.
 
+    Of ``module:Name-v0`` the module is imported, which registers the id; ``module:Name`` may be a class or function
+    that makes an environment.
+
     Raises:
         UserError: No such id, or one that gymnasium gave up; the message names the successor or near ids.
     """
-    name = env_id.split(":", 1)[-1]
+    module, colon, name = env_id.partition(":")
     with quiet(env_id):
+        if colon:
+            return _find_in(module, name, env_id)
         register(env_id)
         try:
-            return gym.spec(name)
+            return gym.spec(env_id)
         except gym.error.DeprecatedEnv as error:
             raise UserError(str(error)) from error
         except gym.error.Error as error:
-            near = suggest(name, gym.registry) or (
-                "; give the module that registers it, as 'module:Name-v0'" if ":" not in env_id else ""
-            )
+            near = suggest(env_id, gym.registry) or "; give the module that registers it, as 'module:Name-v0'"
             raise UserError(f"there is no environment {env_id!r}{near}") from error
+
+
+def _find_in(module: str, name: str, env_id: str) -> GymSpec:
+    """Return the entry of what a module registers or defines."""
+    found = import_module(module, f"the environment {env_id}")
+    if name in gym.registry:
+        return gym.registry[name]
+    if module == INTERACTIVE and not hasattr(found, name):
+        raise UserError(
+            f"the environment {name} was defined in a notebook or at a prompt, which worker processes cannot import: "
+            "put it into a module, or take --execution single"
+        )
+    try:
+        maker = find_named(env_id, f"there is no environment {env_id!r}")
+    except UserError as error:
+        raise UserError(f"{error}, and it registers no such id{suggest(name, gym.registry)}") from None
+    if not callable(maker):
+        raise UserError(f"the environment {env_id} is not a class or function that makes one")
+    return GymSpec(name, maker)
 
 
 def exists(env_id: str) -> bool:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from understudy.data import Array, EnvSpec, Observation, map_obs
+from understudy.data import Array, Observation, map_obs
+from understudy.env_names import EnvLike
 from understudy.errors import UserError
 from understudy.evaluation.contestants import resolve
 from understudy.evaluation.evaluate import play_out
@@ -169,7 +170,7 @@ def _kl(teacher: Family, teacher_params: Tensor, student: Family, student_params
 def measure_agreement(
     teacher: Any,
     student: Any,
-    env: str | EnvSpec | None = None,
+    env: EnvLike | None = None,
     episodes: int = 10,
     seed: int = 0,
     num_envs: int = 8,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from understudy.data import EnvSpec
+from understudy.env_names import EnvLike
 from understudy.errors import UserError
 from understudy.evaluation.agreement import Agreement, StateRecorder, agreement, has_memory
 from understudy.evaluation.contestants import RANDOM, Contestant, resolve, resolve_all
@@ -105,7 +105,7 @@ class _Plan:
 
 def compare(
     policies: Sequence[Any],
-    env: str | EnvSpec | None = None,
+    env: EnvLike | None = None,
     episodes: int = 50,
     seed: int = 0,
     num_envs: int = 8,

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 
 from understudy.data import EnvSpec
+from understudy.env_names import EnvLike, named
 from understudy.envs.make import env_backend, spaces_of
 from understudy.envs.multitask import task_actions
 from understudy.errors import UserError
@@ -31,7 +32,7 @@ class Contestant:
     env: EnvSpec
 
 
-def resolve(source: Any, env: str | EnvSpec | None = None, name: str = "", seed: int = 0) -> Contestant:
+def resolve(source: Any, env: EnvLike | None = None, name: str = "", seed: int = 0) -> Contestant:
     """Load a policy if it is not one yet, and find its environment.
 
     Args:
@@ -43,6 +44,7 @@ def resolve(source: Any, env: str | EnvSpec | None = None, name: str = "", seed:
     Raises:
         UserError: Nothing at ``source``, or it does not say its environment and ``env`` does not either.
     """
+    env = named(env)
     if isinstance(source, str) and source == RANDOM:
         if env is None:
             raise UserError("the random policy plays in any environment: say which (--env)")
@@ -75,7 +77,7 @@ def _choose(own: EnvSpec | None, asked: str | EnvSpec | None) -> EnvSpec | None:
 
 
 def resolve_all(
-    sources: Sequence[Any], env: str | EnvSpec | None, names: Sequence[str] | None, seed: int
+    sources: Sequence[Any], env: EnvLike | None, names: Sequence[str] | None, seed: int
 ) -> list[Contestant]:
     """Resolve policies that are to be compared; the environment of the first counts for those that say none.
 

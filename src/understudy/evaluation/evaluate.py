@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from understudy.data import Array, EnvSpec
+from understudy.data import Array
+from understudy.env_names import EnvLike
 from understudy.envs.make import env_backend, make
 from understudy.envs.multitask import task_names, whole_tasks
 from understudy.errors import UserError
@@ -118,7 +119,7 @@ def describe(episodes: Episodes, contestant: Contestant, deterministic: bool, dr
 
 def evaluate(
     policy: Any,
-    env: str | EnvSpec | None = None,
+    env: EnvLike | None = None,
     episodes: int = 20,
     seed: int = 0,
     num_envs: int = 8,

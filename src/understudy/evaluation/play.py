@@ -15,7 +15,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from understudy.data import Array, EnvSpec
+from understudy.data import Array
+from understudy.env_names import EnvLike
 from understudy.envs.base import VectorEnv
 from understudy.errors import UserError
 from understudy.evaluation.contestants import Contestant, check_spaces, resolve, resolve_all
@@ -63,7 +64,7 @@ def scenes(
 
 def play(
     policy: Any,
-    env: str | EnvSpec | None = None,
+    env: EnvLike | None = None,
     episodes: int = 1,
     seed: int = 0,
     video: str | os.PathLike[str] | None = None,
@@ -117,7 +118,7 @@ def play(
 def compare_video(
     policies: Sequence[Any],
     path: str | os.PathLike[str],
-    env: str | EnvSpec | None = None,
+    env: EnvLike | None = None,
     seed: int = 0,
     names: Sequence[str] | None = None,
     deterministic: bool = True,

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from understudy.config import merge, nest, plain
-from understudy.data import EnvSpec
+from understudy.env_names import EnvLike
 from understudy.envs.make import spaces_of
 from understudy.errors import Interrupted, UserError
 from understudy.evaluation.evaluate import evaluate
@@ -37,7 +37,7 @@ DEFAULT_SIZE = 4
 
 
 def kickstart_population(
-    env: str | EnvSpec | None = None,
+    env: EnvLike | None = None,
     teacher: Any = (),
     preset: str | Sequence[str] = (),
     settings: KickstartSettings | Mapping[str, Any] | None = None,

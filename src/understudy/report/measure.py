@@ -82,7 +82,7 @@ def load_teachers(run: RunFolder) -> list[PolicyLike]:
             order = sorted(order, key=lambda i: -scores[i])  # type: ignore[assignment]
         return [loaded[i] for i in order]
     given = run.config.get("env")
-    env = [e if isinstance(e, str) else EnvSpec.from_json(e) for e in given] if given else None
+    env = [e if isinstance(e, str) else EnvSpec.from_json(e) for e in given or ()]
     if len(run.teachers) == 1:
         return [load_for(run.teachers[0], env[0] if env else None)]
     pairs = zip(run.teachers, pair_environments(run.teachers, env), strict=True)

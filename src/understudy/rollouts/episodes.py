@@ -208,7 +208,7 @@ def endless(env: VectorEnv, seed: int, max_steps: int) -> UserError:
     """Return the error of an episode that did not end."""
     return UserError(
         f"the episode of seed {seed} in {env.spec.id} did not end within {max_steps} steps: give the environment a "
-        "time limit (max_episode_steps)"
+        "time limit (env.kwargs {max_episode_steps: N})"
     )
 
 

@@ -20,8 +20,10 @@ class EnvSettings:
     backend: str = doc("library that steps it: auto, gymnasium, envpool or ale", "auto")
 
     def spec(self) -> EnvSpec:
-        """Return the description that environments are built from."""
-        return EnvSpec(self.id, self.kwargs, self.wrappers, self.backend)
+        """Return the description that environments are built from, here and in other processes."""
+        from understudy.env_names import importable
+
+        return EnvSpec(importable(self.id), self.kwargs, self.wrappers, self.backend)
 
     @property
     def counts_players(self) -> bool:

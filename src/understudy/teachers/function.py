@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from understudy.config import current_directory
 from understudy.data import Array, Observation
 from understudy.errors import UserError
+from understudy.imports import find
 from understudy.teachers.opaque import Asked, OpaqueTeacher
 
 
@@ -51,16 +50,7 @@ def import_function(source: str) -> Any:
     Raises:
         UserError: The module or the function is not there, or cannot be called.
     """
-    name, _, attribute = source.partition(":")
-    with current_directory():
-        try:
-            found: Any = importlib.import_module(name)
-        except ImportError as error:
-            raise UserError(f"the teacher {source}: the module {name!r} cannot be imported ({error})") from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise UserError(f"the teacher {source}: {name!r} has no {attribute!r}")
-        found = getattr(found, part)
+    found = find(source, f"the teacher {source}")
     if isinstance(found, type) or not (callable(found) or hasattr(found, "predict")):
         raise UserError(f"the teacher {source} is not a function: name one that maps observations [N, ...] to actions")
     return found

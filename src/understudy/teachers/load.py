@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from understudy.data import EnvSpec
+from understudy.env_names import EnvLike, is_known, named
 from understudy.errors import UserError
+from understudy.imports import INTERACTIVE, name_of
 from understudy.policies.files import load_policy
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.stored import behaviours_of, run_policy
@@ -33,7 +35,7 @@ _FORMATS = (
 def load(
     source: Any,
     *,
-    env: str | EnvSpec | None = None,
+    env: EnvLike | None = None,
     device: str = "cpu",
     observation_space: gym.Space[Any] | None = None,
     action_space: gym.Space[Any] | None = None,
@@ -46,7 +48,7 @@ def load(
             ``module:function``, a hub id ``hf://org/name[/file]``, a Python callable, a module of PyTorch, or a policy,
             which passes through.
         env: The environment it is for, where the source does not say it or another one is wanted. An id keeps the
-            wrappers that the source names; an ``EnvSpec`` replaces everything.
+            wrappers that the source names; an ``EnvSpec`` replaces everything. Also a class or function that makes it.
         device: Where native policies and TorchScript run.
         observation_space: For TorchScript, ONNX and callables, which do not know their spaces.
         action_space: Likewise.
@@ -57,6 +59,7 @@ def load(
     Raises:
         UserError: There is nothing at ``source``, or what is there cannot be read with certainty.
     """
+    env = named(env)
     spec = _env_spec(env)
     asked = Asked(spec, device, observation_space, action_space, output)
     if isinstance(source, (str, os.PathLike)):
@@ -73,18 +76,26 @@ def load(
         _check_finite(policy)
         policy.to(device)
         policy.about.env = _chosen_env(policy.about.env, env)
-    elif isinstance(policy, OpaqueTeacher) and isinstance(source, (str, os.PathLike)):
+    elif isinstance(policy, OpaqueTeacher) and (place := _place(source)) is not None:
         # What another process needs to load the same teacher again.
         given = {"env": env, "observation_space": observation_space, "action_space": action_space, "output": output}
-        policy.recipe = {"source": os.path.abspath(source) if os.path.exists(source) else source, "kwargs": given}
+        policy.recipe = {"source": place, "kwargs": given}
     return policy
+
+
+def _place(source: Any) -> str | None:
+    """Return where another process finds a source: an absolute path, an id, ``module:function``; None for objects."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.path.abspath(source) if os.path.exists(source) else os.fspath(source)
+    name = name_of(source)
+    return None if name is None or name.startswith(INTERACTIVE) else name
 
 
 def _refuse_imports(spec: EnvSpec, source: str) -> None:
     """Refuse an environment id that would import a module or start a program because a file says so."""
     named = [spec.id, *(str(task.get("id", "")) for task in spec.kwargs.get("tasks", ()) if isinstance(task, dict))]
     for env_id in named:
-        if ":" in env_id:
+        if ":" in env_id and not is_known(env_id):
             what = "starts a program" if env_id.startswith("unity:") else "imports a module"
             raise UserError(f"{source} names the environment {env_id!r}, which {what}: --env {env_id} allows it")
 

@@ -50,7 +50,7 @@ class OpaqueTeacher(ABC):
         if asked.observation_space is None or asked.action_space is None:
             raise UserError(
                 f"the teacher {name} does not say its observation and action space: pass --env "
-                "(from Python: observation_space= and action_space=)"
+                "(to understudy.load: observation_space= and action_space=)"
             )
         self.name = name
         self.about = About(algorithm, name, asked.env)

@@ -1,0 +1,171 @@
+"""Environments of users: modules that register them, classes, functions, what ``gym.make`` made, and their programs."""
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
+
+import understudy
+from understudy.data import EnvSpec
+from understudy.env_names import all_named, is_known, named
+from understudy.envs.make import make
+from understudy.errors import UserError
+from understudy.policies.files import save_policy
+from understudy.settings import EnvSettings
+
+MODULE = """
+import gymnasium as gym
+from gymnasium.envs.classic_control import CartPoleEnv
+
+gym.register("OwnPole-v0", CartPoleEnv, max_episode_steps=7)
+seven = 7
+
+
+def short(steps=9):
+    return gym.wrappers.TimeLimit(CartPoleEnv(), steps)
+"""
+PROGRAM = """
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.classic_control import CartPoleEnv
+
+import understudy
+
+
+class Pole(CartPoleEnv):
+    pass
+
+
+def short():
+    return gym.wrappers.TimeLimit(Pole(), 30)
+
+
+def lean(obs):
+    return (obs[:, 2] + 0.5 * obs[:, 3] > 0).astype(np.int64)
+
+
+gym.register("Pole-v0", Pole, max_episode_steps=40)
+"""
+RUNS = """
+    small = {"rollout": {"num_envs": 4, "steps": 32}, "stop": {"env_steps": 256},
+             "evaluation": {"every": 128, "final": 2}, "execution": {"type": "sync", "num_workers": 2}}
+    for number, env in enumerate(("Pole-v0", short)):
+        print(understudy.train(env, "ppo", small, run=f"run{number}").policy.about.env.id)
+    result = understudy.distill(lean, short, student__hidden=[8], stop__env_steps=2000, data__num_envs=4,
+                                data__steps=50, execution__num_workers=2, run="distilled")
+    print(result.student.about.env.id, understudy.evaluate("run0", episodes=2).mean_length <= 40)
+"""
+
+
+@pytest.fixture
+def own_pole(tmp_path, monkeypatch):
+    """A module in the current directory, which Python's path does not hold, as the console script has it."""
+    (tmp_path / "own_pole.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p and Path(p) != tmp_path])
+    yield
+    gym.registry.pop("OwnPole-v0", None)
+    sys.modules.pop("own_pole", None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "steps"),
+    [(EnvSpec("own_pole:OwnPole-v0"), 7), (EnvSpec("own_pole:short"), 9), (EnvSpec("own_pole:short", {"steps": 5}), 5)],
+)
+def test_a_module_in_the_current_directory_is_imported(own_pole, spec, steps):
+    before = list(sys.path)
+    env = make(spec, 2)
+    assert env.reset([0, 1]).shape == (2, 4) and sys.path == before
+    ends = [bool(env.step(np.full(2, t % 2)).truncated.all()) for t in range(steps)]
+    assert ends == [False] * (steps - 1) + [True]
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        ("own_pole:OwnPole-v1", "'own_pole' has no 'OwnPole-v1', and it registers no such id; did you mean OwnPole-v0"),
+        ("own_pole:seven", "own_pole:seven is not a class or function that makes one"),
+        ("own_pole.py:short", "name the module without its ending: own_pole"),
+        ("no_such_module:short", "the module 'no_such_module' cannot be imported"),
+        (CartPoleEnv(), r"\(CartPoleEnv\) that was not made by gym.make .*: give the class CartPoleEnv"),
+        (gym.wrappers.ClipReward(gym.make("CartPole-v1"), -1, 1), "that is wrapped cannot be built again"),
+        (partial(CartPoleEnv), "cannot be found again by its name"),
+        (lambda: CartPoleEnv(), "lambda> cannot be found again by its name"),
+        (3, "cannot be of the type int"),
+    ],
+)
+def test_what_cannot_be_built_again_is_refused(own_pole, env, told):
+    with pytest.raises(UserError, match=told):
+        understudy.evaluate("random", env, episodes=1)
+
+
+def test_a_module_may_load_a_policy(own_pole):
+    spaces = "observation_space=CartPoleEnv().observation_space, action_space=CartPoleEnv().action_space"
+    Path("own_pole.py").write_text(
+        f"{MODULE}\nimport understudy\nacts = understudy.load(short, env='CartPole-v1', {spaces})"
+    )
+    assert understudy.evaluate("random", "own_pole:short", episodes=2).mean_length <= 9
+
+
+def test_a_module_that_raises_is_named(own_pole):
+    Path("own_pole.py").write_text("1 / 0")
+    with pytest.raises(UserError, match="importing 'own_pole' raised ZeroDivisionError: division by zero"):
+        understudy.evaluate("random", "own_pole:short", episodes=1)
+
+
+class Pole(CartPoleEnv):
+    """An environment of this module."""
+
+
+def test_names_are_those_that_other_processes_know():
+    here = Pole.__module__
+    assert named(Pole) == f"{here}:Pole" and named(EnvSpec(f"{here}:Pole")) == EnvSpec(f"{here}:Pole")
+    assert named(None) is None and named("CartPole-v1") == "CartPole-v1" and all_named(None) == []
+    assert named(gym.make("CartPole-v1")) == EnvSpec("CartPole-v1")
+    short = gym.make("Pendulum-v1", g=9.0, max_episode_steps=30, render_mode="rgb_array")
+    assert all_named(short) == [EnvSpec("Pendulum-v1", {"g": 9.0, "max_episode_steps": 30})]
+    assert all_named(["CartPole-v1", Pole]) == ["CartPole-v1", f"{here}:Pole"]
+    gym.register("PoleOfTests-v0", Pole)
+    gym.register("PoleOfTests-v1", f"{here}:Pole")
+    try:
+        for env_id in ("PoleOfTests-v0", "PoleOfTests-v1"):
+            assert named(env_id) == EnvSettings(env_id).spec().id == f"{here}:{env_id}"
+            assert is_known(f"{here}:{env_id}") and not is_known(f"os:{env_id}x")
+            assert make(f"{here}:{env_id}", 1).observation_space.shape == (4,)
+    finally:
+        gym.registry.pop("PoleOfTests-v0")
+        gym.registry.pop("PoleOfTests-v1")
+
+
+def test_a_file_cannot_name_what_is_not_registered(tmp_path):
+    """``os:system`` could be imported without importing anything new."""
+    result = understudy.train("CartPole-v1", "ppo", stop__env_steps=64, rollout__num_envs=2, rollout__steps=32,
+                              update__minibatch=32, evaluation__final=0, run=tmp_path / "run")  # fmt: skip
+    result.policy.about.env = EnvSpec("os:system", {"command": "touch hacked"})
+    save_policy(result.policy, tmp_path / "bad.safetensors")
+    with pytest.raises(UserError, match="names the environment 'os:system', which imports a module"):
+        understudy.load(tmp_path / "bad.safetensors")
+
+
+def program(tmp_path, guarded):
+    """Run a program of a user's."""
+    guard = "if __name__ == '__main__':" if guarded else "if True:"
+    (tmp_path / "mine.py").write_text(f"{PROGRAM}\n\n{guard}{RUNS}")
+    return subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+
+def test_what_a_program_defines_travels_to_workers(tmp_path):
+    done = program(tmp_path, guarded=True)
+    assert done.stdout.split() == ["mine:Pole-v0", "mine:short", "mine:short", "True"], done.stderr
+
+
+def test_a_program_without_a_guard_is_told_so(tmp_path):
+    done = program(tmp_path, guarded=False)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "mine begins a run when it is imported, as workers do: put that under" in done.stderr.splitlines()[-1]
