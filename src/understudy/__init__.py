@@ -18,6 +18,7 @@ _HOME = {
     "train": "understudy.training",
     "evaluate": "understudy.evaluation.evaluate",
     "compare": "understudy.evaluation.compare",
+    "play": "understudy.evaluation.play",
     "export": "understudy.io.export.export",
     "Policy": "understudy.policies.policy",
     "EnvSpec": "understudy.data",
@@ -35,6 +36,7 @@ __all__ = [
     "kickstart",
     "kickstart_population",
     "load",
+    "play",
     "sweep",
     "train",
 ]

@@ -21,7 +21,7 @@ from understudy.policies.policy import Policy, PolicyLike
 from understudy.scenes import folder_name, for_scene_distillation
 from understudy.settings import DistillSettings
 from understudy.teachers.combine import combine
-from understudy.teachers.load import load
+from understudy.teachers.load import called, load
 from understudy.teachers.successors import find_successors
 
 
@@ -139,7 +139,7 @@ def prepare(
     if (folder / "state.safetensors").exists() and not resume:
         raise UserError(f"{folder} holds a run already: --resume {folder} goes on with it, --run FOLDER starts another")
     described = {
-        "teachers": [os.fspath(t) if isinstance(t, (str, os.PathLike)) else _name(t) for t in teachers],
+        "teachers": [called(teacher) for teacher in teachers],
         "env": [e.to_json() if isinstance(e, EnvSpec) else e for e in asked] if asked else None,
         "ensemble": ensemble,
         "environment": spec.to_json(),
@@ -162,12 +162,6 @@ def for_tasks(settings: DistillSettings, spec: EnvSpec) -> DistillSettings:
     fitted = replace(settings, data=replace(settings.data, num_envs=count))
     fitted.check()
     return fitted
-
-
-def _name(teacher: Any) -> str:
-    """Call a Python object by what it says of itself; such a run is resumed from Python, with the object at hand."""
-    about = getattr(teacher, "about", None)
-    return (about.source or about.algorithm) if about else getattr(teacher, "__name__", type(teacher).__name__)
 
 
 def pair_environments(teachers: Sequence[Any], env: Sequence[str | EnvSpec]) -> list[str | EnvSpec | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import gymnasium as gym
 
@@ -17,12 +16,7 @@ from understudy.objectives.schedules import parse
 from understudy.policies.policy import PolicyLike
 from understudy.policies.spaces import members
 from understudy.settings import KickstartSettings
-
-
-def called(teacher: Any) -> str:
-    """Return what messages call a teacher."""
-    about = getattr(teacher, "about", None)
-    return (about.source or about.algorithm) if about else getattr(teacher, "__name__", type(teacher).__name__)
+from understudy.teachers.load import called
 
 
 def check_key(key: str, spec: EnvSpec, teachers: int) -> None:

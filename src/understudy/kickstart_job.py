@@ -18,7 +18,7 @@ from understudy.env_names import EnvLike, env_settings
 from understudy.envs.multitask import task_shares
 from understudy.errors import UserError
 from understudy.job import load_for
-from understudy.kickstart_checks import called, check_behaviour, check_key, notes_on_behaviour, one_each
+from understudy.kickstart_checks import check_behaviour, check_key, notes_on_behaviour, one_each
 from understudy.objectives.feedback import Gated, TargetKL, ends, parse_weight
 from understudy.objectives.schedules import parse
 from understudy.policies.policy import Policy, PolicyLike
@@ -26,6 +26,7 @@ from understudy.session import portable
 from understudy.settings import KickstartSettings
 from understudy.settings.train import EnvSettings
 from understudy.teachers.combine import combine
+from understudy.teachers.load import called
 from understudy.teachers.routing import TaskTeachers
 from understudy.training import run_folder
 
@@ -87,7 +88,7 @@ def prepare(
     sources = list(teachers) or list(settings.teaching.teachers)
     if not sources:
         raise UserError("no teacher: pass --teacher FILE, or use understudy train to learn without one")
-    names = tuple(os.fspath(s) if isinstance(s, (str, os.PathLike)) else called(s) for s in sources)
+    names = tuple(called(source) for source in sources)
     settings = replace(settings, teaching=replace(settings.teaching, teachers=names))
     tasks = settings.teaching.assignment == "task"
     settings, loaded = (_load_tasks if tasks else _load_all)(settings, sources)

@@ -26,6 +26,7 @@ from understudy.policies.policy import Policy, PolicyLike
 from understudy.session import Report, distance_of, portable
 from understudy.settings.taught import TAUGHT, TaughtDeterministic, TaughtQLearning, TaughtSoft
 from understudy.settings.train import EnvSettings
+from understudy.teachers.load import called
 from understudy.training import TrainResult, run_folder, train
 
 Settings = TaughtQLearning | TaughtDeterministic | TaughtSoft
@@ -95,7 +96,7 @@ def prepare_replay(
         raise UserError("the teacher does not say its environment: pass --env ID")
     if not own.id or not (own.wrappers or own.kwargs):
         own = EnvSettings(spec.id, dict(spec.kwargs), tuple(dict(w) for w in spec.wrappers), own.backend)
-    name = os.fspath(sources[0]) if isinstance(sources[0], str | os.PathLike) else teacher.about.algorithm
+    name = called(sources[0])
     resolved = replace(resolved, env=own, teaching=replace(resolved.teaching, teachers=(name,)))  # type: ignore[arg-type]
     check_settings(resolved)
     _check(resolved, teacher)

@@ -26,6 +26,10 @@ gym.register("OwnPole-v0", CartPoleEnv, max_episode_steps=7)
 seven = 7
 
 
+class Plain(gym.Env):
+    observation_space = action_space = gym.spaces.Discrete(2)
+
+
 def short(steps=9):
     return gym.wrappers.TimeLimit(CartPoleEnv(), steps)
 """
@@ -113,6 +117,12 @@ def test_a_module_may_load_a_policy(own_pole):
     assert understudy.evaluate("random", "own_pole:short", episodes=2).mean_length <= 9
 
 
+@pytest.mark.parametrize("env", ["own_pole:Plain", "own_pole:short"])
+def test_what_takes_no_render_mode_cannot_be_drawn(own_pole, env, tmp_path):
+    with pytest.raises(UserError, match="cannot be drawn: what makes it takes no render_mode"):
+        understudy.play("random", env, video=tmp_path / "film.gif")
+
+
 def test_a_module_that_raises_is_named(own_pole):
     Path("own_pole.py").write_text("1 / 0")
     with pytest.raises(UserError, match="importing 'own_pole' raised ZeroDivisionError: division by zero"):
@@ -163,6 +173,7 @@ def program(tmp_path, guarded):
 def test_what_a_program_defines_travels_to_workers(tmp_path):
     done = program(tmp_path, guarded=True)
     assert done.stdout.split() == ["mine:Pole-v0", "mine:short", "mine:short", "True"], done.stderr
+    assert "teachers:\n- mine:lean\n" in (tmp_path / "distilled" / "config.yaml").read_text()
 
 
 def test_a_program_without_a_guard_is_told_so(tmp_path):

@@ -133,10 +133,11 @@ def build(spec: EnvSpec, render: bool = False) -> gym.Env[Any, Any]:
         except (ImportError, gym.error.DependencyNotInstalled) as error:
             raise _not_installed(spec.id, entry, error) from error
         except TypeError as error:
-            if "unexpected keyword argument" in str(error):
-                raise UserError(
-                    f"{spec.id}: {str(error).split(' was raised')[0]} (kwargs {dict(spec.kwargs)})"
-                ) from error
+            told, none = str(error).split(" was raised")[0], "takes no arguments"
+            if render and ("'render_mode'" in told or (none in told and not spec.kwargs)):
+                raise UserError(f"{spec.id} cannot be drawn: what makes it takes no render_mode") from error
+            if "unexpected keyword argument" in told or none in told:
+                raise UserError(f"{spec.id}: {told} (kwargs {dict(spec.kwargs)})") from error
             raise
     try:
         return wrappers.wrap(env, spec)

@@ -91,6 +91,16 @@ def _place(source: Any) -> str | None:
     return None if name is None or name.startswith(INTERACTIVE) else name
 
 
+def called(source: Any) -> str:
+    """Return what messages and a run's folder call a teacher: where it is found again, else what it says of itself."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    about = getattr(source, "about", None)
+    if about:
+        return str(about.source or about.algorithm)
+    return str(_place(source) or getattr(source, "__name__", type(source).__name__))
+
+
 def _refuse_imports(spec: EnvSpec, source: str) -> None:
     """Refuse an environment id that would import a module or start a program because a file says so."""
     named = [spec.id, *(str(task.get("id", "")) for task in spec.kwargs.get("tasks", ()) if isinstance(task, dict))]
