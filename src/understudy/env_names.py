@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, overload
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec as GymSpec
 
 from understudy.data import EnvSpec
 from understudy.errors import UserError
@@ -100,6 +101,11 @@ def _of_instance(env: gym.Env[Any, Any]) -> EnvSpec:
     if spec is None or spec.additional_wrappers:
         what = "was not made by gym.make" if spec is None else "is wrapped"
         raise UserError(f"an environment object ({made}) that {what} cannot be built again in other processes: {again}")
+    return of_gym(spec)
+
+
+def of_gym(spec: GymSpec) -> EnvSpec:
+    """Return our description of an environment that ``gym.make`` made, without the wrappers that were put around it."""
     kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
     known = gym.registry.get(spec.id)
     if known is not None and known.max_episode_steps != spec.max_episode_steps:

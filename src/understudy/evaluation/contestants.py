@@ -17,6 +17,7 @@ from understudy.envs.multitask import task_actions
 from understudy.errors import UserError
 from understudy.rollouts.episodes import Acts, policy_name, random_policy
 from understudy.teachers.load import load
+from understudy.teachers.sb3_model import is_model
 from understudy.teachers.successors import find_successors
 
 RANDOM = "random"
@@ -51,7 +52,7 @@ def resolve(source: Any, env: EnvLike | None = None, name: str = "", seed: int =
         spec = _choose(None, env)
         assert spec is not None
         return Contestant(name or RANDOM, random_policy(spaces_of(spec)[1], seed, task_actions(spec)), spec)
-    policy = source if hasattr(source, "predict") else _load(source, env)
+    policy = source if hasattr(source, "predict") and not is_model(source) else _load(source, env)
     called = name or _short_name(source, policy)
     spec = _choose(getattr(getattr(policy, "about", None), "env", None), env)
     if spec is None:
@@ -137,7 +138,8 @@ def check_spaces(contestant: Contestant, observations: gym.Space[Any], actions: 
 
 
 def _says_no_env(source: Any) -> bool:
-    return hasattr(source, "predict") and getattr(getattr(source, "about", None), "env", None) is None
+    silent = hasattr(source, "predict") and not is_model(source)
+    return silent and getattr(getattr(source, "about", None), "env", None) is None
 
 
 def _short_name(source: Any, policy: Any) -> str:

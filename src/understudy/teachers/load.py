@@ -20,6 +20,7 @@ from understudy.policies.files import load_policy
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.stored import behaviours_of, run_policy
 from understudy.teachers.opaque import Asked, OpaqueTeacher
+from understudy.teachers.sb3_model import is_model, load_model
 from understudy.teachers.successors import find_successors
 from understudy.teachers.zoo import find_agent, load_agent
 
@@ -206,10 +207,20 @@ def _load_file(path: Path, asked: Asked) -> PolicyLike:
 
 def _load_object(source: Any, asked: Asked, name: str) -> PolicyLike:
     name = name or getattr(source, "__name__", type(source).__name__)
+    notes = []
+    if is_model(source):
+        try:
+            return load_model(source)
+        except UserError as error:
+            if source.get_vec_normalize_env() is not None:
+                raise  # alone, it would act on observations that it does not know
+            notes = [f"only its actions are known: {error}"]
     if isinstance(source, nn.Module):
         from understudy.teachers.torchscript import ModuleTeacher
 
         return ModuleTeacher(source, name, asked)
     from understudy.teachers.function import FunctionTeacher
 
-    return FunctionTeacher(source, name, asked)
+    teacher = FunctionTeacher(source, name, asked)
+    teacher.about.notes += notes
+    return teacher
