@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -106,13 +107,14 @@ def test_what_the_workers_cannot_do_is_refused(tmp_path, teaching, words):
         run(tmp_path / "run", always(RIGHT), teaching)
 
 
-def test_a_python_function_cannot_go_to_the_workers(tmp_path):
+def test_a_python_object_that_cannot_be_copied_cannot_go_to_the_workers(tmp_path):
+    lock = threading.Lock()
     observations, actions = spaces_of(EnvSpec(CONSTANT))
     teacher = understudy.load(
-        lambda obs: np.zeros((len(obs), 2), np.float32), env=CONSTANT, output="logits",
+        lambda obs: np.zeros((len(obs), 2), np.float32) * lock.locked(), env=CONSTANT, output="logits",
         observation_space=observations, action_space=actions,
     )  # fmt: skip
-    with pytest.raises(UserError, match="cannot go to A3C's workers"):
+    with pytest.raises(UserError, match="cannot be copied to A3C's workers"):
         run(tmp_path / "run", teacher, {"weight": "linear(1, 0, 50%)"})
 
 

@@ -1,5 +1,7 @@
 """Students that learn from a replay with a teacher: its data first, then a term whose weight falls."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -145,12 +147,12 @@ def test_the_weight_follows_the_scores():
         ("qdagger", {"teaching__offline_steps": 5}, "must be a batch at least"),
         ("qdagger", {"evaluation__every": 0}, "gated follows evaluations"),
         ("qdagger", {"teaching__weight": "target_kl(0.1, 1)"}, "goes with on-policy students"),
-        ("qdagger", {"execution__type": "sync"}, "cannot travel to workers"),
+        ("qdagger", {"execution__type": "sync"}, "cannot be copied to workers"),
     ],
 )
 def test_nonsense_is_refused(tmp_path, preset, settings, message):
-    teacher = teacher_of(lambda obs: values(obs), SHOWN, "q_values")
-    teacher.recipe = None
+    lock = threading.Lock()  # cannot be copied
+    teacher = teacher_of(lambda obs: values(obs) * (not lock.locked()), SHOWN, "q_values")
     fits = {**SMALL, "teaching__offline_steps": 64, **settings}
     with pytest.raises(UserError, match=message):
         understudy.kickstart(SHOWN, teacher, preset, run=tmp_path / "run", **fits)

@@ -1,11 +1,13 @@
 """What users call an environment: an id, a description, or a class or function of their own.
 
 Every process must be able to build it, so all become something that can be written down. An id that only this process
-knows, because the user's program registered it, becomes ``module:Name-v0``; a class or function ``module:Name``.
+knows, because the user's program registered it, becomes ``module:Name-v0``; a class or function ``module:Name``. A
+description that is sent to a worker brings the code of what the program itself defines.
 """
 
 from __future__ import annotations
 
+import copyreg
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +19,7 @@ from gymnasium.envs.registration import EnvSpec as GymSpec
 
 from understudy.data import EnvSpec
 from understudy.errors import UserError
-from understudy.imports import module_name, name_of, program, refuse_while_importing
+from understudy.imports import brought, module_name, name_of, packed, program, refuse_while_importing, unpacked
 
 EnvLike = str | EnvSpec | gym.Env[Any, Any] | Callable[..., gym.Env[Any, Any]]
 """An id, a description, a class or function that makes an environment, or one that ``gym.make`` made."""
@@ -124,3 +126,29 @@ def env_settings(env: EnvLike | None) -> dict[str, Any]:
     if found is None:
         return {}
     return {"env": {"id": found} if isinstance(found, str) else found.to_json()}
+
+
+def _code_of(spec: EnvSpec) -> tuple[str, bytes] | None:
+    """Return what the program that was started registered or defined under the description's id, by name."""
+    module, _, name = spec.id.partition(":")
+    if not name or module != program():
+        return None
+    top = name.split(".")[0]
+    made = gym.registry.get(name)
+    code = packed(getattr(sys.modules["__main__"], top, None) if made is None else made)
+    return None if code is None else (f"{module}:{top if made is None else name}", code)
+
+
+def _arrive(fields: tuple[Any, ...], code: tuple[str, bytes] | None) -> EnvSpec:
+    """Build a description that another process sent, with the code of its environment."""
+    if code is not None and code[0] not in brought and code[0].partition(":")[0] != program():
+        brought[code[0]] = unpacked(code[1])
+    return EnvSpec(*fields)
+
+
+def _send(spec: EnvSpec) -> tuple[Any, ...]:
+    fields = spec.id, dict(spec.kwargs), spec.wrappers, spec.backend
+    return _arrive, (fields, _code_of(spec))
+
+
+copyreg.pickle(EnvSpec, _send)

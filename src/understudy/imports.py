@@ -1,8 +1,9 @@
 """Python that users bring, environments and teachers: how it is found by name, here and in worker processes.
 
 A name is ``module:function``. The program that was started is a module too: what a script defines is called by the
-script's file name, so that workers can import it. A script that begins a run without asking whether it is the program
-would begin one in every worker; that is refused.
+script's file name. Workers that this process starts are given a copy of it with its code, so that they need not import
+the script, and what was typed into a notebook goes to them as well. Other processes import: a script that begins a run
+without asking whether it is the program would begin one in them; that is refused.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
+
 from understudy.errors import UserError
 
 INTERACTIVE = "__main__"
 """The module of what was typed into a notebook or a prompt: there is no file that another process could import."""
+brought: dict[str, Any] = {}
+"""What another process gave to this one, by its name there."""
 _importing: list[str] = []
 
 
@@ -84,8 +89,12 @@ def find(name: str, purpose: str) -> Any:
         UserError: The module cannot be imported or has nothing of that name.
     """
     module, _, attribute = name.partition(":")
-    found: Any = import_module(module, purpose)
-    for part in attribute.split("."):
+    found: Any = brought.get(f"{module}:{attribute.split('.')[0]}")
+    if found is not None:
+        attribute = attribute.partition(".")[2]
+    else:
+        found = import_module(module, purpose)
+    for part in filter(None, attribute.split(".")):
         if not hasattr(found, part):
             raise UserError(f"{purpose}: {module!r} has no {attribute!r}")
         found = getattr(found, part)
@@ -108,6 +117,19 @@ def module_name(module: str) -> str:
     return program() if module == "__main__" else module
 
 
+def packed(thing: Any) -> bytes | None:
+    """Return an object for another process of ours, with the code of what the program defines; None if it cannot be."""
+    try:
+        return bytes(cloudpickle.dumps(thing))
+    except Exception:  # anything may refuse, in its own way
+        return None
+
+
+def unpacked(code: bytes) -> Any:
+    """Return what ``packed`` was given; only for what comes from a process of ours."""
+    return cloudpickle.loads(code)
+
+
 def refuse_while_importing() -> None:
     """Refuse to begin anything from a module that is only being imported.
 
@@ -115,7 +137,4 @@ def refuse_while_importing() -> None:
         UserError: One is being imported.
     """
     if _importing:
-        raise UserError(
-            f"{_importing[-1]} begins a run when it is imported, as workers do: put that under  "
-            "if __name__ == '__main__':"
-        )
+        raise UserError(f"{_importing[-1]} begins a run when it is imported: put that under if __name__ == '__main__':")

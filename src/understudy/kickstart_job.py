@@ -195,7 +195,7 @@ def _check_teacher(settings: KickstartSettings, teacher: PolicyLike) -> None:
             "--execution.max_lag 0"
         )
     if settings.execution.shared_gradients and portable(teacher) is None:
-        raise UserError(f"{name} is a Python object and cannot go to A3C's workers: take --preset a2c")
+        raise UserError(f"{name} cannot be copied to A3C's workers: take --preset a2c")
     behaviour = teaching.behaviour
     if behaviour.acts and behaviour.samples and not hasattr(teacher, "act"):
         raise UserError(
@@ -205,7 +205,7 @@ def _check_teacher(settings: KickstartSettings, teacher: PolicyLike) -> None:
     if behaviour.acts and behaviour.jump.strip().startswith("curriculum") and portable(teacher) is None:
         raise UserError(f"teaching.behaviour.jump curriculum is evaluated in another process, where {name} cannot go")
     if behaviour.acts and settings.execution.type != "single" and portable(teacher) is None:
-        raise UserError(f"{name} is a Python object and cannot act in workers: take --execution single")
+        raise UserError(f"{name} cannot be copied to workers: take --execution single")
     if teaching.reward == "log_prob" and not teacher.family.stochastic:
         raise UserError(f"teaching.reward log_prob needs a teacher with probabilities, not a {teacher.family.name} one")
     wants_value = teaching.gate == "value" or teaching.reward == "value" or teaching.value_weight not in ("0", "0.0")

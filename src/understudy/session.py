@@ -16,6 +16,7 @@ from understudy.envs.multitask import task_names
 from understudy.errors import UserError
 from understudy.evaluation.judge import Judge
 from understudy.execution.base import EvaluatingExecution, Portable, Setup
+from understudy.imports import packed
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.learner import Learner, make_learner
 from understudy.learning.from_dataset import DistillProgress, FromDataset, ParityExaminer, TeacherLabels
@@ -32,7 +33,6 @@ from understudy.rollouts.dataset import Dataset
 from understudy.settings import DistanceSettings, DistillSettings
 from understudy.student import fit_normalizer, new_student, student_spec
 from understudy.teachers.ensemble import Ensemble
-from understudy.teachers.load import load
 from understudy.teachers.routing import TaskTeachers
 
 Report = Callable[[dict[str, Any]], None]
@@ -51,7 +51,7 @@ def distance_of(settings: DistanceSettings, teacher: PolicyLike, student: Policy
 
 
 def portable(teacher: PolicyLike) -> Portable | None:
-    """Return a teacher as it travels to workers; None for a Python object that cannot."""
+    """Return a teacher as it travels to workers; None for a Python object that holds what cannot be copied."""
     if isinstance(teacher, Policy):
         arrays = {name: array.copy() for name, array in named_arrays(teacher).items()}
         return Portable(teacher.spec, arrays, teacher.about)
@@ -61,7 +61,10 @@ def portable(teacher: PolicyLike) -> Portable | None:
         found = tuple(part for part in parts if part is not None)
         return Portable(kind=kind, parts=found) if len(found) == len(parts) else None
     recipe = getattr(teacher, "recipe", None)
-    return Portable(source=recipe["source"], load_kwargs=recipe["kwargs"]) if recipe else None
+    if recipe:
+        return Portable(source=recipe["source"], load_kwargs=recipe["kwargs"])
+    code = packed(teacher)
+    return None if code is None else Portable(code=code)
 
 
 def restored(found: Portable) -> PolicyLike:
@@ -72,9 +75,8 @@ def restored(found: Portable) -> PolicyLike:
     if found.spec is not None:
         assert found.arrays is not None
         return build_policy(found.spec, found.arrays, found.about)
-    assert found.source is not None
-    loaded: PolicyLike = load(found.source, **dict(found.load_kwargs or {}))
-    return loaded
+    opened: PolicyLike = found.opened()
+    return opened
 
 
 def make_execution(settings: DistillSettings, setup: Setup, teacher: PolicyLike) -> EvaluatingExecution:
@@ -88,7 +90,9 @@ def make_execution(settings: DistillSettings, setup: Setup, teacher: PolicyLike)
 
         return SingleExecution(setup, teacher if setup.teacher is None else None)
     if setup.teacher is None:
-        raise UserError("this teacher is a Python object and cannot travel to workers: use --execution.type single")
+        raise UserError(
+            "this teacher cannot be copied to workers: use --execution.type single"
+        )
     from understudy.execution.sync import SyncExecution
 
     workers = settings.execution

@@ -105,7 +105,7 @@ def make_execution(
 
         return SingleExecution(setup, teacher if setup.teacher is None else None)
     if teacher is not None and setup.teacher is None:
-        raise UserError("this teacher is a Python object and cannot act in workers: use --execution single")
+        raise UserError("this teacher cannot be copied to workers: use --execution single")
     if execution.type == "async":
         from understudy.execution.asynchronous import AsyncExecution
 

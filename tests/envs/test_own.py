@@ -56,13 +56,14 @@ def lean(obs):
 gym.register("Pole-v0", Pole, max_episode_steps=40)
 """
 RUNS = """
-    small = {"rollout": {"num_envs": 4, "steps": 32}, "stop": {"env_steps": 256},
-             "evaluation": {"every": 128, "final": 2}, "execution": {"type": "sync", "num_workers": 2}}
-    for number, env in enumerate(("Pole-v0", short)):
-        print(understudy.train(env, "ppo", small, run=f"run{number}").policy.about.env.id)
-    result = understudy.distill(lean, short, student__hidden=[8], stop__env_steps=2000, data__num_envs=4,
-                                data__steps=50, execution__num_workers=2, run="distilled")
-    print(result.student.about.env.id, understudy.evaluate("run0", episodes=2).mean_length <= 40)
+small = {"rollout": {"num_envs": 4, "steps": 32}, "stop": {"env_steps": 128}, "evaluation": {"final": 2},
+         "execution": {"type": "sync", "num_workers": 2}}
+print(understudy.train("Pole-v0", "ppo", small, run="run").policy.about.env.id)
+"""
+MORE = """
+result = understudy.distill(lean, short, student__hidden=[8], stop__env_steps=2000, data__num_envs=4,
+                            data__steps=50, execution__num_workers=2, run="distilled")
+print(result.student.about.env.id, understudy.evaluate("run", episodes=2).mean_length <= 40)
 """
 
 
@@ -163,20 +164,29 @@ def test_a_file_cannot_name_what_is_not_registered(tmp_path):
         understudy.load(tmp_path / "bad.safetensors")
 
 
-def program(tmp_path, guarded):
-    """Run a program of a user's."""
-    guard = "if __name__ == '__main__':" if guarded else "if True:"
-    (tmp_path / "mine.py").write_text(f"{PROGRAM}\n\n{guard}{RUNS}")
-    return subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+def outcome(words, typed, folder):
+    """Run Python; returns the words that it printed."""
+    done = subprocess.run(
+        [sys.executable, *words], input=typed, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
 
 
-def test_what_a_program_defines_travels_to_workers(tmp_path):
-    done = program(tmp_path, guarded=True)
-    assert done.stdout.split() == ["mine:Pole-v0", "mine:short", "mine:short", "True"], done.stderr
-    assert "teachers:\n- mine:lean\n" in (tmp_path / "distilled" / "config.yaml").read_text()
+def test_what_a_script_defines_travels_to_workers(tmp_path):
+    """Though the script does not ask whether it is the program: workers do not import it."""
+    (tmp_path / "mine.py").write_text(PROGRAM + RUNS)
+    assert outcome(["mine.py"], "", tmp_path) == ["mine:Pole-v0"]
 
 
-def test_a_program_without_a_guard_is_told_so(tmp_path):
-    done = program(tmp_path, guarded=False)
-    assert done.returncode == 1 and done.stdout == ""
-    assert "mine begins a run when it is imported, as workers do: put that under" in done.stderr.splitlines()[-1]
+def test_what_is_typed_travels_to_workers(tmp_path):
+    """Into a notebook, or at a prompt."""
+    found = outcome(["-"], PROGRAM + RUNS + MORE, tmp_path)
+    assert found == ["__main__:Pole-v0", "__main__:short", "True"]
+    assert "teachers:\n- __main__:lean\n" in (tmp_path / "distilled" / "config.yaml").read_text()
+
+
+def test_a_module_that_begins_a_run_is_told_so(own_pole):
+    Path("own_pole.py").write_text(f"{MODULE}\nimport understudy\nunderstudy.train(short, 'ppo')")
+    with pytest.raises(UserError, match="own_pole begins a run when it is imported: put that under if __name__"):
+        understudy.evaluate("random", "own_pole:short", episodes=1)

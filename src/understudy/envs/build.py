@@ -17,7 +17,7 @@ from understudy.env_names import REGISTERED_BY
 from understudy.envs import atari, wrappers
 from understudy.envs.quiet import quiet
 from understudy.errors import UserError, missing_extra, suggest
-from understudy.imports import INTERACTIVE, import_module
+from understudy.imports import brought, import_module
 from understudy.imports import find as find_named
 
 # Modules of gymnasium whose simulator is an extra.
@@ -86,15 +86,14 @@ def find(env_id: str) -> GymSpec:
 
 
 def _find_in(module: str, name: str, env_id: str) -> GymSpec:
-    """Return the entry of what a module registers or defines."""
-    found = import_module(module, f"the environment {env_id}")
-    if name in gym.registry:
-        return gym.registry[name]
-    if module == INTERACTIVE and not hasattr(found, name):
-        raise UserError(
-            f"the environment {name} was defined in a notebook or at a prompt, which worker processes cannot import: "
-            "put it into a module, or take --execution single"
-        )
+    """Return the entry of what a module registers or defines, unless another process brought it."""
+    known = brought.get(env_id)
+    if isinstance(known, GymSpec):
+        return known
+    if known is None:
+        import_module(module, f"the environment {env_id}")
+        if name in gym.registry:
+            return gym.registry[name]
     try:
         maker = find_named(env_id, f"there is no environment {env_id!r}")
     except UserError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from understudy.data import Array, EnvSpec, Rollout
+from understudy.imports import unpacked
 from understudy.policies.protocol import About
 from understudy.policies.spec import PolicySpec
 from understudy.rollouts.behaviour import Actor, Mixture
@@ -23,8 +24,8 @@ class Portable:
     """A policy as it travels to another process.
 
     Either native (``spec``, ``arrays`` and, where somebody asks for it there, ``about``), or where to load it from
-    (``source``), or several ``parts`` that act as one: an ensemble (``kind`` is ``distributions`` or ``losses``) or one
-    for each task (``tasks``).
+    (``source``), or a Python object with its code (``code``), or several ``parts`` that act as one: an ensemble
+    (``kind`` is ``distributions`` or ``losses``) or one for each task (``tasks``).
     """
 
     spec: PolicySpec | None = None
@@ -32,8 +33,18 @@ class Portable:
     about: About | None = None
     source: str | None = None
     load_kwargs: Mapping[str, Any] | None = None
+    code: bytes | None = None
     kind: str = ""
     parts: tuple[Portable, ...] = ()
+
+    def opened(self) -> Any:
+        """Return the policy behind ``code`` or ``source``."""
+        if self.code is not None:
+            return unpacked(self.code)
+        from understudy.teachers.load import load
+
+        assert self.source is not None
+        return load(self.source, **dict(self.load_kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -135,11 +146,8 @@ def actor_of(policy: Portable, seed: int = 0) -> Actor:
         from understudy.policies.weights import build
 
         return build(policy.spec, policy.arrays)
-    from understudy.teachers.load import load
-
-    assert policy.source is not None
-    loaded: Actor = load(policy.source, **dict(policy.load_kwargs or {}))
-    return loaded
+    opened: Actor = policy.opened()
+    return opened
 
 
 def update_actor(actor: Actor, arrays: Arrays) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from understudy.data import EnvSpec
 from understudy.env_names import EnvLike, is_known, named
 from understudy.errors import UserError
-from understudy.imports import INTERACTIVE, name_of
+from understudy.imports import name_of
 from understudy.policies.files import load_policy
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.stored import behaviours_of, run_policy
@@ -77,19 +77,11 @@ def load(
         _check_finite(policy)
         policy.to(device)
         policy.about.env = _chosen_env(policy.about.env, env)
-    elif isinstance(policy, OpaqueTeacher) and (place := _place(source)) is not None:
+    elif isinstance(policy, OpaqueTeacher) and isinstance(source, (str, os.PathLike)):
         # What another process needs to load the same teacher again.
         given = {"env": env, "observation_space": observation_space, "action_space": action_space, "output": output}
-        policy.recipe = {"source": place, "kwargs": given}
+        policy.recipe = {"source": os.path.abspath(source) if os.path.exists(source) else source, "kwargs": given}
     return policy
-
-
-def _place(source: Any) -> str | None:
-    """Return where another process finds a source: an absolute path, an id, ``module:function``; None for objects."""
-    if isinstance(source, (str, os.PathLike)):
-        return os.path.abspath(source) if os.path.exists(source) else os.fspath(source)
-    name = name_of(source)
-    return None if name is None or name.startswith(INTERACTIVE) else name
 
 
 def called(source: Any) -> str:
@@ -99,7 +91,7 @@ def called(source: Any) -> str:
     about = getattr(source, "about", None)
     if about:
         return str(about.source or about.algorithm)
-    return str(_place(source) or getattr(source, "__name__", type(source).__name__))
+    return name_of(source) or str(getattr(source, "__name__", type(source).__name__))
 
 
 def _refuse_imports(spec: EnvSpec, source: str) -> None:
