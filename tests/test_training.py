@@ -38,6 +38,7 @@ def test_every_method_learns_the_constant_action(tmp_path, name, settings):
     small = {"policy__hidden": [16], "rollout__num_envs": 8, "rollout__steps": 16}
     result = train("understudy/ConstantAction-v0", name, run=tmp_path, **{**small, **budget, **settings})
     assert result.score == 10.0
+    assert repr(result).startswith(f"<TrainResult in {tmp_path}: return 10 [10, 10], ")
 
 
 def test_a3c_learns_the_constant_action(tmp_path):

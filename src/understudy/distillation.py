@@ -28,7 +28,7 @@ from understudy.settings import DistillSettings
 from understudy.teachers.load import load
 
 
-@dataclass
+@dataclass(repr=False)
 class DistillResult:
     """What a run ends with."""
 
@@ -45,6 +45,11 @@ class DistillResult:
     folder: Path
     ratios: dict[str, float] = field(default_factory=dict)
     """The last evaluation by task; ``ratio`` is the least of them."""
+
+    def __repr__(self) -> str:
+        student = f"{self.student.parameters_count:,} parameters, ratio {self.ratio:.3f}"
+        ended = f"{self.env_steps:,} env steps, stopped by {self.stopped}, {self.seconds['total']:.1f} s"
+        return f"<DistillResult in {self.folder}: {student}, {ended}>"
 
 
 def distill(

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, overload
 
 import gymnasium as gym
@@ -57,6 +58,8 @@ def named(env: EnvLike | None) -> str | EnvSpec | None:
         raise UserError(
             f"an environment cannot be of the type {kind}: give an id, a class or function that makes it, or an EnvSpec"
         )
+    if isinstance(env, partial) and not env.args and (maker := name_of(env.func)) is not None:
+        return EnvSpec(maker, env.keywords)
     name = name_of(env)
     if name is None:
         raise UserError(

@@ -112,9 +112,7 @@ def _check(settings: Settings, teacher: PolicyLike) -> None:
     if teacher.initial_state(1) is not None:
         raise UserError(f"the teacher {name} has a memory; replayed transitions have none: take --preset kickstarting")
     if settings.teaching.offline_steps and settings.execution.type != "single" and portable(teacher) is None:
-        raise UserError(
-            f"the teacher {name} cannot be copied to workers: use --execution single"
-        )
+        raise UserError(f"the teacher {name} cannot be copied to workers: use --execution single")
 
 
 def fit(job: ReplayJob, student: Policy, scores: tuple[float, float] | None) -> ReplayTeacher:

@@ -90,9 +90,7 @@ def make_execution(settings: DistillSettings, setup: Setup, teacher: PolicyLike)
 
         return SingleExecution(setup, teacher if setup.teacher is None else None)
     if setup.teacher is None:
-        raise UserError(
-            "this teacher cannot be copied to workers: use --execution.type single"
-        )
+        raise UserError("this teacher cannot be copied to workers: use --execution.type single")
     from understudy.execution.sync import SyncExecution
 
     workers = settings.execution

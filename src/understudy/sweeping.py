@@ -35,7 +35,7 @@ _SHARE = re.compile(r"^\d+(\.\d+)?%$")
 _WIDEST = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sweep:
     """What a ladder of students came to.
 
@@ -50,6 +50,13 @@ class Sweep:
     sizes: tuple[tuple[str, Path, str, int], ...]
     smallest: str | None
     folder: Path
+
+    def __repr__(self) -> str:
+        return f"{self.comparison!r}smallest on par: {self.smallest or 'none'}, in {self.folder}\n"
+
+    def _repr_markdown_(self) -> str:
+        """What notebooks show."""
+        return f"{self.comparison._repr_markdown_()}\nsmallest on par: {self.smallest or 'none'}\n"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data: one entry per student, then the comparison with every return."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ from understudy.settings import METHODS, EnvSettings, ReplayedSettings, TrainSet
 from understudy.training_session import Teach, TrainSession, final_seeds
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainResult:
     """What a run ends with."""
 
@@ -51,6 +52,12 @@ class TrainResult:
     lost_episodes: int = 0
     curve: list[tuple[int, float]] = field(default_factory=list)
     """(env_steps, mean return) of every evaluation."""
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        score = "" if math.isnan(self.score) else f"return {self.score:.5g} [{low:.5g}, {high:.5g}], "
+        ended = f"{self.env_steps:,} env steps, stopped by {self.stopped}, {self.seconds['total']:.1f} s"
+        return f"<TrainResult in {self.folder}: {score}{ended}>"
 
 
 AnySettings = TrainSettings | ReplayedSettings

@@ -100,7 +100,7 @@ def test_a_module_in_the_current_directory_is_imported(own_pole, spec, steps):
         ("no_such_module:short", "the module 'no_such_module' cannot be imported"),
         (CartPoleEnv(), r"\(CartPoleEnv\) that was not made by gym.make .*: give the class CartPoleEnv"),
         (gym.wrappers.ClipReward(gym.make("CartPole-v1"), -1, 1), "that is wrapped cannot be built again"),
-        (partial(CartPoleEnv), "cannot be found again by its name"),
+        (partial(CartPoleEnv, True), "cannot be found again by its name"),
         (lambda: CartPoleEnv(), "lambda> cannot be found again by its name"),
         (3, "cannot be of the type int"),
     ],
@@ -141,6 +141,7 @@ def test_names_are_those_that_other_processes_know():
     assert named(gym.make("CartPole-v1")) == EnvSpec("CartPole-v1")
     short = gym.make("Pendulum-v1", g=9.0, max_episode_steps=30, render_mode="rgb_array")
     assert all_named(short) == [EnvSpec("Pendulum-v1", {"g": 9.0, "max_episode_steps": 30})]
+    assert named(partial(Pole, sutton_barto_reward=True)) == EnvSpec(f"{here}:Pole", {"sutton_barto_reward": True})
     assert all_named(["CartPole-v1", Pole]) == ["CartPole-v1", f"{here}:Pole"]
     gym.register("PoleOfTests-v0", Pole)
     gym.register("PoleOfTests-v1", f"{here}:Pole")

@@ -64,7 +64,10 @@ def test_written_as_json_markdown_and_text(comparison, tmp_path):
     assert markdown.count("\n| ") == 5 and len({line.count("|") for line in markdown.splitlines()[:6]}) == 1
     text = to_text(comparison)
     assert "same seeds" in text and NONE in text
-    assert to_markdown(comparison) == markdown
+    assert to_markdown(comparison) == markdown == comparison._repr_markdown_()
+    assert repr(comparison) == text
+    one = comparison.rows[0].evaluation
+    assert repr(one).startswith(f"<Evaluation of {one.name} in {one.env}: return {one.mean:.5g} [")
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])

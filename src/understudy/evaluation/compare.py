@@ -53,7 +53,7 @@ class Row:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Policies on the same seeds.
 
@@ -72,6 +72,17 @@ class Comparison:
     wanted_ratio: float
     alpha: float
     notes: list[str]
+
+    def __repr__(self) -> str:
+        from understudy.evaluation.tables import to_text
+
+        return to_text(self)
+
+    def _repr_markdown_(self) -> str:
+        """What notebooks show."""
+        from understudy.evaluation.tables import to_markdown
+
+        return to_markdown(self)
 
     @property
     def reference(self) -> Row:

@@ -16,7 +16,7 @@ from understudy.evaluation.statistics import Interval, bootstrap_interval, iqm, 
 from understudy.rollouts.episodes import MAX_STEPS, Episodes, Visit, run_episodes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Returns of finished episodes and what they say.
 
@@ -62,6 +62,11 @@ class Evaluation:
     lengths: Array
     seeds: Array
     tasks: tuple[Evaluation, ...] = ()
+
+    def __repr__(self) -> str:
+        low, high = self.mean_interval
+        found = f"return {self.mean:.5g} [{low:.5g}, {high:.5g}] over {self.episodes:,} episodes"
+        return f"<Evaluation of {self.name} in {self.env}: {found}>"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data: every attribute, arrays as lists."""
