@@ -10,7 +10,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "load": "understudy.teachers.load",
+    "load": "understudy.loading",
     "distill": "understudy.distillation",
     "kickstart": "understudy.kickstarting",
     "sweep": "understudy.sweeping",

@@ -42,26 +42,13 @@ def load(
     action_space: gym.Space[Any] | None = None,
     output: str | None = None,
 ) -> PolicyLike:
-    """Load a trained policy as a teacher; nothing foreign is unpickled.
-
-    Args:
-        source: A path (our policies and run folders, Stable-Baselines3 zips and zoo folders, TorchScript, ONNX),
-            ``module:function``, a hub id ``hf://org/name[/file]``, a Python callable, a module of PyTorch, or a policy,
-            which passes through.
-        env: The environment it is for, where the source does not say it or another one is wanted. An id keeps the
-            wrappers that the source names; an ``EnvSpec`` replaces everything. Also a class or function that makes it.
-        device: Where native policies and TorchScript run.
-        observation_space: For TorchScript, ONNX and callables, which do not know their spaces.
-        action_space: Likewise.
-        output: What TorchScript, ONNX and callables answer: ``action``, ``logits``, ``q_values`` or ``gaussian`` (means
-            and log standard deviations, in environment units). By default logits for discrete actions where the sizes
-            match, else actions.
+    """Load a trained policy as a teacher; see ``understudy.load``, which knows the spaces of environments too.
 
     Raises:
         UserError: There is nothing at ``source``, or what is there cannot be read with certainty.
     """
     env = named(env)
-    spec = _env_spec(env)
+    spec = env_spec(env)
     asked = Asked(spec, device, observation_space, action_space, output)
     if isinstance(source, (str, os.PathLike)):
         policy = _load_text(os.fspath(source), asked)
@@ -109,7 +96,13 @@ def _check_finite(policy: Policy) -> None:
         raise UserError(f"the teacher {policy.about.source} is broken: its {broken[0]} holds NaN or infinity")
 
 
-def _env_spec(env: str | EnvSpec | None) -> EnvSpec | None:
+def env_spec(env: EnvLike | None) -> EnvSpec | None:
+    """Return the description of an environment, of an id of old that of its successor.
+
+    Raises:
+        UserError: It cannot be described.
+    """
+    env = named(env)
     if not isinstance(env, str):
         return env
     successor = find_successors(env)[0]
@@ -118,7 +111,7 @@ def _env_spec(env: str | EnvSpec | None) -> EnvSpec | None:
 
 def _chosen_env(own: EnvSpec | None, asked: str | EnvSpec | None) -> EnvSpec | None:
     """Return the teacher's own environment or the one asked for; an id alone keeps the teacher's own wrappers."""
-    spec = _env_spec(asked)
+    spec = env_spec(asked)
     if spec is None or own is None or isinstance(asked, EnvSpec):
         return spec or own
     if spec.id == own.id:

@@ -22,6 +22,10 @@ _SURE = 20.0
 """Logit of an action that a deterministic discrete teacher takes; the others have 0, so exp(-20) of its probability."""
 
 
+class SpacesError(UserError):
+    """A teacher does not say its spaces, and nobody else did."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What the caller of ``load`` said about a teacher that may not say it itself."""
@@ -43,14 +47,15 @@ class OpaqueTeacher(ABC):
             where the sizes match, everything else for actions in environment units.
 
     Raises:
-        UserError: The spaces are not known, or ``output`` is no known meaning or does not fit the action space.
+        SpacesError: The spaces are not known.
+        UserError: ``output`` is no known meaning or does not fit the action space.
     """
 
     def __init__(self, name: str, algorithm: str, asked: Asked) -> None:
         if asked.observation_space is None or asked.action_space is None:
-            raise UserError(
+            raise SpacesError(
                 f"the teacher {name} does not say its observation and action space: pass --env "
-                "(to understudy.load: observation_space= and action_space=)"
+                "(from Python: env=, or observation_space= and action_space=)"
             )
         self.name = name
         self.about = About(algorithm, name, asked.env)
