@@ -116,7 +116,7 @@ def command_parser() -> argparse.ArgumentParser:
 
     inspect = command("inspect", "Print what a teacher is: algorithm, spaces, network, normaliser, environments.")
     inspect.add_argument("teacher")
-    inspect.add_argument("--env", help="environment id, for formats that do not say their spaces")
+    inspect.add_argument("--env", help="environment id, or module:Name, for formats that do not say their spaces")
 
     _add_players(command)
     _add_readers(command)
@@ -135,7 +135,9 @@ def _add_distill(distill: argparse.ArgumentParser) -> None:
         "teacher", nargs="*", help="zip, zoo folder, .safetensors, .pt, .onnx, module:function, hub id; "
         "BEHAVIOUR=FILE for each behaviour of a Unity scene"
     )  # fmt: skip
-    distill.add_argument("--env", nargs="*", help="environment id; by default the teacher's own; one per task teacher")
+    distill.add_argument(
+        "--env", nargs="*", help="environment id, or module:Name; by default the teacher's own; one per task teacher"
+    )
     distill.add_argument(
         "--ensemble", choices=("distributions", "losses"), help="several teachers of one task: average"
     )
@@ -167,7 +169,7 @@ def _add_players(command: Callable[[str, str], argparse.ArgumentParser]) -> None
     compare.add_argument("--video", help="also film all of them side by side (.mp4 or .gif)")
     compare.add_argument("--picture", help="also draw the returns (.png)")
     for sub, episodes in ((evaluate, 20), (compare, 50)):
-        sub.add_argument("--env", help="environment id; by default the policy's own")
+        sub.add_argument("--env", help="environment id, or module:Name; by default the policy's own")
         sub.add_argument("--episodes", type=int, default=episodes, metavar="N", help=f"[{episodes}]")
         sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the first episode [0]")
         sub.add_argument("--num-envs", type=int, metavar="N", help="environments; of Unity scenes players [8]")
@@ -176,7 +178,7 @@ def _add_players(command: Callable[[str, str], argparse.ArgumentParser]) -> None
 
     play = command("play", "Watch a policy in a window, or film it (.mp4 or .gif).")
     play.add_argument("policy")
-    play.add_argument("--env", help="environment id; by default the policy's own")
+    play.add_argument("--env", help="environment id, or module:Name; by default the policy's own")
     play.add_argument("--episodes", type=int, default=1, metavar="N")
     play.add_argument("--seed", type=int, default=0, metavar="N")
     play.add_argument("--video", metavar="FILE", help="write .mp4 or .gif instead of opening a window")
@@ -184,7 +186,7 @@ def _add_players(command: Callable[[str, str], argparse.ArgumentParser]) -> None
 
 def _add_sweep(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument("teacher", nargs="+", help="as of distill")
-    sweep.add_argument("--env", nargs="*", help="environment id; by default the teacher's own")
+    sweep.add_argument("--env", nargs="*", help="environment id, or module:Name; by default the teacher's own")
     sweep.add_argument("--ensemble", choices=("distributions", "losses"), help="as of distill")
     sweep.add_argument(
         "--sizes", nargs="+", default=["8x8", "16x16", "32x32", "64x64"], metavar="SIZE",
@@ -227,7 +229,7 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("--format", required=True, choices=("onnx", "torchscript", "c", "sb3", "unity"))
     export.add_argument("--out", metavar="FILE", help="by default beside the student")
     export.add_argument("--int8", action="store_true", help="quantise (onnx and c)")
-    export.add_argument("--env", help="environment id; by default the student's own")
+    export.add_argument("--env", help="environment id, or module:Name; by default the student's own")
     export.add_argument("--data", metavar="PATH", help="states from a run or .npz instead of playing the student")
     export.add_argument("--states", type=int, default=1000, metavar="N", help="states to check and quantise by [1000]")
     export.add_argument("--seed", type=int, default=0, metavar="N", help="of the first recorded episode [0]")

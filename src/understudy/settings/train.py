@@ -14,7 +14,7 @@ from understudy.errors import UserError
 class EnvSettings:
     """The environment."""
 
-    id: str = doc("environment id; unity:PATH for a Unity player, unity:editor for the editor", "")
+    id: str = doc("environment id; module:Name for one of your own; unity:PATH for a Unity player, or unity:editor", "")
     kwargs: dict[str, Any] = doc("arguments of its constructor, as YAML", factory=dict)
     wrappers: tuple[dict[str, Any], ...] = doc("wrappers from the inside out, each as YAML {type: NAME, ...}", ())
     backend: str = doc("library that steps it: auto, gymnasium, envpool or ale", "auto")
