@@ -1,6 +1,7 @@
 """Presets in which teachers act, or pay: probe environments that each fail for one cause only."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -157,8 +158,10 @@ def test_with_the_environments_rewards_they_count_again(tmp_path):
     ],
 )
 def test_contradictions_are_refused_before_anything_starts(tmp_path, teachers, settings, message):
+    teacher = always(RIGHT)
+    teacher.lock = threading.Lock()  # cannot be copied to another process
     with pytest.raises(UserError, match=message):
-        prepare([always(RIGHT)] * teachers, CONSTANT, settings, run=tmp_path / "run")
+        prepare([teacher] * teachers, CONSTANT, settings, run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

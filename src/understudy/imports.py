@@ -48,8 +48,11 @@ def program() -> str:
     if file is None or Path(file).suffix != ".py":
         return INTERACTIVE
     name = Path(file).stem
-    with current_directory():
-        found = importlib.util.find_spec(name) if name not in sys.modules else sys.modules[name].__spec__
+    try:
+        with current_directory():
+            found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # a.b.py is no module, nor is what has no description
+        return INTERACTIVE
     same = found is not None and found.origin is not None and Path(found.origin).resolve() == Path(file).resolve()
     return name if same else INTERACTIVE
 
@@ -76,7 +79,7 @@ def import_module(name: str, purpose: str) -> ModuleType:
         raise
     except ImportError as error:
         raise UserError(f"{purpose}: the module {name!r} cannot be imported ({error})") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{purpose}: importing {name!r} raised {type(error).__name__}: {error}") from error
     finally:
         _importing.pop()

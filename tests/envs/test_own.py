@@ -4,6 +4,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +16,7 @@ from understudy.data import EnvSpec
 from understudy.env_names import all_named, is_known, named
 from understudy.envs.make import make
 from understudy.errors import UserError
+from understudy.imports import program
 from understudy.policies.files import save_policy
 from understudy.settings import EnvSettings
 
@@ -121,10 +123,24 @@ def test_what_takes_no_render_mode_cannot_be_drawn(own_pole, env, tmp_path):
         understudy.play("random", env, video=tmp_path / "film.gif")
 
 
-def test_a_module_that_raises_is_named(own_pole):
-    Path("own_pole.py").write_text("1 / 0")
-    with pytest.raises(UserError, match="importing 'own_pole' raised ZeroDivisionError: division by zero"):
+@pytest.mark.parametrize(
+    ("code", "told"), [("1 / 0", "ZeroDivisionError: division by zero"), ("exit('usage')", "SystemExit: usage")]
+)
+def test_a_module_that_raises_is_named(own_pole, code, told):
+    Path("own_pole.py").write_text(code)
+    with pytest.raises(UserError, match=f"importing 'own_pole' raised {told}"):
         understudy.evaluate("random", "own_pole:short", episodes=1)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("own_pole.py", "own_pole"), ("a.b.py", "__main__"), ("bin/own_pole.py", "__main__"), ("tool", "__main__")],
+)
+def test_the_program_is_called_by_its_file(own_pole, monkeypatch, file, name):
+    main = ModuleType("__main__")
+    main.__file__ = str(Path(file).absolute())
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert program() == name
 
 
 class Pole(CartPoleEnv):
