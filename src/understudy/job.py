@@ -17,12 +17,12 @@ from understudy.env_names import EnvLike, all_named
 from understudy.envs.make import spaces_of
 from understudy.envs.multitask import task_names, whole_tasks
 from understudy.errors import UserError
+from understudy.loading import load
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.scenes import folder_name, for_scene_distillation
 from understudy.settings import DistillSettings
 from understudy.teachers.combine import combine
-from understudy.teachers.load import called, load
-from understudy.teachers.successors import find_successors
+from understudy.teachers.load import called
 
 
 def resolve(settings: DistillSettings | Mapping[str, Any] | None, preset_name: str | None) -> DistillSettings:
@@ -51,15 +51,7 @@ def load_for(source: Any, env: str | EnvSpec | None = None) -> PolicyLike:
     Raises:
         UserError: No such policy, or an environment whose spaces do not fit it.
     """
-    spaces: dict[str, Any] = {}
-    if env is not None:
-        asked = env if isinstance(env, EnvSpec) else EnvSpec(env)
-        try:
-            spaces = dict(zip(("observation_space", "action_space"), spaces_of(asked), strict=True))
-        except UserError:
-            if find_successors(asked.id)[0].id == asked.id:
-                raise  # else it is an id of old
-    policy = load(source, env=env, **spaces)
+    policy = load(source, env=env)
     if env is not None and (policy is source or policy.about.env is None):
         policy = copy.copy(policy)  # the caller's own object keeps its environment
         policy.about = replace(policy.about, env=env if isinstance(env, EnvSpec) else EnvSpec(env))

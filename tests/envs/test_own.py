@@ -19,6 +19,7 @@ from understudy.errors import UserError
 from understudy.imports import program
 from understudy.policies.files import save_policy
 from understudy.settings import EnvSettings
+from understudy.training import resolve_training
 
 MODULE = """
 import gymnasium as gym
@@ -166,6 +167,13 @@ def test_names_are_those_that_other_processes_know():
     finally:
         gym.registry.pop("PoleOfTests-v0")
         gym.registry.pop("PoleOfTests-v1")
+
+
+def test_an_environment_goes_over_the_one_of_a_settings_object(tmp_path):
+    small = {"rollout": {"num_envs": 2, "steps": 32}, "update": {"minibatch": 32}, "stop": {"env_steps": 64},
+             "evaluation": {"final": 0}, "env": {"id": "Pendulum-v1", "kwargs": {"max_episode_steps": 9}}}  # fmt: skip
+    result = understudy.train(Pole, settings=resolve_training(small, "ppo"), run=tmp_path / "run")
+    assert result.policy.about.env == EnvSpec(f"{Pole.__module__}:Pole", {"max_episode_steps": 9})
 
 
 def test_a_file_cannot_name_what_is_not_registered(tmp_path):

@@ -15,8 +15,8 @@ from understudy.env_names import EnvLike, named
 from understudy.envs.make import env_backend, spaces_of
 from understudy.envs.multitask import task_actions
 from understudy.errors import UserError
+from understudy.loading import load
 from understudy.rollouts.episodes import Acts, policy_name, random_policy
-from understudy.teachers.load import load
 from understudy.teachers.sb3_model import is_model
 from understudy.teachers.successors import find_successors
 
@@ -52,19 +52,12 @@ def resolve(source: Any, env: EnvLike | None = None, name: str = "", seed: int =
         spec = _choose(None, env)
         assert spec is not None
         return Contestant(name or RANDOM, random_policy(spaces_of(spec)[1], seed, task_actions(spec)), spec)
-    policy = source if hasattr(source, "predict") and not is_model(source) else _load(source, env)
+    policy = source if _acts(source) else load(source, env=env)
     called = name or _short_name(source, policy)
     spec = _choose(getattr(getattr(policy, "about", None), "env", None), env)
     if spec is None:
         raise UserError(f"the policy {called} does not say which environment it is for: say which (--env)")
     return Contestant(called, policy, spec)
-
-
-def _load(source: Any, env: str | EnvSpec | None) -> Acts:
-    """Load; formats that do not know their spaces (TorchScript, ONNX, functions) take those of the environment."""
-    spec = _choose(None, env)
-    observations, actions = spaces_of(spec) if spec else (None, None)
-    return load(source, env=env, observation_space=observations, action_space=actions)
 
 
 def _choose(own: EnvSpec | None, asked: str | EnvSpec | None) -> EnvSpec | None:
@@ -138,8 +131,12 @@ def check_spaces(contestant: Contestant, observations: gym.Space[Any], actions: 
 
 
 def _says_no_env(source: Any) -> bool:
-    silent = hasattr(source, "predict") and not is_model(source)
-    return silent and getattr(getattr(source, "about", None), "env", None) is None
+    return _acts(source) and getattr(getattr(source, "about", None), "env", None) is None
+
+
+def _acts(source: Any) -> bool:
+    """Say whether an object acts as it stands; a model of Stable-Baselines3 may want its observations normalised."""
+    return hasattr(source, "predict") and not is_model(source)
 
 
 def _short_name(source: Any, policy: Any) -> str:

@@ -42,7 +42,21 @@ def load(
     action_space: gym.Space[Any] | None = None,
     output: str | None = None,
 ) -> PolicyLike:
-    """Load a trained policy as a teacher; see ``understudy.load``, which knows the spaces of environments too.
+    """Load a trained policy as a teacher; nothing foreign is unpickled.
+
+    Args:
+        source: A path (our policies and run folders, Stable-Baselines3 zips and zoo folders, TorchScript, ONNX),
+            ``module:function``, a hub id ``hf://org/name[/file]``, a Python callable, a module of PyTorch, a model of
+            Stable-Baselines3, or a policy, which passes through.
+        env: The environment it is for, where the source does not say it or another one is wanted. An id keeps the
+            wrappers that the source names; an ``EnvSpec`` replaces everything. Also a class or function that makes it.
+        device: Where native policies and TorchScript run.
+        observation_space: For TorchScript, ONNX and callables, which do not know their spaces; by default
+            ``understudy.load`` takes those of ``env``.
+        action_space: Likewise.
+        output: What TorchScript, ONNX and callables answer: ``action``, ``logits``, ``q_values`` or ``gaussian`` (means
+            and log standard deviations, in environment units). By default logits for discrete actions where the sizes
+            match, else actions.
 
     Raises:
         UserError: There is nothing at ``source``, or what is there cannot be read with certainty.
