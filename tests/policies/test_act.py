@@ -173,6 +173,7 @@ def test_orthogonal_init():
 PICTURE, PICTURE_LAST = gym.spaces.Box(0, 255, (2, 13, 13), np.uint8), gym.spaces.Box(0, 255, (9, 12, 1), np.uint8)
 WITH_MEMORY = {
     "two layers": (VECTOR, (), {"lstm": 8, "lstm_layers": 2, "normalized": ("",)}),
+    "wide": (VECTOR, (), {"lstm": 256}),
     "gru": (VECTOR, (), {"lstm": 8, "lstm_layers": 2, "cell": "gru", "normalized": ("",)}),
     "pictures": (PICTURE, (Encoder("", "a3c_cnn", 0, 1 / 255),), {"lstm": 16}),
     "channels last": (PICTURE_LAST, (Encoder("", "a3c_cnn", 0, 1.0),), {"lstm": 4, "hidden": (8,)}),

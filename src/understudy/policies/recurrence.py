@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from understudy.policies import lstm_sequence
 from understudy.policies.protocol import TensorState
 
 Memory = nn.LSTM | nn.GRU
@@ -52,6 +53,9 @@ def _through(memory: Memory, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, T
     if isinstance(memory, nn.GRU):
         out, h = memory(x, h)
         return out, h, c
+    if lstm_sequence.suits(memory, x):
+        out, h_last, c_last = lstm_sequence.LstmSequence.apply(x, h[0], c[0], *memory.all_weights[0])  # type: ignore[no-untyped-call]
+        return out, h_last[None], c_last[None]
     out, (h, c) = memory(x, (h, c))
     return out, h, c
 
