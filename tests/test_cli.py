@@ -164,6 +164,37 @@ def test_help_lists_every_setting(capsys):
         assert flag in out
 
 
+def help_of(capsys, *words):
+    """Return the help as one line."""
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--help"])
+    assert ended.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_of_a_preset_shows_its_method_and_its_values(capsys):
+    out = help_of(capsys, "train", "--preset", "td3-lunarlander")
+    assert out.startswith("usage: understudy train [--preset NAME] [--KEY VALUE ...] Train")
+    assert "--policy.hidden [N ...] widths of the actor's hidden layers [256 256]" in out
+    assert "schedule of the learning rate on env steps [1e-3]" in out and "[LunarLanderContinuous-v3]" in out
+    assert "--objective.target_noise" in out and "--objective.lam" not in out and "--objective.temperature" not in out
+    plain = help_of(capsys, "train")
+    assert "--objective.lam" in plain and "--replay" not in plain
+    out = help_of(capsys, "kickstart", "--preset", "qdagger")
+    assert "usage: understudy kickstart --teacher FILE" in out and "--replay.capacity" in out
+    assert "--teaching.offline_steps" in out and "--objective.lam" not in out
+    assert "--objective.lam" in help_of(capsys, "kickstart")
+    own = "presets or YAML files, merged from left to right"
+    assert own in help_of(capsys, "kickstart", "--preset", "kickstarting", "eer")
+
+
+def test_help_of_a_preset_that_does_not_exist(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--preset=td3-lunarlandr", "--help"])
+    assert ended.value.code == 2
+    assert re.match(r"understudy: error: no preset .*did you mean td3-lunarlander", capsys.readouterr().err)
+
+
 def test_the_module_is_the_command():
     done = subprocess.run([sys.executable, "-m", "understudy", "inspect", "nothing"], capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "no teacher at nothing" in done.stderr

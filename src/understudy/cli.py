@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from understudy.cli_parser import SETTINGS, command_parser, refuse
+from understudy.cli_parser import SETTINGS, command_parser, given_by, refuse
 from understudy.config import flags, merge, nest, read_yaml
 from understudy.errors import UserError
 from understudy.scene_flags import describe_scene
@@ -129,7 +129,8 @@ def _saved(run: str, command: str) -> dict[str, Any]:
 
 def _run(argv: Sequence[str] | None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = command_parser()
+    asked = words and words[0] in SETTINGS and not {"-h", "--help"}.isdisjoint(words)
+    parser = command_parser(given_by(words[0], words[1:]) if asked else None)
     arguments, unknown = parser.parse_known_args(words or ["--help"])
     if unknown:
         refuse(parser, arguments.command, unknown)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from understudy import __version__
-from understudy.config import flags
+from understudy.config import flags, merge, preset
 from understudy.errors import UserError, suggest
 from understudy.scene_flags import WITH_SCENES, add_scene_flags
 from understudy.settings import METHODS, TAUGHT, DistillSettings, KickstartSettings
@@ -33,7 +33,39 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
 """Of the commands that have them; a command with several takes the flags of all, and its preset says whose they are."""
 
 
-def _add_settings(parser: argparse.ArgumentParser, cls: Any) -> None:
+Given = Mapping[str, Any]
+"""What presets say, nested."""
+
+
+def given_by(command: str, words: Sequence[str]) -> Given:
+    """Return what the presets say that are named among the words of a command with settings.
+
+    Raises:
+        UserError: There is no such preset.
+    """
+    found: dict[str, Any] = {}
+    several = command == "kickstart"
+    parser = _Parser(prog=f"understudy {command}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", nargs="+" if several else 1, default=["kickstarting"] if several else [])
+    for name in parser.parse_known_args(list(words))[0].preset:
+        found = merge(found, preset(name))
+    return found
+
+
+def _add_settings(parser: argparse.ArgumentParser, command: str, given: Given | None) -> None:
+    classes = SETTINGS[command]
+    if given is not None:
+        method = given.get("method", "actor_critic")
+        classes = tuple(cls for cls in classes if getattr(cls, "method", method) == method) or classes
+    for cls in classes:
+        _add_flags(parser, cls, given or {})
+    taught = [action for action in parser._actions if action.dest == "teacher"]
+    who = "".join("--teacher FILE " if action.option_strings else "TEACHER ... " for action in taught)
+    parser.usage = f"%(prog)s {who}[--preset NAME] [--KEY VALUE ...]"
+    parser.epilog = "Values in brackets are the defaults; with --preset NAME those of the preset and its method."
+
+
+def _add_flags(parser: argparse.ArgumentParser, cls: Any, given: Given) -> None:
     groups: dict[str, Any] = {}
     known = parser._option_string_actions
     for name, kind, field in flags(cls):
@@ -42,8 +74,8 @@ def _add_settings(parser: argparse.ArgumentParser, cls: Any) -> None:
         section = name.rpartition(".")[0]
         if section not in groups:
             groups[section] = parser.add_argument_group(section or "run", _section_doc(cls, section))
-        default = field.default if field.default is not MISSING else None
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        shown = _shown(_value(given, name, default))
         names = [f"--{name}"] + ([_SHORT[name]] if name in _SHORT else [])
         groups[section].add_argument(
             *names,
@@ -51,8 +83,27 @@ def _add_settings(parser: argparse.ArgumentParser, cls: Any) -> None:
             nargs="*" if get_origin(_given(kind)) is tuple else None,
             metavar=_metavar(kind),
             default=argparse.SUPPRESS,
-            help=f"{field.metadata.get('help', '')} [{shown}]".replace("%", "%%"),
+            help=(field.metadata.get("help", "") + (f" [{shown}]" if shown else "")).replace("%", "%%"),
         )
+
+
+def _value(given: Given, name: str, default: Any) -> Any:
+    """Return what is given under a dotted name, or the default."""
+    here: Any = given
+    for part in name.split("."):
+        if not isinstance(here, Mapping) or part not in here:
+            return default
+        here = here[part]
+    return here
+
+
+def _shown(value: Any) -> str:
+    """Write a value as the flag takes it."""
+    if isinstance(value, tuple | list):
+        return " ".join(map(_shown, value))
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return "" if value == {} else str(value)
 
 
 def _section_doc(cls: Any, section: str) -> str:
@@ -71,10 +122,12 @@ def _given(kind: Any) -> Any:
 
 def _metavar(kind: Any) -> str:
     kind = _given(kind)
-    origin = get_origin(kind)
+    origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
-        return "|".join(map(str, get_args(kind)))
-    return "N ..." if origin is tuple else {int: "N", float: "X", bool: "true|false"}.get(kind, "TEXT")
+        return "|".join(map(str, arguments))
+    if origin is tuple:
+        return _metavar(arguments[0])
+    return {int: "N", float: "X", bool: "true|false", dict: "YAML"}.get(origin or kind, "TEXT")
 
 
 def refuse(parser: argparse.ArgumentParser, command: str, unknown: list[str]) -> None:
@@ -94,8 +147,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} ({self.prog} --help)")
 
 
-def command_parser() -> argparse.ArgumentParser:
-    """Return the parser of every command."""
+def command_parser(given: Given | None = None) -> argparse.ArgumentParser:
+    """Return the parser of every command.
+
+    Args:
+        given: What presets say: then help shows the settings of their method alone, and their values as the defaults.
+            None: the settings of all methods are flags.
+    """
     parser = _Parser(
         prog="understudy",
         description="Reinforcement learning with teachers: any trained policy goes in; a smaller one comes out.",
@@ -108,11 +166,15 @@ def command_parser() -> argparse.ArgumentParser:
         # argparse formats help texts, where a percent sign is two, but no descriptions.
         return commands.add_parser(name, help=text, description=text.replace("%%", "%"), allow_abbrev=False)
 
-    _add_distill(command("distill", "Distil one or several teachers into a small student, until it is as good."))
-    _add_train(command("train", "Train a policy by reinforcement learning, with any number of workers."))
-    _add_kickstart(command("kickstart", "Train a policy by its own rewards and by teachers, and surpass them."))
-
-    _add_sweep(command("sweep", "Distil students of several sizes, and find the smallest that is on par."))
+    for name, add, text in (
+        ("distill", _add_distill, "Distil one or several teachers into a small student, until it is as good."),
+        ("train", _add_train, "Train a policy by reinforcement learning, with any number of workers."),
+        ("kickstart", _add_kickstart, "Train a policy by its own rewards and by teachers, and surpass them."),
+        ("sweep", _add_sweep, "Distil students of several sizes, and find the smallest that is on par."),
+    ):
+        sub = command(name, text)
+        add(sub)
+        _add_settings(sub, name, given)
 
     inspect = command("inspect", "Print what a teacher is: algorithm, spaces, network, normaliser, environments.")
     inspect.add_argument("teacher")
@@ -147,8 +209,6 @@ def _add_distill(distill: argparse.ArgumentParser) -> None:
     distill.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
     distill.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
     distill.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
-    for cls in SETTINGS["distill"]:
-        _add_settings(distill, cls)
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:
@@ -156,8 +216,6 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
     train.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, from its last checkpoint")
     train.add_argument("--profile", action="store_true", help="print where the time went, and the limit it adds up to")
-    for cls in SETTINGS["train"]:
-        _add_settings(train, cls)
 
 
 def _add_players(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -195,7 +253,6 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     sweep.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
     sweep.add_argument("--run", default="runs/sweep", help="folder of all runs; finished ones are kept [runs/sweep]")
-    _add_settings(sweep, DistillSettings)
 
 
 def _add_readers(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -259,5 +316,3 @@ def _add_kickstart(kickstart: argparse.ArgumentParser) -> None:
         "--teacher-steps", type=float, metavar="N", help="with --against-scratch: env steps that the teachers cost"
     )
     kickstart.add_argument("--pbt", action="store_true", help="train a population, of 4 without --population")
-    for cls in SETTINGS["kickstart"]:
-        _add_settings(kickstart, cls)

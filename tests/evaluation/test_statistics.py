@@ -23,7 +23,7 @@ def test_interval_agrees_with_scipy(statistic, skewed):
     x = rng.exponential(size=40) if skewed else rng.normal(size=40)
     found = bootstrap_interval(x, statistic, resamples=20_000)
     wanted = stats.bootstrap(
-        (x,), lambda s, axis: statistic(s), n_resamples=20_000, method="BCa", rng=np.random.default_rng(1)
+        (x,), lambda s, axis: statistic(s), n_resamples=20_000, method="BCa", random_state=1
     ).confidence_interval
     np.testing.assert_allclose(found, wanted, atol=0.03)
 
