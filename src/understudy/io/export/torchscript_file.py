@@ -16,10 +16,10 @@ from understudy.teachers.exported_torchscript import DESCRIPTION
 def archive(policy: Policy) -> bytes:
     """Return the policy as a traced module; its inputs are positional, in the order of the description's ``inputs``."""
     graph = Graph(policy).eval()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(graph, graph.example(), check_trace=False)  # type: ignore[no-untyped-call]
     text = describe(policy, "torchscript", "float32", graph.keys, inputs=graph.input_names, outputs=graph.output_names)
     file = io.BytesIO()
-    torch.jit.save(traced, file, _extra_files={DESCRIPTION: text})
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing, and that TorchScript is deprecated (PyTorch 2.14)
+        traced = torch.jit.trace(graph, graph.example(), check_trace=False)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, file, _extra_files={DESCRIPTION: text})
     return file.getvalue()
