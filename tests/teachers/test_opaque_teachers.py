@@ -270,3 +270,11 @@ def test_spaces_are_needed(tmp_path):
     for kind in KINDS:
         with pytest.raises(UserError, match="--env"):
             load(made(kind, Net(), tmp_path))
+
+
+def test_a_black_box_shows_itself_in_a_line():
+    def walk(obs):
+        return np.zeros(len(obs), np.int64)
+
+    shown = repr(understudy.load(walk, env="CartPole-v1"))
+    assert shown == "<Python walk: Box 4 float32, -inf to inf -> Discrete(2)>"

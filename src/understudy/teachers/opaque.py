@@ -16,6 +16,7 @@ from understudy.policies import distributions
 from understudy.policies.batching import batch_observation
 from understudy.policies.family import ActionMap, Family, family_for
 from understudy.policies.policy import About, TensorState
+from understudy.teachers.inspect import space_text
 
 OUTPUTS = ("action", "logits", "q_values", "gaussian")
 _SURE = 20.0
@@ -67,6 +68,10 @@ class OpaqueTeacher(ABC):
         """``source`` and ``kwargs`` of the ``load`` that made it, where it can be loaded again by name."""
         if asked.output is not None:
             self._settle(asked.output)
+
+    def __repr__(self) -> str:
+        seen, done = space_text(self.observation_space), space_text(self.action_space)
+        return f"<{self.about.algorithm} {self.name}: {seen} -> {done}>"
 
     @abstractmethod
     def _ask(self, obs: Observation) -> list[Array]:
