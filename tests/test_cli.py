@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from understudy.cli import main
-from understudy.config import preset
+from understudy.config import preset, presets
 from understudy.policies.files import load_policy
 
 COMMAND = [sys.executable, "-m", "understudy"]
@@ -223,6 +223,23 @@ def test_resume_names_the_command_that_made_the_run(tmp_path, capsys):
         main(["train", "--resume", str(tmp_path / "run")])
     assert ended.value.code == 2
     assert re.fullmatch(r"understudy: error: .* cannot be read as YAML: .*\n", capsys.readouterr().err)
+
+
+def test_presets_stand_under_the_command_that_they_are_for(tmp_path, monkeypatch, capsys):
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "mine.yaml").write_text("# Mine.\nteaching: {weight: '1'}\n")
+    monkeypatch.chdir(tmp_path)
+    main(["presets"])
+    parts = re.split(r"^understudy (\w+) --preset NAME$", capsys.readouterr().out, flags=re.MULTILINE)
+    found = {
+        command: re.findall(r"^  (\S+)", text, re.MULTILINE)
+        for command, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    assert list(found) == ["train", "kickstart", "distill"]
+    assert {"ppo", "sac", "ppo-pong"} <= set(found["train"])
+    assert {"kickstarting", "qdagger", "finetune", "mine"} <= set(found["kickstart"])
+    assert found["distill"] == ["dagger", "demo", "distill-continuous", "distill-discrete"]
+    assert sum(map(len, found.values())) == len(presets())
 
 
 def test_a_preset_is_printed_as_it_stands_in_its_file(capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -208,10 +209,21 @@ def run_presets(arguments: argparse.Namespace) -> None:
         read_yaml(path)  # refuses what cannot be read
         sys.stdout.write(path.read_text())
         return
-    for name, path in presets().items():
-        lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().split("\n"))
-        about = " ".join(line.lstrip("# ") for line in lines)
-        console.print(f"[bold]{name:24}[/] {escape(about)}", soft_wrap=True)
+    texts = {name: path.read_text() for name, path in presets().items()}
+    for command in ("train", "kickstart", "distill"):
+        console.print(f"understudy {command} --preset NAME", style="bold")
+        for name in sorted(name for name, text in texts.items() if _command_of(text) == command):
+            lines = itertools.takewhile(lambda line: line.startswith("#"), texts[name].split("\n"))
+            about = " ".join(line.lstrip("# ") for line in lines)
+            console.print(f"  [bold]{name:22}[/] {escape(about)}", soft_wrap=True)
+
+
+def _command_of(preset: str) -> str:
+    """Say which command a preset is made for, by the sections of its text."""
+    sections = set(re.findall(r"^(\w+):", preset, re.MULTILINE))
+    if "teaching" in sections:
+        return "kickstart"
+    return "distill" if sections & {"behaviour", "data", "learning", "distance"} else "train"
 
 
 def run_demo(arguments: argparse.Namespace) -> None:
