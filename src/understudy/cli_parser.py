@@ -33,6 +33,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
 """Of the commands that have them; a command with several takes the flags of all, and its preset says whose they are."""
 
 
+_PRESET = "preset or YAML file of settings under the flags; see  understudy presets"
+_BY_ACTIONS = "distill-continuous or distill-discrete, by the teacher's actions"
 Given = Mapping[str, Any]
 """What presets say, nested."""
 
@@ -62,7 +64,7 @@ def _add_settings(parser: argparse.ArgumentParser, command: str, given: Given | 
     taught = [action for action in parser._actions if action.dest == "teacher"]
     who = "".join("--teacher FILE " if action.option_strings else "TEACHER ... " for action in taught)
     parser.usage = f"%(prog)s {who}[--preset NAME] [--KEY VALUE ...]"
-    parser.epilog = "Values in brackets are the defaults; with --preset NAME those of the preset and its method."
+    parser.epilog = "Values in brackets are the defaults, with --preset NAME those of the preset and its method."
 
 
 def _add_flags(parser: argparse.ArgumentParser, cls: Any, given: Given) -> None:
@@ -206,13 +208,13 @@ def _add_distill(distill: argparse.ArgumentParser) -> None:
     distill.add_argument(
         "--num-envs", type=int, metavar="N", help="as --data.num_envs, but of Unity scenes players [data.num_envs]"
     )
-    distill.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
+    distill.add_argument("--preset", metavar="NAME", help=f"{_PRESET} [{_BY_ACTIONS}]")
     distill.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
     distill.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:
-    train.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
+    train.add_argument("--preset", metavar="NAME", help=_PRESET)
     train.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
     train.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, from its last checkpoint")
     train.add_argument("--profile", action="store_true", help="print where the time went, and the limit it adds up to")
@@ -251,7 +253,7 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
         help="widths of the hidden layers, 0 for none, or shares of the teacher's parameters such as 25%% "
         "[8x8 16x16 32x32 64x64]",
     )  # fmt: skip
-    sweep.add_argument("--preset", help="preset or YAML file of settings under the flags; see  understudy presets")
+    sweep.add_argument("--preset", metavar="NAME", help=f"{_PRESET} [{_BY_ACTIONS}]")
     sweep.add_argument("--run", default="runs/sweep", help="folder of all runs; finished ones are kept [runs/sweep]")
 
 
@@ -300,7 +302,11 @@ def _add_kickstart(kickstart: argparse.ArgumentParser) -> None:
         "--teacher", action="append", default=[], metavar="FILE", help="what distill takes; may be given several times"
     )
     kickstart.add_argument(
-        "--preset", nargs="+", default=[], help="presets or YAML files, merged from left to right [kickstarting]"
+        "--preset",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="presets or YAML files, merged from left to right [kickstarting]",
     )
     kickstart.add_argument("--run", help="folder of the run [runs/ENV-TIME]")
     kickstart.add_argument(
