@@ -185,6 +185,7 @@ def share(monkeypatch):
     yield _share
     for each in hubs:
         each.close()
+        assert not any(thread.is_alive() for thread in each._threads)
 
 
 def repeat(env, obs):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -143,9 +144,12 @@ class Hub:
                 return
             self._over = True
             self._changed.notify_all()
-        self._listener.close()
-        for thread in self._threads[1:]:
+        # A closed socket does not wake who waits for a connection; one does.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as nobody:
+            nobody.connect(self.address)
+        for thread in self._threads:
             thread.join(10.0)
+        self._listener.close()
         self._folder.cleanup()
 
     def _accept(self) -> None:
