@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,13 +23,10 @@ class RunLog:
         self._start = time.perf_counter()
         self._broken = False
         self._file: IO[str] | None = None
-        self._events: Any = None
+        self._events: _Events | None = None
         try:
-            # Imported late: half a second that a failing start should not cost.
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
             self._file = open(folder / "log.jsonl", "a", buffering=1)  # noqa: SIM115 (open as long as the run)
-            self._events = EventFileWriter(str(folder / "tensorboard"))
+            self._events = _Events(folder / "tensorboard")
         except OSError as error:
             self._give_up(error)
 
@@ -38,22 +37,14 @@ class RunLog:
 
     def write(self, env_steps: int, values: Mapping[str, Any]) -> None:
         """Write one line; numbers go to TensorBoard too."""
-        if self._broken or self._file is None:
+        if self._broken or self._file is None or self._events is None:
             return
         row = {"env_steps": env_steps, "wall": round(time.time(), 3), **values}
         try:
             self._file.write(json.dumps({k: _jsonable(v) for k, v in row.items()}) + "\n")
-            self._scalars(env_steps, values)
+            self._events.write(env_steps, values)
         except OSError as error:
             self._give_up(error)
-
-    def _scalars(self, env_steps: int, values: Mapping[str, Any]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        numbers = {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and math.isfinite(v)}
-        summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in numbers.items()])
-        self._events.add_event(Event(wall_time=time.time(), step=env_steps, summary=summary))
 
     def close(self) -> None:
         """Flush everything."""
@@ -64,6 +55,38 @@ class RunLog:
                 self._file.close()
         except OSError as error:
             self._give_up(error)
+
+
+class _Events:
+    """A file of scalars for TensorBoard.
+
+    Written at once: TensorBoard's own writer has a thread behind a queue, and a Ctrl-C in the middle of a ``put`` can
+    lose the signal that wakes it (the waiter is released, but still in the list); closing then waits for two minutes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        # Imported late: half a second that a failing start should not cost.
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(exist_ok=True)
+        # TensorBoard reads the files of a folder in the order of their names.
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
+        self._file = RecordWriter(open(folder / name, "ab", buffering=0))  # noqa: SIM115 (open as long as the run)
+        self._file.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+
+    def write(self, env_steps: int, values: Mapping[str, Any]) -> None:
+        """Write the numbers among the values."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        numbers = {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in numbers.items()])
+        self._file.write(Event(wall_time=time.time(), step=env_steps, summary=summary).SerializeToString())
+
+    def close(self) -> None:
+        """Close the file; what was written is there already."""
+        self._file.close()
 
 
 def _jsonable(value: Any) -> Any:
