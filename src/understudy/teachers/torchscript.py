@@ -57,11 +57,7 @@ def load_torchscript(path: Path, asked: Asked) -> OpaqueTeacher:
     """
     try:
         with warnings.catch_warnings():
-            for kind in (
-                DeprecationWarning,
-                FutureWarning,
-            ):  # TorchScript is deprecated, and still loaded (PyTorch 2.14)
-                warnings.simplefilter("ignore", kind)
+            warnings.simplefilter("ignore")  # TorchScript is deprecated (PyTorch 2.14), and still loaded
             extra = {DESCRIPTION: ""}
             module = torch.jit.load(str(path), asked.device, _extra_files=extra)  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
