@@ -26,7 +26,7 @@ class Live:
 
     def __init__(self, budget: int) -> None:
         self._line = ProgressLine("train", budget, _EVERY)
-        self._return = float("nan")
+        self._return: float | None = None
 
     def __enter__(self) -> Live:
         self._line.start()
@@ -43,7 +43,9 @@ class Live:
             if "eval_capped_score" in metrics:
                 text += f"  capped score {metrics['eval_capped_score']:.3f} of the teachers'"
             self._line.add(metrics["eval_env_steps"], f"{text}  ({metrics['eval_seconds']:.1f} s beside training)")
-        text = f"{metrics['rate']:,.0f} steps/s  return {self._return:.4g}"
+        text = f"{metrics['rate']:,.0f} steps/s"
+        if self._return is not None:  # an episode has ended
+            text += f"  return {self._return:.4g}"
         for name, label in _SHOWN:
             if name in metrics:
                 text += f"  {label} {metrics[name]:.3g}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +12,15 @@ from threadpoolctl import threadpool_limits
 from understudy.envs.make import spaces_of
 from understudy.errors import UserError
 from understudy.execution.base import Execution, Setup
+from understudy.execution.processes import cores
 from understudy.learning.from_replay import replayed_policy, replayed_spec
+from understudy.objectives.continuous_kernel import supports
 from understudy.policies.initialisation import orthogonal_init
 from understudy.policies.policy import About, Policy, PolicyLike
 from understudy.policies.spaces import is_image, members, space_to_json
 from understudy.policies.spec import PICTURES, TEXTS, PolicySpec, default_encoders, mask_of
 from understudy.settings import ReplayedSettings, TrainSettings
+from understudy.settings.replayed import ContinuousSettings
 from understudy.settings.train import NetworkSettings
 
 
@@ -129,8 +131,10 @@ def set_threads(settings: TrainSettings | ReplayedSettings, policy: Policy) -> N
     execution = settings.execution
     waiting = execution.type in ("single", "sync")
     pictures = any(encoder.type in PICTURES for encoder in policy.spec.encoders)
-    automatic = len(os.sched_getaffinity(0)) if waiting and pictures else 1
+    automatic = cores() if waiting and pictures else 1
     threads = execution.learner_threads or automatic
+    if isinstance(settings, ContinuousSettings) and settings.update.kernel and supports(policy.spec):
+        threads = 1  # the learner has a second process instead (``learning.two_halves``)
     policy.threads = threads if pictures else 1
     torch.set_num_threads(1 if pictures else threads)
     threadpool_limits(1, user_api="blas")

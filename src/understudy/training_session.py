@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import time
 from collections.abc import Callable, Mapping
@@ -183,16 +184,19 @@ class TrainSession:
         """What went wrong so far in workers and in the evaluator, whose episodes are played again."""
         faults = self.execution.faults
         more = self.evaluator.restarts_used if self.evaluator is not None else 0
+        if isinstance(self.learner, OffPolicy):
+            more += self.learner.core.restarts_used
         progress = self.progress
         return Faults(faults.restarts + more + progress.restarts, faults.lost_episodes + progress.lost_episodes)
 
     def close(self) -> None:
         """End every process."""
-        try:
-            self.execution.close()
-        finally:
+        with contextlib.ExitStack() as closing:
             if self.evaluator is not None:
-                self.evaluator.close()
+                closing.callback(self.evaluator.close)
+            if isinstance(self.learner, OffPolicy):
+                closing.callback(self.learner.core.close)
+            closing.callback(self.execution.close)
 
 
 def final_seeds(settings: TrainSettings | ReplayedSettings) -> tuple[int, ...]:

@@ -15,6 +15,11 @@ LEAVE_SECONDS = 2.0
 """What workers have to close their environments, once they know that it is over."""
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def spawn(module: str, memory: int) -> tuple[subprocess.Popen[bytes], Connection]:
     """Start a worker; returns it and our end of its pipe.
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from understudy.execution.place import Place
 
 _PR_SET_PDEATHSIG = 1
-Serve = Callable[[Connection, "Place", mmap.mmap, contextlib.ExitStack], None]
-"""Answers orders for ever; what is to be closed at the end goes to the stack."""
+Serve = Callable[[Connection, Any, mmap.mmap, contextlib.ExitStack], None]
+"""Answers orders for ever; its place comes first, and what is to be closed at the end goes to the stack."""
 
 
 def _serve(control: Connection, place: Place, block: mmap.mmap, closing: contextlib.ExitStack) -> None:

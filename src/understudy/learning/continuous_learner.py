@@ -2,184 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from understudy.data import Array
+from understudy.learning.continuous_updates import ActorTerm, AutogradUpdates, KernelUpdates, Nets, Settings
 from understudy.learning.sums import Sums
-from understudy.objectives import off_policy
-from understudy.objectives.continuous_kernel import ContinuousKernel, supports
+from understudy.objectives.continuous_halves import Order
 from understudy.objectives.flat_adam import FlatAdam
-from understudy.objectives.flat_parameters import FlatParameters, Target
+from understudy.objectives.flat_parameters import FlatParameters
 from understudy.objectives.schedules import parse
-from understudy.policies import distributions
-from understudy.policies.critics import Critics
-from understudy.policies.policy import Policy, as_tensors
-from understudy.policies.spec import encoded_size
+from understudy.policies.policy import Policy
 from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.replay import ReplayBatch
 from understudy.settings.replayed import DeterministicSettings, SoftSettings
-
-Settings = DeterministicSettings | SoftSettings
-
-
-class ActorTerm(Protocol):
-    """One more summand of the actor's loss, such as what a teacher says."""
-
-    def loss(self, params: Tensor, batch: ReplayBatch) -> Tensor:
-        """Return the loss of the batch, weighted; ``params`` [N, P] are the student's, in unit actions."""
-
-
-class Nets:
-    """The networks of a run, each over one vector: actor, critics, and their targets.
-
-    Attributes:
-        actor: The policy.
-        critics: What judges it.
-        target_actor: The copy of a deterministic actor that follows it; of a stochastic one the actor itself.
-        target_critics: The copy of the critics that follows them.
-    """
-
-    def __init__(self, policy: Policy, settings: Settings) -> None:
-        """Draw the critics from the seed, apart from the policy."""
-        widths = settings.policy.critic_hidden or settings.policy.hidden
-        inputs = encoded_size(policy.spec) + policy.family.sizes[0]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed + 1_000_003)
-            self.critics = Critics(inputs, widths, settings.objective.critics, settings.policy.activation)
-        self.actor = policy
-        self.target_critics = copy.deepcopy(self.critics)
-        eps, limit = settings.update.eps, settings.update.max_grad_norm
-        self.actor_flat = FlatParameters(policy.parameters(), eps, limit)
-        self.critics_flat = FlatParameters(self.critics.parameters(), eps, limit)
-        self.followers = {"critics": Target(self.critics_flat, self.target_critics.parameters())}
-        self.target_actor = policy
-        if isinstance(settings, DeterministicSettings):
-            self.target_actor = copy.deepcopy(policy)
-            self.followers["actor"] = Target(self.actor_flat, self.target_actor.parameters())
-
-
-class AutogradGradients:
-    """What the learner asks of its networks, through PyTorch; ``KernelGradients`` is the fast peer.
-
-    N transitions with F features and A action components, K critics.
-    """
-
-    def __init__(self, nets: Nets, settings: Settings) -> None:
-        self._nets = nets
-        self._soft = isinstance(settings, SoftSettings)
-
-    @torch.no_grad()
-    def features(self, obs: Any) -> Array:
-        """[N, ...] -> [N, F]."""
-        found: Array = self._nets.actor.encode(as_tensors(obs)).numpy()
-        return found
-
-    @torch.no_grad()
-    def next_values(self, x: Array, noise: Array, alpha: float, std: float, clip: float) -> Array:
-        """Return the targets' values of the next features, [N]; noise [N, A] is standard normal."""
-        nets, features, drawn = self._nets, torch.from_numpy(x), torch.from_numpy(noise)
-        params = _params(nets.target_actor, features)
-        if self._soft:
-            action, log_prob = distributions.choose(nets.actor.family, params, drawn)
-            value = off_policy.soft_value(nets.target_critics(features, action), log_prob, alpha)
-        else:
-            action = off_policy.smoothed(params, drawn, std, clip)
-            value = nets.target_critics(features, action).amin(dim=0)
-        found: Array = value.numpy()
-        return found
-
-    def critics(self, x: Array, action: Array, target: Array, weight: Array) -> tuple[float, Array]:
-        """Fill the critics' gradient; returns the loss and the errors [K, N]."""
-        nets = self._nets
-        nets.critics_flat.grad.zero_()
-        q, aim = nets.critics(torch.from_numpy(x), torch.from_numpy(action)), torch.from_numpy(target)
-        loss = (off_policy.double_q_loss(q, aim) * torch.from_numpy(weight)).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach()), (aim - q).detach().numpy()
-
-    def actor(self, x: Array, noise: Array, alpha: float, term: ActorTerm | None, batch: ReplayBatch) -> Array:
-        """Fill the actor's gradient; returns the log-probabilities [N], zeros for a deterministic actor."""
-        nets, features = self._nets, torch.from_numpy(x)
-        nets.actor_flat.grad.zero_()
-        params = _params(nets.actor, features)
-        if self._soft:
-            action, log_prob = distributions.choose(nets.actor.family, params, torch.from_numpy(noise))
-            worst = _frozen(nets.critics, features, action).amin(dim=0)
-            loss = (alpha * log_prob - worst).mean()
-        else:
-            action, log_prob = params, params.new_zeros(len(params))
-            # The first critic's alone (Fujimoto 2018, algorithm 1).
-            loss = -_frozen(nets.critics, features, action)[0].mean()
-        if term is not None:
-            loss = loss + term.loss(params, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        found: Array = log_prob.detach().numpy()
-        return found
-
-
-class KernelGradients(AutogradGradients):
-    """The same by the hand-derived gradients of ``objectives.continuous_kernel``; terms of teachers need autograd."""
-
-    def __init__(self, nets: Nets, settings: Settings) -> None:
-        super().__init__(nets, settings)
-        self._kernel = ContinuousKernel(
-            nets.actor, nets.target_actor, nets.critics, nets.target_critics, isinstance(settings, SoftSettings)
-        )
-        (encoder, *others), space = nets.actor.spec.encoders, nets.actor.observation_space
-        self._plain = not others and (encoder.key, encoder.type, encoder.scale) == ("", "flatten", 1.0)
-        self._plain &= len(space.shape or ()) == 1 and not nets.actor.spec.normalized
-
-    def features(self, obs: Any) -> Array:
-        """See ``AutogradGradients``; vectors are their own features."""
-        return obs if self._plain and obs.dtype == np.float32 else super().features(obs)
-
-    def next_values(self, x: Array, noise: Array, alpha: float, std: float, clip: float) -> Array:
-        """See ``AutogradGradients``."""
-        return self._kernel.next_values(x, noise, alpha, std, clip)
-
-    def critics(self, x: Array, action: Array, target: Array, weight: Array) -> tuple[float, Array]:
-        """See ``AutogradGradients``."""
-        return self._kernel.critics(x, action, target, weight)
-
-    def actor(self, x: Array, noise: Array, alpha: float, term: ActorTerm | None, batch: ReplayBatch) -> Array:
-        """See ``AutogradGradients``."""
-        if term is not None:
-            return super().actor(x, noise, alpha, term, batch)
-        return self._kernel.actor(x, noise, alpha)
-
-
-def _params(policy: Policy, x: Tensor) -> Tensor:
-    """[N, F] -> [N, P]."""
-    return policy._params(x, None)
-
-
-def _frozen(critics: Critics, x: Tensor, action: Tensor) -> Tensor:
-    """[K, N] values whose gradient reaches the action alone."""
-    with _without_grad(critics):
-        value: Tensor = critics(x, action)
-    return value
-
-
-class _without_grad:  # noqa: N801 (reads as a statement)
-    """Parameters that want no gradient for a while."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._parameters = list(module.parameters())
-
-    def __enter__(self) -> None:
-        for parameter in self._parameters:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for parameter in self._parameters:
-            parameter.requires_grad_(True)
 
 
 class ContinuousLearner:
@@ -189,8 +29,8 @@ class ContinuousLearner:
         """Build networks and optimisers; the policy learns in place."""
         self.policy, self._settings, self._term = policy, settings, term
         self._nets = Nets(policy, settings)
-        fast = settings.update.kernel and supports(policy.spec)
-        self._gradients = (KernelGradients if fast else AutogradGradients)(self._nets, settings)
+        kind = AutogradUpdates if self._nets.halves is None else KernelUpdates
+        self._way = kind(self._nets, isinstance(settings, SoftSettings))
         self._rng = np.random.default_rng((settings.seed, 3))
         self._updates = 0
         self._sums = Sums()
@@ -223,32 +63,26 @@ class ContinuousLearner:
 
     def update(self, batch: ReplayBatch, lr: float) -> Array | None:
         """Take one gradient step; returns the absolute TD errors [N] where priorities need them."""
-        settings, gradients, count = self._settings, self._gradients, len(batch.reward)
+        settings, count = self._settings, len(batch.reward)
         alpha = 0.0 if self._alpha is None else float(np.exp(self._alpha.params[0]))
-        std, clip = 0.0, 0.0
-        every = 1
+        std, clip, every = 0.0, 0.0, 1
         if isinstance(settings, DeterministicSettings):
-            std, clip = settings.objective.target_noise, settings.objective.target_noise_clip
-            every = settings.objective.actor_every
-        after = gradients.next_values(gradients.features(batch.next_obs), self._noise(count), alpha, std, clip)
-        target = batch.reward + batch.discount * after  # ``off_policy.td_target``
-        x = gradients.features(batch.obs)
-        loss, error = gradients.critics(x, batch.action, target, batch.weight)
-        self._nets.critics_flat.step(lr)
-        self._sums.add(loss=loss, target=target.mean(), grad_norm=self._nets.critics_flat.norm)
+            objective = settings.objective
+            std, clip, every = objective.target_noise, objective.target_noise_clip, objective.actor_every
         self._updates += 1
-        if self._updates % every == 0:
-            log_prob = gradients.actor(x, self._noise(count), alpha, self._term, batch)
-            self._nets.actor_flat.step(lr)
-            self._sums.add(actor_grad_norm=self._nets.actor_flat.norm)
+        moves = self._updates % every == 0
+        follows = self._updates % (every * settings.update.target_every) == 0
+        order = Order(lr, alpha, std, clip, settings.update.tau, moves, follows)
+        next_noise, noise = self._noise(count), self._noise(count) if moves else None
+        found = self._way.update(batch, order, next_noise, noise, self._term)
+        self._sums.add(loss=found.loss, target=found.target.mean(), grad_norm=found.norm)
+        if moves:
+            self._sums.add(actor_grad_norm=found.actor_norm)
             if self._alpha is not None:
-                mean = log_prob.mean()
+                mean = found.log_prob.mean()
                 self._move_temperature(mean, lr)
                 self._sums.add(entropy=-mean, alpha=alpha)
-            if self._updates % (every * settings.update.target_every) == 0:
-                for follower in self._nets.followers.values():
-                    follower.follow(settings.update.tau)
-        return np.abs(error).mean(axis=0) if settings.replay.prioritised else None
+        return np.abs(found.error).mean(axis=0) if settings.replay.prioritised else None
 
     def _move_temperature(self, log_prob: np.float32, lr: float) -> None:
         """Take a step on log alpha, whose gradient is -(mean log pi + H)."""
@@ -265,6 +99,8 @@ class ContinuousLearner:
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return arrays beside the policy's own, and JSON-able data."""
+        if self._nets.halves is not None:
+            self._nets.halves.settle()
         arrays: dict[str, Array] = {}
         data: dict[str, Any] = {"updates": self._updates, "rng": self._rng.bit_generator.state}
         for name, part in self._optimizers().items():
@@ -281,6 +117,16 @@ class ContinuousLearner:
         for name, follower in self._nets.followers.items():
             follower.vector.copy_(torch.from_numpy(arrays[f"target:{name}"]))
         self._updates, self._rng.bit_generator.state = data["updates"], data["rng"]
+
+    def close(self) -> None:
+        """End the second process, if there is one."""
+        if self._nets.halves is not None:
+            self._nets.halves.close()
+
+    @property
+    def restarts_used(self) -> int:
+        """How often that was replaced."""
+        return 0 if self._nets.halves is None else self._nets.halves.restarts
 
     def _optimizers(self) -> dict[str, FlatParameters | FlatAdam]:
         parts: dict[str, FlatParameters | FlatAdam] = {

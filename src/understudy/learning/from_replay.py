@@ -123,6 +123,13 @@ class Core(Protocol):
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """Go on from ``state``."""
 
+    @property
+    def restarts_used(self) -> int:
+        """How often a process of its own was replaced."""
+
+    def close(self) -> None:
+        """End processes of its own."""
+
 
 def make_core(policy: Policy, settings: ReplayedSettings, teacher: ReplayTeacher | None = None) -> Core:
     """Build the learner of the settings' method."""

@@ -158,3 +158,11 @@ class QLearner:
         self._flat.restore(arrays, data["adam"])
         self._follower.vector.copy_(torch.from_numpy(arrays["target"]))
         self._updates, self._rng.bit_generator.state = data["updates"], data["rng"]
+
+    @property
+    def restarts_used(self) -> int:
+        """See ``from_replay.Core``; there are none."""
+        return 0
+
+    def close(self) -> None:
+        """See ``from_replay.Core``; there is nothing to end."""

@@ -13,6 +13,9 @@ from understudy.data import Array
 from understudy.errors import UserError
 from understudy.objectives.optimizers import adam_step
 
+VECTORS = ("params", "grad", "m", "v")
+"""Names of the vectors of ``FlatAdam``; beside them there is the number of steps, ``steps`` [1]."""
+
 
 class FlatAdam:
     """Kingma 2015, algorithm 1, on [size] float32, after ``torch.nn.utils.clip_grad_norm_``.
@@ -32,11 +35,21 @@ class FlatAdam:
         max_grad_norm: float | None = None,
         eps: float = 1e-8,
         betas: tuple[float, float] = (0.9, 0.999),
+        memory: Mapping[str, Array] | None = None,
     ) -> None:
-        """Begin at parameters 0; ``max_grad_norm`` None for no limit."""
-        self.params, self.grad, self._m, self._v = arrays = tuple(np.zeros(size, np.float32) for _ in range(4))
+        """Begin at parameters 0.
+
+        Args:
+            size: Parameters.
+            max_grad_norm: None for no limit.
+            eps: Added to the root of the second moment.
+            betas: What the moments keep.
+            memory: Arrays of zeros to use, ``VECTORS`` and ``steps``.
+        """
+        arrays = [np.zeros(size, np.float32) if memory is None else memory[name] for name in VECTORS]
+        self.params, self.grad, self._m, self._v = arrays
         self._tensors = [[torch.from_numpy(array)] for array in arrays]
-        self._steps = torch.zeros(())
+        self._steps = torch.from_numpy(np.zeros(1, np.float32) if memory is None else memory["steps"])[0]
         self._max_grad_norm, self._eps, self._betas = max_grad_norm, eps, betas
         self.norm = math.nan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,16 @@ from torch import Tensor
 
 from understudy.data import Array
 from understudy.objectives.flat_adam import FlatAdam
+
+
+def named_views(vector: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Cut a vector into tensors of these shapes, in their order."""
+    found, begin = {}, 0
+    for name, shape in shapes.items():
+        end = begin + math.prod(shape)
+        found[name] = torch.from_numpy(vector[begin:end]).view(shape)
+        begin = end
+    return found
 
 
 def _adopt(parameters: list[Tensor], vector: Array) -> Iterable[tuple[Tensor, Tensor]]:
@@ -30,10 +41,16 @@ class FlatParameters:
         grad: [size] their gradients, which autograd adds to.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], eps: float, max_grad_norm: float) -> None:
-        """Take the parameters over; 0 for no limit of the gradient's norm."""
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        eps: float,
+        max_grad_norm: float,
+        memory: Mapping[str, Array] | None = None,
+    ) -> None:
+        """Take the parameters over; 0 for no limit of the gradient's norm, ``memory`` as in ``FlatAdam``."""
         taken = list(parameters)
-        self._adam = FlatAdam(sum(p.numel() for p in taken), max_grad_norm or None, eps)
+        self._adam = FlatAdam(sum(p.numel() for p in taken), max_grad_norm or None, eps, memory=memory)
         self.vector, self.grad = torch.from_numpy(self._adam.params), torch.from_numpy(self._adam.grad)
         with torch.no_grad():
             for parameter, view in _adopt(taken, self._adam.params):
@@ -73,10 +90,16 @@ class Target:
         vector: [size].
     """
 
-    def __init__(self, source: FlatParameters, parameters: Iterable[Tensor]) -> None:
-        """Make the parameters, a copy of the source's, views of the vector; they want no gradient any more."""
+    def __init__(
+        self, source: FlatParameters, parameters: Iterable[Tensor], memory: Mapping[str, Array] | None = None
+    ) -> None:
+        """Make the parameters, a copy of the source's, views of the vector; they want no gradient any more.
+
+        The vector is the array ``params`` of ``memory`` if there is one.
+        """
         self._source = source.vector
-        array = np.array(source.vector.numpy())
+        array = np.empty_like(source.vector.numpy()) if memory is None else memory["params"]
+        array[:] = source.vector.numpy()
         self.vector = torch.from_numpy(array)
         for parameter, view in _adopt(list(parameters), array):
             parameter.data = view

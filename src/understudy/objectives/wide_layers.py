@@ -117,6 +117,10 @@ class WideLayers:
         self._h = h  # what the last call made is freed only now, so that this one's memory is its predecessor's
         return h[-1]
 
+    def keep(self, rows: slice) -> None:
+        """Go on as if the last ``forward`` had seen these rows alone."""
+        self._h = [each[rows] for each in self._h]
+
     def backward(self, g: Tensor) -> None:
         """Write the gradients of weights and biases, from that of the last output [N, H], which is overwritten."""
         assert self._grads is not None

@@ -19,6 +19,7 @@ from understudy.env_names import EnvLike
 from understudy.envs.make import spaces_of
 from understudy.errors import Interrupted, UserError
 from understudy.evaluation.evaluate import evaluate
+from understudy.execution.processes import cores
 from understudy.kickstart_job import KickstartJob, prepare
 from understudy.policies.files import load_policy, write_atomic
 from understudy.policies.policy import About, Policy
@@ -72,7 +73,7 @@ def kickstart_population(
 
 def concurrent(settings: KickstartSettings) -> int:
     """Return how many members learn at once."""
-    return min(settings.pbt.concurrent or len(os.sched_getaffinity(0)), settings.pbt.population)
+    return min(settings.pbt.concurrent or cores(), settings.pbt.population)
 
 
 def check(job: KickstartJob) -> None:

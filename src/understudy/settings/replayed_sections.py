@@ -60,7 +60,12 @@ class ReplayedExecution:
         "single",
     )
     num_workers: int = doc("worker processes (or Ray actors)", 2, least=1)
-    learner_threads: int = doc("threads of the learner's arithmetic; 0: as for on-policy methods", 0, least=0)
+    learner_threads: int = doc(
+        "threads of the learner's arithmetic; of DDPG, TD3 and SAC on vectors processes, two at most; "
+        "0: as many as pay on this machine",
+        0,
+        least=0,
+    )
     max_lag: int = doc("async: most rounds of updates that the weights of a rollout may be behind", 4, least=0)
     ray_address: str = doc("of a Ray cluster; empty: Ray on this machine", "")
     worker_timeout: float = doc(
