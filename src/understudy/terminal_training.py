@@ -88,10 +88,9 @@ def print_result(result: Any, episodes: int) -> None:
     low, high = result.interval
     reasons = {"score": "the score was reached", "seconds": "the time is over"}
     console.print(f"[bold]{reasons.get(result.stopped, 'all env steps are done')}[/]", soft_wrap=True)
-    console.print(
-        f"  return {result.score:.5g} [{low:.5g}, {high:.5g}] over {episodes} fresh episodes",
-        markup=False,
-    )
+    if episodes:
+        told = f"  return {result.score:.5g} [{low:.5g}, {high:.5g}] over {episodes} fresh episodes"
+        console.print(told, markup=False)
     rate = result.env_steps / max(seconds["collect"] + seconds["learn"], 1e-9)
     console.print(f"  {result.env_steps:,} env steps, {result.updates:,} updates, {rate:,.0f} env steps/s")
     if result.restarts:

@@ -1,12 +1,16 @@
 """What a worker process is made of."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from understudy.data import EnvSpec
 from understudy.envs.make import spaces_of
 from understudy.execution.base import EvaluationJob, Setup
+from understudy.execution.processes import shared_memory
 from understudy.execution.sync import SyncExecution
 from understudy.policies.policy import Policy
 from understudy.policies.weights import named_arrays
@@ -60,3 +64,12 @@ def test_a_learner_of_pictures_does_not_import_the_compiler():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "False\n", done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux alone has memory without a file system")
+def test_shared_memory_needs_no_room_in_a_file_system():
+    """Docker gives /dev/shm 64 MB: rollouts of pictures that are larger ended the workers by a bus error."""
+    with shared_memory() as file:
+        assert os.readlink(f"/proc/self/fd/{file.fileno()}").startswith("/memfd:")
+        file.truncate(1000)
+        file.write(b"x")

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +28,7 @@ from understudy.errors import UserError
 from understudy.execution.base import Setup
 from understudy.execution.board import Board, Shapes, board_layout
 from understudy.execution.place import Place
-from understudy.execution.processes import LEAVE_SECONDS, death_of, end_all, spawn
+from understudy.execution.processes import LEAVE_SECONDS, death_of, end_all, shared_memory, spawn
 from understudy.execution.restarts import Restarts
 from understudy.policies.policy import Policy
 from understudy.policies.spec import PolicySpec
@@ -93,9 +91,9 @@ class Pool:
         self.columns, self._timeout, self._module, self._name = list(columns), timeout, module, name
         self.restarts = Restarts(name, restarts)
         count = len(self.columns)
-        # A temporary file that has no name any more is shared memory that no crash can leave behind. Workers start
-        # before its size is known: building an environment to learn its spaces takes as long as they take to start.
-        self._file = tempfile.TemporaryFile(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)  # noqa: SIM115
+        # Workers start before its size is known: building an environment to learn its spaces takes as long as they
+        # take to start.
+        self._file = shared_memory()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._controls: list[Connection] = []
         self._leaving: list[tuple[subprocess.Popen[bytes], float]] = []

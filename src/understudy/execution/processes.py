@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from typing import IO
 
 LEAVE_SECONDS = 2.0
 """What workers have to close their environments, once they know that it is over."""
@@ -18,6 +20,17 @@ LEAVE_SECONDS = 2.0
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def shared_memory() -> IO[bytes]:
+    """Return an open file without a name for processes to map: memory that no crash can leave behind.
+
+    On Linux it is no part of any file system: /dev/shm has 64 MB in a Docker container, less than the rollouts of many
+    games, and whoever writes beyond that dies of a bus error.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("understudy"), "w+b", buffering=0)
+    return tempfile.TemporaryFile()
 
 
 def spawn(module: str, memory: int) -> tuple[subprocess.Popen[bytes], Connection]:

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, Any
 
 from understudy.data import Array
 from understudy.execution.line import GONE, Line, LineError
-from understudy.execution.processes import death_of, end_all, spawn
+from understudy.execution.processes import death_of, end_all, shared_memory, spawn
 from understudy.objectives.continuous_halves import Half, Plan
 from understudy.rollouts.buffers import Layout, pack, views
 
@@ -155,9 +152,8 @@ class TwoHalves:
         """
         layout, size = pack(plan.shapes())
         self._place = HalfPlace(plan, layout, size)
-        self._file: IO[Any] | None = None
-        if shared:
-            self._file = tempfile.TemporaryFile(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)  # noqa: SIM115
+        self._file = shared_memory() if shared else None
+        if self._file is not None:
             self._file.truncate(size)
         # Pages in either case: where arrays begin within a page must not depend on who does the work.
         self._block = mmap.mmap(-1 if self._file is None else self._file.fileno(), size)
