@@ -269,3 +269,13 @@ def test_memory_that_is_not_there_is_one_line(flag, value, tmp_path, monkeypatch
     said = capsys.readouterr().err
     assert ended.value.code == 2 and "understudy: error: not enough memory; choose smaller" in said
     assert "Traceback" not in said
+
+
+def test_an_output_without_the_letter_shows_a_question_mark_and_goes_on(tmp_path):
+    """An alpha ended a run of SAC whose output went to a file in another encoding."""
+    words = ["--preset", "reinforce", "--env", "CartPole-v1", "--env-steps", "256", "--evaluation.final", "0"]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = understudy("train", *words, "--run", "α", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "run folder ?" in done.stdout
+    assert (tmp_path / "α" / "last.safetensors").exists()

@@ -6,10 +6,14 @@ Nothing heavy is imported before a command is chosen, and mistakes of the user e
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -156,21 +160,28 @@ def _run(argv: Sequence[str] | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 2 on a mistake of the user, 130 on Ctrl-C, 1 on what is our fault."""
+    """Run the command line; exits with 2 on a mistake of the user, 1 on what is our fault.
+
+    Ctrl-C ends it with 130, SIGTERM with 143 and SIGHUP with 129, saved alike.
+    """
     # Before NumPy is loaded: networks this small are several times slower with more threads.
     for library in ("OMP", "MKL", "OPENBLAS"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or file that cannot show an α is no reason to stop
+            stream.reconfigure(errors="replace")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", module="gymnasium")
     try:
-        _run(argv)
+        with _ended_by() as signals:
+            _run(argv)
     except UserError as error:
         details = getattr(error, "details", "")
         sys.stderr.write(f"{details}understudy: error: {error}\n")
         sys.exit(2)
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"understudy: {str(stop) or 'interrupted'}\n")
-        sys.exit(130)
+        sys.exit(128 + (signals or [signal.SIGINT])[0])
     except BrokenPipeError:
         sys.exit(0)
     except (MemoryError, RuntimeError) as error:
@@ -181,6 +192,30 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"understudy: error: not enough memory; choose smaller networks, batches or replays: {wanted}\n"
         )
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def _ended_by() -> Iterator[list[int]]:
+    """Let SIGTERM (``docker stop``, batch systems) and SIGHUP (a closed terminal) end a run as Ctrl-C does.
+
+    Yields the numbers of those that came. Who ignores them (``nohup``) goes on doing so.
+    """
+    came: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    ours = threading.current_thread() is threading.main_thread()
+    taken = [number for number in known if ours and signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield came
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -450,9 +450,17 @@ def test_resume_after_kills_at_random_moments(tmp_path):
     assert all(bool((tensor == mine[name]).all()) for name, tensor in whole.policy.state_dict().items())
 
 
-@pytest.mark.parametrize("moment", ["training", "hanging"])
-def test_ctrl_c_saves_and_leaves_nobody(tmp_path, moment):
-    """To the whole process group, as a terminal sends it; no checkpoint was due before."""
+@pytest.mark.parametrize(
+    ("moment", "sign"),
+    [
+        ("training", signal.SIGINT),
+        ("hanging", signal.SIGINT),
+        ("training", signal.SIGTERM),
+        ("training", signal.SIGHUP),
+    ],
+)
+def test_ctrl_c_and_its_kin_save_and_leave_nobody(tmp_path, moment, sign):
+    """To the whole process group, as a terminal sends it, or to the driver alone; no checkpoint was due before."""
     flag = tmp_path / "flag"
     env = ["--env", "CartPole-v1"]
     if moment == "hanging":
@@ -467,12 +475,12 @@ def test_ctrl_c_saves_and_leaves_nobody(tmp_path, moment):
             until(lambda: not flag.exists())
         assert not (tmp_path / "run" / "state.safetensors").exists()
         begin = time.perf_counter()
-        os.killpg(driver.pid, signal.SIGINT)
+        (os.kill if sign == signal.SIGTERM else os.killpg)(driver.pid, sign)
         _, error = driver.communicate(timeout=20)
         assert time.perf_counter() - begin < 5
     finally:
         end(driver)
-    assert driver.returncode == 130
+    assert driver.returncode == 128 + sign
     assert all(map(gone, workers))
     env_steps = all_is_finite(tmp_path / "run")["env_steps"]
     rows = [json.loads(line)["env_steps"] for line in log.read_text().splitlines()]
@@ -480,7 +488,24 @@ def test_ctrl_c_saves_and_leaves_nobody(tmp_path, moment):
     line = (
         f"understudy: interrupted; {env_steps:,} env steps are saved in run; go on with: understudy train --resume run"
     )
-    assert error.strip() == line
+    # Workers get a closed terminal's signal too, and may be gone before the driver has heard of it.
+    assert (error.strip().splitlines()[-1] if sign == signal.SIGHUP else error.strip()) == line
+
+
+def test_nohup_is_heeded(tmp_path):
+    """A run that was told to ignore the end of its terminal goes on after it."""
+    words = ["-m", "understudy.cli", "train", "--run", "run", "--env", "CartPole-v1", *SYNC, "--env-steps", "20000"]
+    driver = subprocess.Popen(
+        ["nohup", sys.executable, *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        log = tmp_path / "run" / "log.jsonl"
+        until(lambda: log.exists() and log.stat().st_size > 0)
+        driver.send_signal(signal.SIGHUP)
+        assert driver.wait(60) == 0
+    finally:
+        driver.kill()
+        driver.wait()
 
 
 def test_ctrl_c_while_it_starts_is_one_line(tmp_path):
