@@ -180,10 +180,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"{details}understudy: error: {error}\n")
         sys.exit(2)
     except KeyboardInterrupt as stop:
-        sys.stderr.write(f"understudy: {str(stop) or 'interrupted'}\n")
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            sys.stderr.write(f"understudy: {str(stop) or 'interrupted'}\n")
         sys.exit(128 + (signals or [signal.SIGINT])[0])
     except BrokenPipeError:
         sys.exit(0)
+    except OSError:
+        if not signals:
+            raise
+        sys.exit(128 + signals[0])  # what was to be shown at the end went to a closed terminal
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
