@@ -15,6 +15,7 @@ from understudy.envs.base import Step, VectorEnv
 from understudy.envs.make import make
 from understudy.envs.multitask import task_actions, whole_tasks
 from understudy.execution.base import Arrays, EvaluationJob, Portable, Setup, actor_of, update_actor
+from understudy.policies.tape import Tape
 from understudy.rollouts.behaviour import Actor, Mixture
 from understudy.rollouts.collect import Collected, Collector
 from understudy.rollouts.episodes import Episodes, random_policy, run_episodes
@@ -45,6 +46,8 @@ class Station:
         self._setup, self._columns, self._eval_count = setup, columns, eval_envs
         self._teacher = teacher
         self._student: Actor | None = None
+        self.tape: Tape | None = None
+        """Where the student keeps what it computes while a rollout is gathered, if anybody wants it."""
         self._collector: Collector | None = None
         self._eval_env: VectorEnv | None = None
         self._beat = np.zeros(1, np.int64) if beat is None else beat
@@ -89,6 +92,9 @@ class Station:
         if restart is not None:
             self._collector.restart(self._seeds(restart))
         student = self._act_as_student(arrays) if mixture.asks_student else None
+        if self.tape is not None:
+            self.tape.begin(steps)
+            student.tape = self.tape  # type: ignore[union-attr]
         teacher = self._act_as_teacher() if mixture.asks_teacher else None
         return self._collector.collect(steps, mixture.share(self._columns), student, teacher, out)
 

@@ -18,6 +18,7 @@ from understudy.objectives.optimizers import Optimizer
 from understudy.objectives.returns import RewardScaler, RunningMoments, gae, vtrace
 from understudy.objectives.schedules import absolute, parse
 from understudy.policies.policy import Policy
+from understudy.policies.tape import Tape
 from understudy.policies.weights import load_arrays, named_arrays
 from understudy.settings.train import TrainSettings
 
@@ -80,13 +81,16 @@ class ActorCritic:
             if teaching is None or not teaching.keeps_normalizer
         }
 
-    def update(self, rollout: Rollout, env_steps: int, fresh: bool = True) -> dict[str, float]:
+    def update(
+        self, rollout: Rollout, env_steps: int, fresh: bool = True, tape: Tape | None = None
+    ) -> dict[str, float]:
         """Learn from a rollout with a trace.
 
         Args:
             rollout: [T, B].
             env_steps: Before the rollout, for the schedules.
             fresh: Whether the newest weights acted, so that what they thought need not be asked again.
+            tape: What they computed; for a single gradient step of all steps in their order.
 
         Returns:
             Metrics, among them ``updates``, the gradient steps taken.
@@ -95,7 +99,7 @@ class ActorCritic:
             UserError: The loss or the gradient is not finite; nothing has been saved since.
         """
         settings = self._settings
-        self._updater.load(rollout)
+        self._updater.load(rollout, tape)
         reward = None
         if self.teaching is not None:
             labels = self.teaching.label(rollout, env_steps)

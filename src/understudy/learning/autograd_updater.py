@@ -19,6 +19,7 @@ from understudy.objectives.optimizers import Adam, Optimizer, RMSprop
 from understudy.policies import distributions
 from understudy.policies.pictures import laid_out, rows
 from understudy.policies.policy import Policy
+from understudy.policies.tape import Tape
 from understudy.settings.train import ObjectiveSettings, UpdateSettings
 
 
@@ -74,8 +75,9 @@ class AutogradUpdater:
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor
 
-    def load(self, rollout: Rollout) -> None:
+    def load(self, rollout: Rollout, tape: Tape | None = None) -> None:
         """Bring the rollout to the device once for all epochs."""
+        self._tape = tape
         assert rollout.trace is not None
         trace, flat = rollout.trace, not self._recurrent
         self._shape, self._rollout = rollout.shape, rollout
@@ -155,7 +157,9 @@ class AutogradUpdater:
                 None if columns is None else Target(**{name: take(column) for name, column in columns.items()})
                 for columns in self._targets
             ),
+            tape=self._tape,
         )  # fmt: skip
+        self._tape = None  # the weights of the next step are others
         with self._precision():
             loss, parts = self.objective(self._policy, batch, env_steps)
         self._optimizer.zero_grad()

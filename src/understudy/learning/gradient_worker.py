@@ -19,7 +19,9 @@ from understudy.execution.station import Station
 from understudy.execution.worker import run
 from understudy.learning.actor_critic import ActorCritic
 from understudy.learning.shared_optimizer import SharedOptimizer
+from understudy.policies.arrays import supports
 from understudy.policies.policy import Policy
+from understudy.policies.tape import Tape, suits
 from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.buffers import rollout_views, views
@@ -39,6 +41,9 @@ def _serve(control: Connection, place: Place, block: mmap.mmap, closing: context
     learner = ActorCritic(policy, settings, len(place.columns), optimizer, teaching)
     beat = views(place.beats, block)["beats"][place.number]
     station = Station(place.setup, place.columns, place.eval_envs, beat=beat)
+    # No update comes between acting and learning here, and all steps are learnt from at once, in their order.
+    plain = update.epochs == 1 and update.minibatch == 0 and update.precision == "float32"
+    station.tape = tape = Tape() if plain and suits(policy.spec) and supports(policy.spec) else None
     rollout = rollout_views(place.rollouts[0], block)
     env_steps = shared["env_steps"]
     closing.callback(station.close)
@@ -52,7 +57,8 @@ def _serve(control: Connection, place: Place, block: mmap.mmap, closing: context
             begin = time.perf_counter()
             if teaching is not None:
                 teaching.note_score(float(shared["score"][0]))
-            metrics: dict[str, Any] = learner.update(rollout, int(env_steps[:, 0].sum()))
+            known = tape if tape is not None and tape.whole else None
+            metrics: dict[str, Any] = learner.update(rollout, int(env_steps[:, 0].sum()), tape=known)
             info.learn_seconds = time.perf_counter() - begin
             env_steps[place.number, 0] += info.env_steps
             info.metrics = metrics

@@ -16,6 +16,7 @@ from understudy.objectives.actor_critic_kernel import ActorCriticKernel, More
 from understudy.objectives.batch import Batch
 from understudy.objectives.output_terms import OutputTerms, TeacherTerm
 from understudy.policies.policy import Policy, as_tensors
+from understudy.policies.tape import Tape
 from understudy.settings.train import ObjectiveSettings, UpdateSettings
 
 
@@ -54,8 +55,8 @@ class KernelUpdater:
         )
         self._entropy_weight = entropy_schedule(objective)
 
-    def load(self, rollout: Rollout) -> None:
-        """Encode the observations once for all epochs."""
+    def load(self, rollout: Rollout, tape: Tape | None = None) -> None:
+        """Encode the observations once for all epochs; no tape holds these networks."""
         assert rollout.trace is not None
         self._shape, self._trace = rollout.shape, rollout.trace
         with torch.no_grad():

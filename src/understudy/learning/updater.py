@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from understudy.data import Array, Rollout
+from understudy.policies.tape import Tape
 
 
 class Columns(NamedTuple):
@@ -25,8 +26,11 @@ class Columns(NamedTuple):
 class Updater(Protocol):
     """Holds one rollout and takes gradient steps on parts of it; units are samples, or environments with memory."""
 
-    def load(self, rollout: Rollout) -> None:
-        """Take a rollout with a trace; it is read until the next one comes."""
+    def load(self, rollout: Rollout, tape: Tape | None = None) -> None:
+        """Take a rollout with a trace; it is read until the next one comes.
+
+        ``tape`` is what acting computed with the weights of now, for a first step on all of it in its order.
+        """
 
     def teach(self, labels: Sequence[Mapping[str, Array] | None], own: Array | None = None) -> None:
         """Take what each teacher says about the loaded rollout: columns [T, B, ...] by the names of ``Target``.

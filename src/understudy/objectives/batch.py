@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from understudy.data import Target
+from understudy.policies.tape import Tape
 
 
 class Batch(NamedTuple):
@@ -41,6 +42,8 @@ class Batch(NamedTuple):
     """[N] float32, 1 where the student acted: terms of reinforcement learning count no other states. None: all."""
     targets: tuple[Target | None, ...] = ()
     """Of each of several teachers, shaped as ``target``, in reinforcement learning; None: not asked."""
+    tape: Tape | None = None
+    """What acting computed of these states with the weights of now. None: nothing is known."""
 
     @property
     def acted(self) -> Tensor | None:

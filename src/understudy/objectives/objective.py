@@ -148,7 +148,7 @@ def unit_output(policy: Policy, batch: Batch) -> Output:
 
     In float32, whatever precision the network computed in: probabilities and losses are not for half of it.
     """
-    params, value, state = policy(batch.obs, batch.state, batch.episode_start)
+    params, value, state = policy(batch.obs, batch.state, batch.episode_start, batch.tape)
     params, value = params.float(), None if value is None else value.float()
     if policy.family.continuous and not policy.spec.unit_actions:
         params = distributions.to_unit(params, policy.family, ActionMap(policy.action_space))

@@ -8,7 +8,7 @@ product of a matrix and a vector.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +16,9 @@ from numpy.lib.stride_tricks import as_strided
 
 from understudy.data import Array
 from understudy.policies.spaces import has_channels_last, picture_shape
+
+if TYPE_CHECKING:
+    from understudy.policies.tape import Tape
 
 CONVOLVED = ("a3c_cnn",)
 """Types of encoders that are small enough for it."""
@@ -26,29 +29,33 @@ State = tuple[Array, Array]
 
 
 class _Convolution:
-    """A 3x3 convolution of stride 2 and padding 1 with ELU, for one batch size: windows are copied, then multiplied."""
+    """A 3x3 convolution of stride 2 and padding 1 with ELU, for one batch size: windows are copied, then multiplied.
+
+    Each window ends with a 1 that the bias is multiplied by; zeros of full size spare NumPy its slow way with numbers.
+    """
 
     def __init__(self, batch: int, height: int, width: int, weight: Array) -> None:
-        inputs, outputs = len(weight) // _KERNEL**2, weight.shape[1]
+        inputs, outputs = (len(weight) - 1) // _KERNEL**2, weight.shape[1]
         self.shape = (batch, -(-height // _STRIDE), -(-width // _STRIDE), outputs)
         self._padded = np.zeros((batch, height + 2, width + 2, inputs), np.float32)
         n, h, w, c = self._padded.strides
         window = (batch, *self.shape[1:3], _KERNEL, _KERNEL, inputs)
         self._windows = as_strided(self._padded, window, (n, _STRIDE * h, _STRIDE * w, h, w, c))
-        self._copied = np.empty(window, np.float32)
-        self._rows = self._copied.reshape(-1, len(weight))
-        self._out, self._low = (np.empty((len(self._rows), outputs), np.float32) for _ in range(2))
+        self._rows = np.ones((batch * self.shape[1] * self.shape[2], len(weight)), np.float32)
+        self._copied = self._rows[:, :-1].reshape(window)
+        self._out, self._low, self._zeros = (np.zeros((len(self._rows), outputs), np.float32) for _ in range(3))
 
-    def __call__(self, x: Array, weight: Array, bias: Array) -> Array:
-        """[B, H, W, C] -> [B, H / 2, W / 2, out], halves rounded up; overwritten by the next call."""
+    def __call__(self, x: Array, weight: Array, into: Array | None = None) -> Array:
+        """[B, H, W, C] -> [B, H / 2, W / 2, out], halves rounded up; overwritten by the next call, or ``into``.
+
+        ``weight`` [9 C + 1, out] ends with the bias.
+        """
         self._padded[:, 1:-1, 1:-1] = x
         np.copyto(self._copied, self._windows)
-        out, low = np.dot(self._rows, weight, out=self._out), self._low
-        out += bias
-        np.expm1(np.minimum(out, 0, out=low), out=low)
-        np.maximum(out, 0, out=out)
-        out += low
-        return out.reshape(self.shape)
+        place = self._out if into is None else into.reshape(self._out.shape)
+        out, low = np.dot(self._rows, weight, out=place), self._low
+        np.expm1(np.minimum(out, self._zeros, out=low), out=low)
+        return np.maximum(out, low, out=out).reshape(self.shape)  # e^x - 1 > x below 0
 
 
 class Convolutions:
@@ -58,7 +65,7 @@ class Convolutions:
         assert isinstance(space, gym.spaces.Box)
         self._last, self._scale = has_channels_last(space), np.float32(scale)
         _, self._height, self._width = picture_shape(space)
-        self._layers: list[tuple[Array, Array]] = []
+        self._layers: list[Array] = []
         self._buffers: dict[int, list[_Convolution]] = {}
 
     def update(self, arrays: Mapping[str, Array], prefix: str) -> None:
@@ -66,27 +73,31 @@ class Convolutions:
         names = [f"{prefix}.cnn.{2 * i}" for i in range(_LAYERS)]
         weights = [arrays[f"{name}.weight"].transpose(2, 3, 1, 0) for name in names]
         self._layers = [
-            (np.array(weight, np.float32, order="C").reshape(-1, weight.shape[3]), np.array(arrays[f"{name}.bias"]))
+            np.concatenate((weight.reshape(-1, weight.shape[3]), arrays[f"{name}.bias"][None]), dtype=np.float32)
             for name, weight in zip(names, weights, strict=True)
         ]
 
     def _for(self, batch: int) -> list[_Convolution]:
         layers, height, width = [], self._height, self._width
-        for weight, _ in self._layers:
+        for weight in self._layers:
             layers.append(_Convolution(batch, height, width, weight))
             _, height, width, _ = layers[-1].shape
         return layers
 
-    def __call__(self, pictures: Array) -> Array:
-        """[B, *space.shape] -> [B, F] float32, as the encoder in PyTorch flattens them."""
-        x = pictures if self._last else np.moveaxis(pictures, 1, -1)
+    def __call__(self, pictures: Array, tape: Tape | None = None, key: str = "") -> Array:
+        """[B, *space.shape] -> [B, F] float32, as the encoder in PyTorch flattens them.
+
+        With ``tape`` the layers' outputs are kept there, under ``key``.
+        """
+        x = pictures if self._last else pictures.transpose(0, 2, 3, 1)
         x = x * self._scale if self._scale != 1 else x
         layers = self._buffers.get(len(x))
         if layers is None:
             layers = self._buffers[len(x)] = self._for(len(x))
-        for layer, (weight, bias) in zip(layers, self._layers, strict=True):
-            x = layer(x, weight, bias)
-        return np.moveaxis(x, -1, 1).reshape(len(x), -1)
+        places = [None] * len(layers) if tape is None else tape.of_pictures(key, [layer.shape for layer in layers])
+        for layer, weight, into in zip(layers, self._layers, places, strict=True):
+            x = layer(x, weight, into)
+        return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
 
 
 class Memory:
@@ -121,8 +132,13 @@ class Memory:
         # One row after the other: OpenBLAS takes up to three times as long for a few together.
         return (x[:, None] @ turned)[:, 0] if len(x) <= _FEW and turned.size >= _WIDE else x.dot(turned)
 
-    def step(self, x: Array, state: State | None, episode_start: Array) -> tuple[Array, State]:
-        """[B, F], h and c [layers, B, width] (None at first), [B] bool where they are reset -> [B, width], h and c."""
+    def step(
+        self, x: Array, state: State | None, episode_start: Array, tape: Tape | None = None
+    ) -> tuple[Array, State]:
+        """[B, F], h and c [layers, B, width] (None at first), [B] bool where they are reset -> [B, width], h and c.
+
+        With ``tape`` the step of the last layer is kept there.
+        """
         shape, width = (self._layers, len(x), self._width), self._width
         before = (np.zeros(shape, np.float32), np.zeros(shape, np.float32)) if state is None else state
         if state is not None and episode_start.any():
@@ -137,10 +153,15 @@ class Memory:
             new = gates[:, 2 * width : 3 * width].copy()
             gates *= np.float32(0.5)
             gates += np.float32(0.5)
+            if tape is not None:
+                tape.note_gates(gates, new)
             new *= gates[:, :width]
             memory = np.multiply(before[1][i], gates[:, width : 2 * width], out=after[1][i])
             memory += new
-            x = np.multiply(gates[:, 3 * width :], np.tanh(memory), out=after[0][i])
+            squashed = np.tanh(memory)
+            x = np.multiply(gates[:, 3 * width :], squashed, out=after[0][i])
+            if tape is not None:
+                tape.note_memory(memory, squashed, x)
         return x, after
 
 
@@ -162,8 +183,10 @@ class GatedMemory:
             layer += [np.array(arrays[f"lstm.bias_{kind}_l{i}"], np.float32) for kind in ("ih", "hh")]
             self._weights.append(layer)
 
-    def step(self, x: Array, state: State | None, episode_start: Array) -> tuple[Array, State]:
-        """As ``Memory.step``; c stays 0."""
+    def step(
+        self, x: Array, state: State | None, episode_start: Array, tape: Tape | None = None
+    ) -> tuple[Array, State]:
+        """As ``Memory.step``; c stays 0, and nothing is kept."""
         shape, width = (self._layers, len(x), self._width), self._width
         before = np.zeros(shape, np.float32) if state is None else state[0] * ~episode_start[:, None]
         after = np.empty(shape, np.float32)

@@ -20,6 +20,7 @@ from understudy.policies.array_networks import CONVOLVED, Convolutions, GatedMem
 from understudy.policies.family import ActionMap, Family
 from understudy.policies.spaces import members
 from understudy.policies.spec import ABSENT, PolicySpec
+from understudy.policies.tape import Tape
 
 JOINT_LIMIT = 50_000
 """Weights up to which policy and value function are computed as one network: 64x64 saves 7 to 10 us, 96x96 some at any
@@ -50,6 +51,8 @@ class ArrayPolicy:
         self._rng = np.random.default_rng(seed)
         memory = GatedMemory if spec.cell == "gru" else Memory
         self._memory = memory(spec.lstm_layers, spec.lstm) if spec.lstm else None
+        self.tape: Tape | None = None
+        """Where ``act`` keeps what it computes, if anybody wants it."""
         self._convolutions = {
             e.key: Convolutions(self._spaces[e.key], e.scale) for e in spec.encoders if e.type in CONVOLVED
         }
@@ -135,7 +138,7 @@ class ArrayPolicy:
         out += self._rows(name, len(x))[0]
         return select_task(out, np.asarray(obs["task"])) if self.spec.tasks > 1 else out
 
-    def features(self, obs: Any) -> Array:
+    def features(self, obs: Any, tape: Tape | None = None) -> Array:
         """[N, ...] observations -> [N, F] float32 inputs of the first layer, or of the memory."""
         parts = []
         for encoder in self.spec.encoders:
@@ -146,7 +149,7 @@ class ArrayPolicy:
             if encoder.key in self.spec.normalized:
                 x = self._normalize(x, encoder.key, obs)
             if encoder.key in self._convolutions:
-                parts.append(self._convolutions[encoder.key](x))
+                parts.append(self._convolutions[encoder.key](x, tape, encoder.key))
                 continue
             x = x.astype(np.float32, copy=False).reshape(len(x), -1)
             parts.append(x * np.float32(encoder.scale) if encoder.scale != 1.0 else x)
@@ -165,13 +168,15 @@ class ArrayPolicy:
         np.minimum(x, high, out=x)
         return x
 
-    def _advance(self, obs: Any, state: State | None, episode_start: Array | None) -> tuple[Array, State | None]:
+    def _advance(
+        self, obs: Any, state: State | None, episode_start: Array | None, tape: Tape | None = None
+    ) -> tuple[Array, State | None]:
         """[N, ...] observations -> [N, F] for the heads, and the next state."""
-        features = self.features(obs)
+        features = self.features(obs, tape)
         if self._memory is None:
             return features, None
         start = np.zeros(len(features), bool) if episode_start is None else np.asarray(episode_start, bool).reshape(-1)
-        return self._memory.step(features, state, start)
+        return self._memory.step(features, state, start, tape)
 
     def params(self, obs: Any) -> Array:
         """[N, ...] observations -> [N, P] distribution parameters in the policy's own action units.
@@ -222,7 +227,9 @@ class ArrayPolicy:
         self, obs: Any, state: State | None, episode_start: Array, noise: Array
     ) -> tuple[Array, Array, Array, State | None]:
         """Act for a rollout, on trusted input; as ``Policy.act``."""
-        features, state = self._advance(obs, state, episode_start)
+        features, state = self._advance(obs, state, episode_start, self.tape)
+        if self.tape is not None:
+            self.tape.length += 1
         if "joint_head" in self._weights:
             out = self._linear(self._run(features, "joint_body"), "joint_head", obs)
             params, value = out[:, :-1], out[:, -1]

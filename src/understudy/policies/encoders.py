@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from understudy.data import Array
 from understudy.errors import UserError
 from understudy.policies.bags import bag_sums
 from understudy.policies.spaces import has_channels_last, picture_shape
@@ -166,6 +167,37 @@ class A3CCNN(_Picture):
         """[N, *space.shape] -> [N, 32 * H/16 * W/16], halves rounded up."""
         features: Tensor = self.cnn(self.floats(pictures))
         return features
+
+    def recall(self, pictures: Tensor, outputs: Sequence[Array]) -> Tensor:
+        """As ``forward``, from what the layers made of these pictures: [N, height, width, channels] of each."""
+        layers = [parameter for layer in self.cnn if isinstance(layer, nn.Conv2d) for parameter in layer.parameters()]
+        found: Tensor = _Recalled.apply(self.floats(pictures), outputs, *layers)  # type: ignore[no-untyped-call]
+        return found
+
+
+class _Recalled(torch.autograd.Function):
+    """Convolutions of ``A3CCNN`` whose outputs are known; the pictures get no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, outputs: Sequence[Array], *parameters: Tensor) -> Tensor:
+        """[N, C, H, W], outputs, and weight and bias of every layer by turns -> the last output, flat."""
+        ctx.kept = [x, *(torch.from_numpy(out).permute(0, 3, 1, 2) for out in outputs)]
+        ctx.weights = parameters[::2]
+        found: Tensor = ctx.kept[-1].flatten(1)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Go through the layers from the last to the first, in the layout of the outputs."""
+        aten, kept, found = torch.ops.aten, ctx.kept, list[Tensor]()
+        g = gradients[0].view(kept[-1].shape).contiguous(memory_format=torch.channels_last)
+        for i in range(len(ctx.weights) - 1, -1, -1):
+            g = aten.elu_backward(g, 1.0, 1.0, 1.0, True, kept[i + 1])
+            g, weight, bias = aten.convolution_backward(
+                g, kept[i], ctx.weights[i], [g.shape[1]], [2, 2], [1, 1], [1, 1], False, [0, 0], 1, [i > 0, True, True]
+            )
+            found = [weight, bias, *found]
+        return None, None, *found
 
 
 class GridCNN(_Picture):

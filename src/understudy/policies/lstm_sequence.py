@@ -14,11 +14,14 @@ steps of one environment take here in both directions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from understudy.data import Array
 
 FEW, WIDE = 48, 2**18
 """Vectors up to which this is faster, if the layer has so many weights."""
@@ -34,14 +37,34 @@ def suits(memory: nn.Module, x: Tensor) -> bool:
 
 
 class LstmSequence(torch.autograd.Function):
-    """[T, B, F], [B, H] and [B, H] -> h of every step [T, B, H], the last h and c [B, H]."""
+    """[T, B, F], [B, H] and [B, H] -> h of every step [T, B, H], the last h and c [B, H].
+
+    With ``known``, what acting computed of these steps (gates, cells, squashed, hidden of a ``Tape``), the forward pass
+    is only looked up.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, h: Tensor, c: Tensor, w: Tensor, u: Tensor, b: Tensor, d: Tensor
+        ctx: Any,
+        x: Tensor,
+        h: Tensor,
+        c: Tensor,
+        w: Tensor,
+        u: Tensor,
+        b: Tensor,
+        d: Tensor,
+        known: Sequence[Array] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See the module; ``b`` and ``d`` are PyTorch's two biases, whose sum counts."""
         (batch, width), steps = h.shape, len(x)
+        if known is not None:
+            gates, after, squashed, out = known
+            cells, hidden = (
+                np.concatenate((first.detach().numpy()[None], rest)) for first, rest in ((c, after), (h, out))
+            )
+            ctx.kept = x.detach().numpy(), gates, hidden, cells, squashed
+            ctx.save_for_backward(w, u)
+            return torch.from_numpy(hidden[1:]), torch.from_numpy(hidden[-1].copy()), torch.from_numpy(cells[-1].copy())
         inputs, weight = x.detach().numpy(), u.detach().numpy().T
         gates = inputs.reshape(steps * batch, -1) @ w.detach().numpy().T
         gates += (b + d).detach().numpy()
@@ -95,4 +118,4 @@ class LstmSequence(torch.autograd.Function):
         of_bias = torch.from_numpy(flat.sum(axis=0))
         found = (flat @ w).reshape(inputs.shape), dh, dc, flat.T @ inputs.reshape(steps * batch, -1)
         of_state = flat.T @ hidden[:-1].reshape(steps * batch, -1)
-        return *(torch.from_numpy(each) for each in found), torch.from_numpy(of_state), of_bias, of_bias
+        return *(torch.from_numpy(each) for each in found), torch.from_numpy(of_state), of_bias, of_bias, None

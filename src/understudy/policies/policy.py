@@ -19,6 +19,7 @@ from understudy.policies.protocol import About, PolicyLike, State, TensorState
 from understudy.policies.recurrence import blank_state, remember
 from understudy.policies.spaces import members
 from understudy.policies.spec import ABSENT, PICTURES, PolicySpec, encoded_size
+from understudy.policies.tape import Tape
 
 
 class Output(NamedTuple):
@@ -104,7 +105,7 @@ class Policy(nn.Module):
         self.get_buffer(f"normalizer_mean:{key}").copy_(torch.as_tensor(np.asarray(mean)))
         self.get_buffer(f"normalizer_var:{key}").copy_(torch.as_tensor(np.asarray(var)))
 
-    def encode(self, obs: Any) -> Tensor:
+    def encode(self, obs: Any, tape: Tape | None = None) -> Tensor:
         """[N, ...] observations -> [N, F] features: normalise, scale, encode, concatenate."""
         parts = []
         for encoder in self.spec.encoders:
@@ -121,6 +122,10 @@ class Policy(nn.Module):
                     mean, var = mean[task], var[task]
                 x = (x - mean) / torch.sqrt(var + self.spec.normalizer_epsilon)
                 x = x.clamp(-self.spec.normalizer_clip, self.spec.normalizer_clip)
+            if encoder.learned and tape is not None:
+                layers = [layer.reshape(-1, *layer.shape[2:]) for layer in tape.pictures[encoder.key]]
+                parts.append(self.cnns[encoder.key or "_"].recall(x, layers))  # type: ignore[operator]
+                continue
             if encoder.learned:
                 threads = self.threads if encoder.type in PICTURES else 1
                 parts.append(in_threads(self.cnns[encoder.key or "_"], x, threads))
@@ -131,21 +136,24 @@ class Policy(nn.Module):
             parts.append(x.flatten(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def forward(self, obs: Any, state: TensorState = None, episode_start: Tensor | None = None) -> Output:
+    def forward(
+        self, obs: Any, state: TensorState = None, episode_start: Tensor | None = None, tape: Tape | None = None
+    ) -> Output:
         """Map observations to distribution parameters.
 
         Args:
             obs: [N, ...] without memory; [T, B, ...] with memory and a ``state`` of batch B.
             state: h and c, [layers, B, width] each; required with memory.
             episode_start: [T, B] bool, where the state is reset before the step.
+            tape: What acting computed of these very observations, with these weights.
         """
         if self.lstm is None:
-            features, lead = self.encode(obs), None
+            features, lead = self.encode(obs, tape), None
         else:
             first = next(iter(obs.values())) if isinstance(obs, dict) else obs
             lead = first.shape[:2]
-            flat = self.encode(map_obs(lambda a: a.flatten(0, 1), obs))
-            features, state = remember(self.lstm, flat.view(*lead, -1), state, episode_start)
+            flat = self.encode(map_obs(lambda a: a.flatten(0, 1), obs), tape)
+            features, state = remember(self.lstm, flat.view(*lead, -1), state, episode_start, tape)
         params, value = self._params(features, obs), self._value(features, obs)
         if lead is not None:
             params, value = params.view(*lead, -1), None if value is None else value.view(lead)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from understudy.policies import lstm_sequence
 from understudy.policies.protocol import TensorState
+from understudy.policies.tape import Tape
 
 Memory = nn.LSTM | nn.GRU
 
@@ -21,7 +22,7 @@ def blank_state(memory: Memory, batch: int, device: torch.device) -> tuple[Tenso
 
 
 def remember(
-    memory: Memory, features: Tensor, state: TensorState, episode_start: Tensor | None
+    memory: Memory, features: Tensor, state: TensorState, episode_start: Tensor | None, tape: Tape | None = None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """[T, B, F] -> [T*B, width] and the next state; runs of steps without a reset go through the memory in one call.
 
@@ -30,11 +31,12 @@ def remember(
         features: [T, B, F].
         state: Before the first step; None for zeros.
         episode_start: [T, B] bool, where the state is reset before the step; None: nowhere.
+        tape: What acting computed of these steps, with these weights.
     """
     steps, batch = features.shape[:2]
     h, c = blank_state(memory, batch, features.device) if state is None else state
     if episode_start is None:
-        out, h, c = _through(memory, features, h, c)
+        out, h, c = _through(memory, features, h, c, tape, slice(0, steps))
         return out.flatten(0, 1), (h, c)
     keep = 1.0 - episode_start.to(features.dtype)
     if steps == 1 and features.dtype == h.dtype and not torch.is_grad_enabled():
@@ -43,18 +45,21 @@ def remember(
     outputs = []
     for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
         mask = keep[begin].view(1, -1, 1)
-        out, h, c = _through(memory, features[begin:end], h * mask, c * mask)
+        out, h, c = _through(memory, features[begin:end], h * mask, c * mask, tape, slice(begin, end))
         outputs.append(out)
     return torch.cat(outputs).flatten(0, 1), (h, c)
 
 
-def _through(memory: Memory, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[T, B, F] -> [T, B, width] and the next h and c."""
+def _through(
+    memory: Memory, x: Tensor, h: Tensor, c: Tensor, tape: Tape | None, cut: slice
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[T, B, F], the steps ``cut`` of the tape -> [T, B, width] and the next h and c."""
     if isinstance(memory, nn.GRU):
         out, h = memory(x, h)
         return out, h, c
     if lstm_sequence.suits(memory, x):
-        out, h_last, c_last = lstm_sequence.LstmSequence.apply(x, h[0], c[0], *memory.all_weights[0])  # type: ignore[no-untyped-call]
+        known = None if tape is None else [part[cut] for part in (tape.gates, tape.cells, tape.squashed, tape.hidden)]
+        out, h_last, c_last = lstm_sequence.LstmSequence.apply(x, h[0], c[0], *memory.all_weights[0], known)  # type: ignore[no-untyped-call]
         return out, h_last[None], c_last[None]
     out, (h, c) = memory(x, (h, c))
     return out, h, c
