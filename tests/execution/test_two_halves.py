@@ -15,7 +15,7 @@ from understudy.execution.line import LineError
 from understudy.learning import continuous_updates, two_halves
 from understudy.learning.continuous_learner import ContinuousLearner
 from understudy.learning.from_replay import replayed_policy, replayed_spec
-from understudy.learning.two_halves import _AGAIN, _BOUT, ALONE, TOGETHER, Pace, TwoHalves
+from understudy.learning.two_halves import _BOUT, _LATE, _LOOK, _SOON, ALONE, TOGETHER, Pace, TwoHalves
 from understudy.policies.policy import About
 from understudy.rollouts.replay import ReplayBatch
 from understudy.training import resolve_training
@@ -215,24 +215,52 @@ def test_on_one_core_no_process_is_started(monkeypatch):
     assert halves_of(learner).partner is None
 
 
+def until_way(pace, seconds, way):
+    """Return the bouts that it takes until the pace goes this way."""
+    for count in range(1000):
+        if pace.way == way:
+            return count
+        bout(pace, seconds)
+    raise AssertionError("never")
+
+
 def bout(pace, seconds, both=True):
     """Take the updates of one bout, as long as ``seconds`` says for the way they go; return the way."""
     way = pace.way
-    for i in range(_BOUT):
-        assert pace.note(seconds[way], both) == (i == _BOUT - 1)
-    return way
+    for count in range(1, _BOUT + 1):
+        if pace.note(seconds[way], both):
+            assert count in (_LOOK, _BOUT)
+            return way
+    raise AssertionError("a bout without an end")
 
 
 def test_the_pace_takes_the_faster_way_and_looks_again():
     pace, seconds = Pace(), {ALONE: 0.008, TOGETHER: 0.005}
     assert [bout(pace, seconds, both=False) for _ in range(3)] == [ALONE] * 3
-    assert [bout(pace, seconds) for _ in range(4)] == [ALONE, TOGETHER, TOGETHER, TOGETHER]
+    assert [bout(pace, seconds) for _ in range(3)] == [ALONE, TOGETHER, TOGETHER]
     seconds[TOGETHER] = 0.01  # somebody else needs the core
-    assert bout(pace, seconds) == TOGETHER
-    ways = [bout(pace, seconds) for _ in range(_AGAIN + 2)]
-    assert ways.count(TOGETHER) == 1
+    assert until_way(pace, seconds, ALONE) <= _SOON
+    ways = [bout(pace, seconds) for _ in range(4 * _LATE)]
+    assert 3 <= ways.count(TOGETHER) <= 9  # at first soon again, then ever more rarely
     seconds[TOGETHER] = 0.005
-    ways = [bout(pace, seconds) for _ in range(2 * _AGAIN)]
-    assert ways[-20:].count(TOGETHER) >= 19
+    assert until_way(pace, seconds, TOGETHER) <= _LATE
+    ways = [bout(pace, seconds) for _ in range(4 * _LATE)]
+    assert 3 <= ways.count(ALONE) <= 9
+
+
+def test_one_bad_moment_does_not_keep_the_second_process_away():
+    pace, seconds = Pace(), {ALONE: 0.008, TOGETHER: 0.005}
+    for _ in range(200):
+        bout(pace, seconds)
+    until_way(pace, seconds, TOGETHER)
+    bout(pace, {ALONE: 0.008, TOGETHER: 0.02})
+    assert pace.way == ALONE
+    assert until_way(pace, seconds, TOGETHER) <= 2 * _SOON + 1
+
+
+def test_a_process_that_was_lost_is_not_asked():
+    pace, seconds = Pace(), {ALONE: 0.008, TOGETHER: 0.005}
+    for _ in range(9):
+        bout(pace, seconds)
     pace.lost()
     assert pace.way == ALONE

@@ -89,6 +89,21 @@ def test_thirty_updates_end_at_the_same_weights(name, activation, critics):
         np.testing.assert_allclose(ends[0][key], ends[1][key], rtol=2e-2, atol=2e-4, err_msg=key)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize(("name", "hidden"), [("sac", [16, 12]), ("sac", [160, 144]), ("td3", [160, 144])])
+def test_batches_of_next_to_nothing(name, hidden, rows):
+    """One half of a single row is empty."""
+    ends = []
+    for kernel in (False, True):
+        settings = settings_of(name, policy={"hidden": hidden}, update={"kernel": kernel, "eps": 1e-3})
+        learner = ContinuousLearner(policy_of(settings), settings)
+        for seed in range(4):
+            learner.update(ReplayBatch(*(part[:rows] for part in batch_of(seed))), 1e-3)
+        ends.append({key: array.copy() for key, array in learner.state()[0].items()})
+    for key in ends[0]:
+        np.testing.assert_allclose(ends[0][key], ends[1][key], rtol=1e-3, atol=2e-6, err_msg=key)
+
+
 def test_the_target_is_followed_by_tau_and_the_actor_of_td3_every_second_time():
     settings = settings_of("td3", update={"tau": 0.25})
     learner = ContinuousLearner(policy_of(settings), settings)

@@ -94,7 +94,8 @@ class Station:
         student = self._act_as_student(arrays) if mixture.asks_student else None
         if self.tape is not None:
             self.tape.begin(steps)
-            student.tape = self.tape  # type: ignore[union-attr]
+            if student is not None:
+                student.tape = self.tape  # type: ignore[attr-defined]
         teacher = self._act_as_teacher() if mixture.asks_teacher else None
         return self._collector.collect(steps, mixture.share(self._columns), student, teacher, out)
 

@@ -22,10 +22,10 @@ from understudy.objectives.continuous_halves import Half, Plan
 from understudy.rollouts.buffers import Layout, pack, views
 
 ALONE, TOGETHER = "alone", "together"
-_BOUT = 32
-"""Updates in one way before the ways are compared."""
-_AGAIN = 50
-"""Bouts after which the slower way is measured once more."""
+_BOUT, _LOOK = 32, 8
+"""Updates in one way before the ways are compared, and fewer of the way that was slower."""
+_SOON, _LATE = 2, 64
+"""Bouts after which the slower way is measured once more: at first, and at most after it was slower again and again."""
 _WORK, _SECONDS = 8_000_000, 2.0
 """``Plan.work``, and the seconds of all updates so far, from which on a second process is started unasked."""
 
@@ -56,29 +56,35 @@ class Pace:
 
     def __init__(self) -> None:
         self.way, self.seconds, self.total = ALONE, dict[str, float](), 0.0
-        self._sum, self._count, self._age = 0.0, 0, {ALONE: 0, TOGETHER: 0}
+        self._sum, self._count, self._length, self._age = 0.0, 0, _BOUT, {ALONE: 0, TOGETHER: 0}
+        self._patience = {ALONE: _SOON, TOGETHER: _SOON}
 
     def note(self, seconds: float, both: bool) -> bool:
         """Count an update; returns whether a bout has ended. ``both`` says whether there is a choice."""
         self.total += seconds
         self._sum += seconds
         self._count += 1
-        if self._count < _BOUT:
+        if self._count < self._length:
             return False
-        self.seconds[self.way] = self._sum / self._count
+        self.seconds[self.way] = mean = self._sum / self._count
+        slower = mean > min(self.seconds.values())
+        self._patience[self.way] = min(2 * self._patience[self.way], _LATE) if slower else _SOON
         self._age = {way: 0 if way == self.way else age + 1 for way, age in self._age.items()}
-        self._sum, self._count = 0.0, 0
+        self._sum, self._count, self._length = 0.0, 0, _BOUT
         self.way = self._choose() if both else ALONE
         return True
 
     def lost(self) -> None:
         """Forget what the second process was worth."""
         self.seconds.pop(TOGETHER, None)
-        self.way, self._sum, self._count = ALONE, 0.0, 0
+        self.way, self._sum, self._count, self._length = ALONE, 0.0, 0, _BOUT
 
     def _choose(self) -> str:
         for way, age in self._age.items():
-            if way not in self.seconds or age >= _AGAIN:
+            if way not in self.seconds:
+                return way
+            if age >= self._patience[way]:
+                self._length = _LOOK
                 return way
         return min(self.seconds, key=lambda way: self.seconds[way])
 

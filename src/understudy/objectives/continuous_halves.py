@@ -179,8 +179,8 @@ class Half:
         }
         self._judge = Critic(values, None, 0, plan.activation)
         own = named_views(memory["actor:params"], plan.actor)
-        self._gradient = memory["actor:other_grad" if number else "actor:grad"]
-        self._actor = Actor(own, named_views(self._gradient, plan.actor), plan.activation)
+        gradient = named_views(memory["actor:other_grad" if number else "actor:grad"], plan.actor)
+        self._actor = Actor(own, gradient, plan.activation)
         target: Named = own if plan.soft else named_views(memory["target_actor:params"], plan.actor)
         self._target_actor = self._actor if plan.soft else Actor(target, None, plan.activation)
         size = len(memory["actor:params"])
