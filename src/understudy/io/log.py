@@ -15,12 +15,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+_SHARE = 1 / 2_000
+"""Of the time so far: rounds that come sooner after the last row join the next one."""
+
+
+_AT_ONCE = {"eval_return", "student_return"}
+"""What evaluations tell."""
+
 
 class RunLog:
-    """Scalars by env step, to JSONL and TensorBoard."""
+    """Scalars by env step, to JSONL and TensorBoard.
+
+    Rows become rarer the longer a run takes, so that a night of rounds of milliseconds leaves some 20 MB, and not
+    gigabytes: a row has the means of the rounds since the last one, and the newest of what is counted up. Evaluations
+    are written at once.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._start = time.perf_counter()
+        self._values: dict[str, Any] = {}
+        self._floats: dict[str, list[float]] = {}
+        self._env_steps = 0
         self._broken = False
         self._file: IO[str] | None = None
         self._events: _Events | None = None
@@ -29,6 +43,7 @@ class RunLog:
             self._events = _Events(folder / "tensorboard")
         except OSError as error:
             self._give_up(error)
+        self._start = self._written = time.perf_counter()
 
     def _give_up(self, error: OSError) -> None:
         if not self._broken:
@@ -36,18 +51,36 @@ class RunLog:
         self._broken = True
 
     def write(self, env_steps: int, values: Mapping[str, Any]) -> None:
-        """Write one line; numbers go to TensorBoard too."""
-        if self._broken or self._file is None or self._events is None:
+        """Take one round; numbers go to TensorBoard too."""
+        self._env_steps = env_steps
+        for name, value in values.items():
+            plain = value.item() if hasattr(value, "item") else value
+            self._values[name] = plain
+            if isinstance(plain, float) and name != "rate" and not name.startswith("seconds/"):
+                self._floats.setdefault(name, []).append(plain)
+        now = time.perf_counter()
+        if not _AT_ONCE.isdisjoint(values) or now - self._written >= _SHARE * (now - self._start):
+            self._flush(now)
+
+    def _flush(self, now: float = 0.0) -> None:
+        """Write one line about the rounds since the last one."""
+        values = {
+            name: value if name not in self._floats else _mean(self._floats[name])
+            for name, value in self._values.items()
+        }
+        self._written, self._values, self._floats = now, {}, {}
+        if self._broken or self._file is None or self._events is None or not values:
             return
-        row = {"env_steps": env_steps, "wall": round(time.time(), 3), **values}
+        row = {"env_steps": self._env_steps, "wall": round(time.time(), 3), **values}
         try:
             self._file.write(json.dumps({k: _jsonable(v) for k, v in row.items()}) + "\n")
-            self._events.write(env_steps, values)
+            self._events.write(self._env_steps, values)
         except OSError as error:
             self._give_up(error)
 
     def close(self) -> None:
-        """Flush everything."""
+        """Write what is left, and close the files."""
+        self._flush()
         try:
             if self._events is not None:
                 self._events.close()
@@ -89,10 +122,14 @@ class _Events:
         self._file.close()
 
 
+def _mean(values: list[float]) -> float:
+    """Return the mean of those that are numbers."""
+    numbers = [value for value in values if math.isfinite(value)]
+    return math.fsum(numbers) / len(numbers) if numbers else math.nan
+
+
 def _jsonable(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
