@@ -10,7 +10,7 @@ import pytest
 from understudy.data import EnvSpec
 from understudy.envs.make import spaces_of
 from understudy.execution.base import EvaluationJob, Setup
-from understudy.execution.processes import shared_memory
+from understudy.execution.processes import cores, shared_memory
 from understudy.execution.sync import SyncExecution
 from understudy.policies.policy import Policy
 from understudy.policies.weights import named_arrays
@@ -73,3 +73,25 @@ def test_shared_memory_needs_no_room_in_a_file_system():
         assert os.readlink(f"/proc/self/fd/{file.fileno()}").startswith("/memfd:")
         file.truncate(1000)
         file.write(b"x")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "5000 100000\n"}, 1),
+        ({"cpu.max": "6400000 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu.max": "nonsense\n"}, 8),
+    ],
+)
+def test_cores_are_those_that_a_container_may_use(tmp_path, monkeypatch, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert cores(tmp_path) == expected

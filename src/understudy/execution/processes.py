@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,15 +12,26 @@ import time
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import IO
 
 LEAVE_SECONDS = 2.0
 """What workers have to close their environments, once they know that it is over."""
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many cores this process may use, a container's share of them (``docker run --cpus 2``) rounded up.
+
+    Args:
+        groups: Where Linux tells of control groups; a container sees its own as the root (cgroups 2, or 1).
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):  # not told, or "max": no limit
+            quota, period = (int(word) for name in names for word in (groups / name).read_text().split())
+            if quota > 0 < period:
+                return max(min(allowed, -(-quota // period)), 1)
+    return allowed
 
 
 def shared_memory() -> IO[bytes]:
