@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -78,10 +79,12 @@ def _halves(policy: Policy, critics: Critics, settings: Settings) -> TwoHalves |
     update, execution, rows = settings.update, settings.execution, settings.replay.batch_size
     soft = isinstance(settings, SoftSettings)
     plan = Plan(actor, judges, policy.spec.activation, soft, rows, update.max_grad_norm, update.eps)
+    asked = execution.learner_threads
+    several = os.name == "posix" and (asked > 1 or (asked == 0 and cores() > 1))
     return TwoHalves(
         plan,
-        shared=execution.learner_threads > 1 or (execution.learner_threads == 0 and cores() > 1),
-        at_once=execution.learner_threads > 1,
+        shared=several,
+        at_once=several and asked > 1,
         timeout=execution.worker_timeout,
         restarts=execution.restarts,
     )
