@@ -100,7 +100,9 @@ def test_what_is_not_kept_whole_is_not_used():
     assert not tape.whole
     tape.length = 2
     assert tape.whole
-    tape.begin(2)
+    assert tape.begin(2)
+    assert not tape.whole
+    assert not tape.begin(tapes.LONGEST + 1)
     assert not tape.whole
 
 

@@ -92,10 +92,8 @@ class Station:
         if restart is not None:
             self._collector.restart(self._seeds(restart))
         student = self._act_as_student(arrays) if mixture.asks_student else None
-        if self.tape is not None:
-            self.tape.begin(steps)
-            if student is not None:
-                student.tape = self.tape  # type: ignore[attr-defined]
+        if self.tape is not None and student is not None:
+            student.tape = self.tape if self.tape.begin(steps) else None  # type: ignore[attr-defined]
         teacher = self._act_as_teacher() if mixture.asks_teacher else None
         return self._collector.collect(steps, mixture.share(self._columns), student, teacher, out)
 

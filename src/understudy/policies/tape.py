@@ -13,6 +13,9 @@ from understudy.data import Array
 from understudy.policies.array_networks import CONVOLVED
 from understudy.policies.spec import PolicySpec
 
+LONGEST = 256
+"""Steps of a rollout that is kept: of one game of 84x84 pixels that is 75 MB."""
+
 
 def suits(spec: PolicySpec) -> bool:
     """Say whether there is anything to keep of this policy."""
@@ -37,11 +40,14 @@ class Tape:
         self.pictures: dict[str, list[Array]] = {}
         self.gates = self.cells = self.squashed = self.hidden = np.zeros((0, 0, 0), np.float32)
 
-    def begin(self, steps: int) -> None:
-        """Forget the last rollout; the next one has so many steps."""
+    def begin(self, steps: int) -> bool:
+        """Forget the last rollout; the next one has so many steps. Returns whether that is not too long to be kept."""
+        if steps > LONGEST:
+            steps = 0
         if steps != self._steps:
             self._steps, self.pictures, self.gates = steps, {}, np.zeros((0, 0, 0), np.float32)
         self.length = 0
+        return steps > 0
 
     def of_pictures(self, key: str, shapes: list[tuple[int, ...]]) -> list[Array]:
         """Return where the encoder ``key`` writes what its layers make in this step, of these shapes."""
