@@ -103,7 +103,7 @@ def test_the_actor_and_both_critics_move_with_either():
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_process_that_dies_or_hangs_is_replaced(sign, capfd):
-    learner = learner_of("sac", 2, timeout=0.3)
+    learner = learner_of("sac", 2, timeout=2.0)
     try:
         halves = together(learner)
         learn(learner, 3)
@@ -113,7 +113,7 @@ def test_a_process_that_dies_or_hangs_is_replaced(sign, capfd):
         assert halves.partner is None
         assert halves.restarts == learner.restarts_used == 1
         said = capfd.readouterr().err
-        assert {signal.SIGKILL: "died (exit code -9)", signal.SIGSTOP: "was silent for 0.3 s"}[sign] in said
+        assert {signal.SIGKILL: "died (exit code -9)", signal.SIGSTOP: "was silent for 2 s"}[sign] in said
         with pytest.raises(ProcessLookupError):
             os.kill(first, 0)
         learn(learner, _BOUT, 5)
