@@ -209,6 +209,8 @@ def _ended_by() -> Iterator[list[int]]:
 
     def end(number: int, frame: object) -> None:
         came.append(number)
+        for other in taken:  # a closed terminal is told of twice, by the system and by the shell: once is enough
+            signal.signal(other, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -219,7 +221,7 @@ def _ended_by() -> Iterator[list[int]]:
     try:
         yield came
     finally:
-        for number in taken:
+        for number in () if came else taken:
             signal.signal(number, signal.SIG_DFL)
 
 
