@@ -47,9 +47,13 @@ class Line:
         for _ in range(_TRIES):
             if self.heard():
                 return
+        while self._timeout is None:
+            self._poll.poll()
+            if self.heard():
+                return
         # Looked at twice: whoever was stopped and goes on finds the other one silent for long, and nothing wrong there.
         for seconds in (self._timeout, 0.5):
-            if self._poll.poll(None if seconds is None else 1000 * seconds) and self.heard():
+            if self._poll.poll(1000 * seconds) and self.heard():
                 return
         raise LineError(f"was silent for {self._timeout:g} s")
 

@@ -40,7 +40,7 @@ def shared_memory() -> IO[bytes]:
     On Linux it is no part of any file system: /dev/shm has 64 MB in a Docker container, less than the rollouts of many
     games, and whoever writes beyond that dies of a bus error.
     """
-    if hasattr(os, "memfd_create"):
+    with contextlib.suppress(AttributeError, OSError):  # another system, or a container that forbids it
         return os.fdopen(os.memfd_create("understudy"), "w+b", buffering=0)
     return tempfile.TemporaryFile()
 
