@@ -13,14 +13,13 @@ from understudy.envs.make import spaces_of
 from understudy.errors import UserError
 from understudy.execution.base import Execution, Setup
 from understudy.execution.processes import cores
+from understudy.learning.continuous_updates import by_hand
 from understudy.learning.from_replay import replayed_policy, replayed_spec
-from understudy.objectives.continuous_kernel import supports
 from understudy.policies.initialisation import orthogonal_init
 from understudy.policies.policy import About, Policy, PolicyLike
 from understudy.policies.spaces import is_image, members, space_to_json
 from understudy.policies.spec import PICTURES, TEXTS, PolicySpec, default_encoders, mask_of
 from understudy.settings import ReplayedSettings, TrainSettings
-from understudy.settings.replayed import ContinuousSettings
 from understudy.settings.train import NetworkSettings
 
 
@@ -133,8 +132,8 @@ def set_threads(settings: TrainSettings | ReplayedSettings, policy: Policy) -> N
     pictures = any(encoder.type in PICTURES for encoder in policy.spec.encoders)
     automatic = cores() if waiting and pictures else 1
     threads = execution.learner_threads or automatic
-    if isinstance(settings, ContinuousSettings) and settings.update.kernel and supports(policy.spec):
-        threads = 1  # the learner has a second process instead (``learning.two_halves``)
+    if isinstance(settings, ReplayedSettings) and by_hand(policy.spec, settings):
+        threads = 1
     policy.threads = threads if pictures else 1
     torch.set_num_threads(1 if pictures else threads)
     threadpool_limits(1, user_api="blas")

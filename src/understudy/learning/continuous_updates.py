@@ -21,9 +21,9 @@ from understudy.objectives.flat_parameters import FlatParameters, Target
 from understudy.policies import distributions
 from understudy.policies.critics import Critics
 from understudy.policies.policy import Policy, as_tensors
-from understudy.policies.spec import encoded_size
+from understudy.policies.spec import PolicySpec, encoded_size
 from understudy.rollouts.replay import ReplayBatch
-from understudy.settings.replayed import DeterministicSettings, SoftSettings
+from understudy.settings.replayed import ContinuousSettings, DeterministicSettings, ReplayedSettings, SoftSettings
 
 Settings = DeterministicSettings | SoftSettings
 
@@ -71,9 +71,14 @@ class Nets:
             self.followers["actor"] = Target(self.actor_flat, self.target_actor.parameters(), vectors("target_actor"))
 
 
+def by_hand(spec: PolicySpec, settings: ReplayedSettings) -> bool:
+    """Say whether gradients are derived by hand, with a second process in the place of more threads."""
+    return isinstance(settings, ContinuousSettings) and settings.update.kernel and supports(spec)
+
+
 def _halves(policy: Policy, critics: Critics, settings: Settings) -> TwoHalves | None:
     """Return what makes updates by the hand-derived gradients, if these networks and settings allow it."""
-    if not (settings.update.kernel and supports(policy.spec)):
+    if not by_hand(policy.spec, settings):
         return None
     actor, judges = ({name: tuple(p.shape) for name, p in network.named_parameters()} for network in (policy, critics))
     update, execution, rows = settings.update, settings.execution, settings.replay.batch_size

@@ -19,9 +19,9 @@ from understudy.execution.station import Station
 from understudy.execution.worker import run
 from understudy.learning.actor_critic import ActorCritic
 from understudy.learning.shared_optimizer import SharedOptimizer
-from understudy.policies.arrays import supports
+from understudy.policies.arrays import keeps
 from understudy.policies.policy import Policy
-from understudy.policies.tape import Tape, suits
+from understudy.policies.tape import Tape
 from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.buffers import rollout_views, views
@@ -43,7 +43,7 @@ def _serve(control: Connection, place: Place, block: mmap.mmap, closing: context
     station = Station(place.setup, place.columns, place.eval_envs, beat=beat)
     # No update comes between acting and learning here, and all steps are learnt from at once, in their order.
     plain = update.epochs == 1 and update.minibatch == 0 and update.precision == "float32"
-    station.tape = tape = Tape() if plain and suits(policy.spec) and supports(policy.spec) else None
+    station.tape = tape = Tape() if plain and keeps(policy.spec) else None
     rollout = rollout_views(place.rollouts[0], block)
     env_steps = shared["env_steps"]
     closing.callback(station.close)

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from understudy.data import Array
 from understudy.objectives.continuous_kernel import Actor, Critic, Named
-from understudy.objectives.flat_adam import VECTORS
+from understudy.objectives.flat_adam import VECTORS, shrinkage
 from understudy.objectives.flat_parameters import named_views
 from understudy.objectives.optimizers import adam_step
 from understudy.objectives.wide_layers import keep_freed_memory
@@ -275,8 +275,8 @@ class Half:
 
     def _step(self, moved: Moved, squares: Array, order: Order) -> None:
         """Clip the gradient by the norm of the whole one, step, and let the targets follow."""
-        if self._plan.limit and (shrink := self._plan.limit / (math.sqrt(squares.sum()) + 1e-6)) < 1:
-            moved.shrink(shrink)
+        if self._plan.limit and (factor := shrinkage(math.sqrt(squares.sum()), self._plan.limit)) < 1:
+            moved.shrink(factor)
         moved.step(order.lr)
         if order.follows:
             moved.follow(order.tau)

@@ -17,6 +17,11 @@ VECTORS = ("params", "grad", "m", "v")
 """Names of the vectors of ``FlatAdam``; beside them there is the number of steps, ``steps`` [1]."""
 
 
+def shrinkage(norm: float, limit: float) -> float:
+    """Return what a gradient is multiplied by so that its norm stays within the limit, as ``clip_grad_norm_`` does."""
+    return min(limit / (norm + 1e-6), 1.0)
+
+
 class FlatAdam:
     """Kingma 2015, algorithm 1, on [size] float32, after ``torch.nn.utils.clip_grad_norm_``.
 
@@ -56,8 +61,8 @@ class FlatAdam:
     def step(self, lr: float) -> None:
         """Clip the gradient and take one step."""
         self.norm = math.sqrt(np.dot(self.grad, self.grad))
-        if self._max_grad_norm is not None and (shrink := self._max_grad_norm / (self.norm + 1e-6)) < 1:
-            self.grad *= shrink
+        if self._max_grad_norm is not None and (factor := shrinkage(self.norm, self._max_grad_norm)) < 1:
+            self.grad *= factor
         self._steps.add_(1)
         params, grad, m, v = self._tensors
         adam_step(params, grad, m, v, [self._steps], lr, self._eps, self._betas)

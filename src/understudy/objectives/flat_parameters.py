@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,21 +16,20 @@ from understudy.objectives.flat_adam import FlatAdam
 
 def named_views(vector: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Cut a vector into tensors of these shapes, in their order."""
-    found, begin = {}, 0
-    for name, shape in shapes.items():
-        end = begin + math.prod(shape)
-        found[name] = torch.from_numpy(vector[begin:end]).view(shape)
-        begin = end
-    return found
+    return dict(zip(shapes, _cut(vector, shapes.values()), strict=True))
 
 
-def _adopt(parameters: list[Tensor], vector: Array) -> Iterable[tuple[Tensor, Tensor]]:
-    """Yield each parameter with its view of the vector."""
+def _cut(vector: Array, shapes: Iterable[tuple[int, ...]]) -> Iterator[Tensor]:
     begin = 0
-    for parameter in parameters:
-        end = begin + parameter.numel()
-        yield parameter, torch.from_numpy(vector[begin:end]).view(parameter.shape)
+    for shape in shapes:
+        end = begin + math.prod(shape)
+        yield torch.from_numpy(vector[begin:end]).view(shape)
         begin = end
+
+
+def _adopt(parameters: list[Tensor], vector: Array) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each parameter with its view of the vector."""
+    yield from zip(parameters, _cut(vector, (tuple(p.shape) for p in parameters)), strict=True)
 
 
 class FlatParameters:

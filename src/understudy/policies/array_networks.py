@@ -8,7 +8,7 @@ product of a matrix and a vector.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -16,9 +16,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from understudy.data import Array
 from understudy.policies.spaces import has_channels_last, picture_shape
-
-if TYPE_CHECKING:
-    from understudy.policies.tape import Tape
+from understudy.policies.tape import Tape
 
 CONVOLVED = ("a3c_cnn",)
 """Types of encoders that are small enough for it."""

@@ -35,6 +35,11 @@ def supports(spec: PolicySpec) -> bool:
     return spec.activation in ACTIVATIONS and all(e.type in CONVOLVED or not e.learned for e in spec.encoders)
 
 
+def keeps(spec: PolicySpec) -> bool:
+    """Say whether a ``Tape`` is worth it: networks that are covered here and have convolutions to keep."""
+    return supports(spec) and any(encoder.learned for encoder in spec.encoders)
+
+
 class ArrayPolicy:
     """A policy's acting half over NumPy arrays, with the ``predict`` of every other policy."""
 

@@ -10,17 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from understudy.data import Array
-from understudy.policies.array_networks import CONVOLVED
-from understudy.policies.spec import PolicySpec
 
 LONGEST = 256
 """Steps of a rollout that is kept: of one game of 84x84 pixels that is 75 MB."""
-
-
-def suits(spec: PolicySpec) -> bool:
-    """Say whether there is anything to keep of this policy."""
-    learned = [encoder for encoder in spec.encoders if encoder.learned]
-    return bool(learned) and all(encoder.type in CONVOLVED for encoder in learned)
 
 
 class Tape:
