@@ -193,6 +193,7 @@ def test_no_second_process_outlives_its_learner(tmp_path):
         return open(f"/proc/{pid}/stat").read().split()[2] == "Z"
 
     until(gone, 5.0)
+    assert gone()
 
 
 @pytest.mark.parametrize(("hidden", "starts"), [([16], False), ([256, 256], True)])
