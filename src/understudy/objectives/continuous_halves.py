@@ -35,6 +35,8 @@ from understudy.objectives.optimizers import adam_step
 from understudy.objectives.wide_layers import keep_freed_memory
 
 Shapes = Mapping[str, tuple[int, ...]]
+_LINE = 16
+"""Numbers in a cache line. No two processes write to the same one, and none has numbers in two."""
 
 
 class Order(NamedTuple):
@@ -184,7 +186,8 @@ class Half:
         target: Named = own if plan.soft else named_views(memory["target_actor:params"], plan.actor)
         self._target_actor = self._actor if plan.soft else Actor(target, None, plan.activation)
         size = len(memory["actor:params"])
-        cut = slice(0, size // 2) if number == 0 else slice(size // 2, size)
+        middle = size // 2 // _LINE * _LINE
+        cut = slice(0, middle) if number == 0 else slice(middle, size)
         parts = {vector: [torch.from_numpy(memory[f"actor:{vector}"][cut])] for vector in VECTORS}
         followers = [] if plan.soft else [torch.from_numpy(memory["target_actor:params"][cut])]
         self._actor_moved = Moved(parts | {"target": followers}, memory["actor:steps"], plan.eps)
