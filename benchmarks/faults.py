@@ -3,10 +3,11 @@
     python benchmarks/faults.py --kills 20 --hangs 10 --exceptions 10 --json faults.json
 
 Runs of CartPole size with two workers. Kills come from outside at seeded random moments. For exceptions and hangs one
-of the probe's environments is told to fail by a file, at such moments too. A fault is injected only when the last one
-was noticed; runs are begun until all faults of a row are spent. A row says how many faults the runs survived (each was
-replaced and its run reached its env steps), the time from the injection to the start of the replacement, and the
-unfinished episodes that were lost.
+of the probe's environments is told to fail by a file, at such moments too. In the rows ``learner``, of SAC, it is the
+learner's second process that is killed, or stopped for good. A fault is injected only when the last one was noticed;
+runs are begun until all faults of a row are spent. A row says how many faults the runs survived (each was replaced and
+its run reached its env steps), the time from the injection to the start of the replacement, and the unfinished episodes
+that were lost.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from rich.table import Table
 
 from understudy.errors import UserError
 from understudy.loop import train as loop
-from understudy.settings import TrainSettings
 from understudy.training import resolve_training
 from understudy.training_session import TrainSession
 
@@ -41,6 +41,7 @@ EXECUTIONS: dict[str, dict[str, Any]] = {
     "async": {"type": "async"},
     "a3c": {"type": "async", "shared_gradients": True},
     "ray": {"type": "ray"},
+    "learner": {"learner_threads": 2},
 }
 ENVS = {"kill": "CartPole-v1", "exception": "Raising-v0", "hang": "Hanging-v0"}
 console = Console(highlight=False)
@@ -63,15 +64,54 @@ class Row:
     errors: list[str] = field(default_factory=list)
 
 
+class Workers:
+    """The worker processes of a run as victims."""
+
+    def __init__(self, session: TrainSession) -> None:
+        # Whatever has ``restarts``, and ``processes`` or (Ray) ``places`` with a ``pid`` each.
+        self._pool: Any = getattr(session.execution, "pool", session.execution)
+
+    def pid(self, rng: np.random.Generator) -> int | None:
+        """Return one of the processes; None while it starts."""
+        bodies = self._pool.places if hasattr(self._pool, "places") else self._pool.processes
+        found: int | None = bodies[int(rng.integers(len(bodies)))].pid
+        return found
+
+    def noticed(self) -> list[float]:
+        """Return when faults were noticed, in seconds since 1970."""
+        return [failure.time for failure in self._pool.restarts.failures]
+
+
+class SecondProcess:
+    """The one of the learner, which says nothing of times: looked at often."""
+
+    def __init__(self, session: TrainSession) -> None:
+        self._halves: Any = session.learner.core._nets.halves  # type: ignore[union-attr]
+        self._times: list[float] = []
+
+    def pid(self, _: np.random.Generator) -> int | None:
+        """See ``Workers``."""
+        partner = self._halves.partner
+        return partner.pid if partner is not None and partner._ready else None
+
+    def noticed(self) -> list[float]:
+        """See ``Workers``."""
+        self._times += [time.time()] * (self._halves.restarts - len(self._times))
+        return self._times
+
+
 class Injector(threading.Thread):
     """Injects faults into one run at random moments, one at a time."""
 
-    def __init__(self, session: TrainSession, fault: str, flag: Path, most: int, rng: np.random.Generator) -> None:
+    def __init__(self, session: TrainSession, row: Row, flag: Path, most: int, rng: np.random.Generator) -> None:
         super().__init__(daemon=True)
         self.times: list[float] = []
-        self.pool: Any = getattr(session.execution, "pool", session.execution)
-        """Whatever has ``restarts``, and ``processes`` or (Ray) ``places`` with a ``pid`` each."""
-        self._fault, self._flag, self._most, self._rng, self.over = fault, flag, most, rng, threading.Event()
+        self.victims: Workers | SecondProcess = (
+            SecondProcess(session) if row.execution == "learner" else Workers(session)
+        )
+        self._signal = signal.SIGKILL if row.fault == "kill" else signal.SIGSTOP
+        self._by_file = row.fault != "kill" and row.execution != "learner"
+        self._flag, self._most, self._rng, self.over = flag, most, rng, threading.Event()
 
     def run(self) -> None:
         """Until the run is over, or all faults are spent."""
@@ -79,20 +119,18 @@ class Injector(threading.Thread):
             if self.over.wait(self._rng.exponential(0.3)):
                 return
             self._inject()
-            while len(self.pool.restarts.failures) < len(self.times):
+            while len(self.victims.noticed()) < len(self.times):
                 if self.over.wait(0.005):
                     return
 
     def _inject(self) -> None:
-        if self._fault == "kill":
-            bodies = self.pool.places if hasattr(self.pool, "places") else self.pool.processes
-            number = int(self._rng.integers(len(bodies)))
-            while not (pid := bodies[number].pid):  # a Ray actor that is starting tells its process later
+        if not self._by_file:
+            while not (pid := self.victims.pid(self._rng)):
                 if self.over.wait(0.01):
                     return
             self.times.append(time.time())
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, self._signal)
             return
         self._flag.touch()
         while self._flag.exists():
@@ -103,8 +141,20 @@ class Injector(threading.Thread):
         taken.unlink()
 
 
-def settings_of(execution: str, fault: str, flag: Path, env_steps: int, timeout: float, seed: int) -> TrainSettings:
+def settings_of(execution: str, fault: str, flag: Path, env_steps: int, timeout: float, seed: int) -> Any:
     """Describe one run."""
+    if execution == "learner":
+        return resolve_training(
+            {
+                "env": {"id": "Pendulum-v1"},
+                "replay": {"warm_up": 256},
+                "evaluation": {"every": 0, "final": 0},
+                "execution": {**EXECUTIONS[execution], "worker_timeout": timeout, "restarts": 10_000},
+                "stop": {"env_steps": env_steps},
+                "seed": seed,
+            },
+            "sac",
+        )
     kwargs = {} if fault == "kill" else {"flag": str(flag), "after": 1}
     name = ENVS[fault] if fault == "kill" else f"understudy.envs.probes:understudy/{ENVS[fault]}"
     return resolve_training(
@@ -127,7 +177,7 @@ def one_run(row: Row, most: int, env_steps: int, timeout: float, rng: np.random.
         flag = Path(folder) / "flag"
         settings = settings_of(row.execution, row.fault, flag, env_steps, timeout, row.runs)
         session = TrainSession(settings, Path(folder) / "run")
-        injector = Injector(session, row.fault, flag, most, rng)
+        injector = Injector(session, row, flag, most, rng)
 
         def report(metrics: dict[str, Any]) -> None:
             # From the first rollout on: what dies while it starts is another story, and the tests'.
@@ -142,7 +192,7 @@ def one_run(row: Row, most: int, env_steps: int, timeout: float, rng: np.random.
             injector.over.set()
             if injector.is_alive():
                 injector.join()
-            failures = list(injector.pool.restarts.failures)
+            noticed = list(injector.victims.noticed())
             session.close()
         complete = session.progress.env_steps >= env_steps
         row.runs += 1
@@ -150,7 +200,7 @@ def one_run(row: Row, most: int, env_steps: int, timeout: float, rng: np.random.
         row.injected += len(injector.times)
         row.survived += len(injector.times) if complete else 0
         row.lost_episodes += session.execution.faults.lost_episodes
-        row.seconds += [failure.time - begun for begun, failure in zip(injector.times, failures, strict=False)]
+        row.seconds += [then - begun for begun, then in zip(injector.times, noticed, strict=False)]
 
 
 def row_of(execution: str, fault: str, count: int, env_steps: int, timeout: float, seed: int) -> Row:
@@ -188,7 +238,7 @@ def main() -> None:
     parser.add_argument("--hangs", type=int, default=10, help="per execution [10]")
     parser.add_argument("--exceptions", type=int, default=10, help="per execution [10]")
     parser.add_argument("--executions", nargs="*", default=list(EXECUTIONS), choices=list(EXECUTIONS))
-    parser.add_argument("--env-steps", type=int, default=60_000, help="of a run [60000]")
+    parser.add_argument("--env-steps", type=int, default=60_000, help="of a run; a sixth in the rows learner [60000]")
     parser.add_argument("--timeout", type=float, default=2.0, help="worker_timeout in seconds [2]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
@@ -198,9 +248,13 @@ def main() -> None:
         if execution == "ray" and not (find_spec("understudy.execution.ray_execution") and find_spec("ray")):
             console.print("ray: not installed, no row")
             continue
-        for fault, count in (("kill", arguments.kills), ("exception", arguments.exceptions), ("hang", arguments.hangs)):
+        counts = {"kill": arguments.kills, "exception": arguments.exceptions, "hang": arguments.hangs}
+        env_steps = arguments.env_steps
+        if execution == "learner":  # an update for every step; what it raises, the tests cause
+            counts["exception"], env_steps = 0, env_steps // 6
+        for fault, count in counts.items():
             if count:
-                rows.append(row_of(execution, fault, count, arguments.env_steps, arguments.timeout, arguments.seed))
+                rows.append(row_of(execution, fault, count, env_steps, arguments.timeout, arguments.seed))
     print_rows(rows, arguments.timeout)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
