@@ -64,6 +64,25 @@ def test_kernel_and_autograd_give_the_same_student(case):
         np.testing.assert_allclose(array, results[1][1][name], atol=2e-4, err_msg=name)
 
 
+@pytest.mark.parametrize("sizes", [(400, 400, 400), (100, 400, 100), (400, 1000, 400)])
+@pytest.mark.parametrize("kernel", ["true", "false"])
+def test_what_was_forgotten_is_not_learnt(kernel, sizes):
+    teacher, family, actions, distance = CASES["mse"]
+    chosen = settings(**{"learning.kernel": kernel, "learning.lr": "1e-2", "learning.average": 0})
+    learner, data = make_learner(student(family, actions), teacher, distance, chosen), Dataset(1000)
+    rng = np.random.default_rng(0)
+    for turn, samples in enumerate(sizes):
+        obs = rng.normal(size=(samples, 4)).astype(np.float32)
+        said = np.full((samples, 2), (-1) ** turn * 0.8, np.float32)
+        data.clear()
+        data.extend({"obs:": obs, "params": said, "episode_start": np.zeros(samples, bool)})
+        assert data.size == samples
+        loss = learner.update(data, 300, 0)["loss"]
+        assert loss < (0.5 if turn else 0.1)
+        answers, _ = learner._student.label(obs)
+        np.testing.assert_allclose(answers.params, said, atol=0.15)
+
+
 @pytest.mark.parametrize("kind", ["kernel", "autograd", "lstm"])
 def test_a_restored_learner_goes_on_bit_for_bit(kind):
     teacher, family, actions, distance = CASES["mse"]

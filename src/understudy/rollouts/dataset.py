@@ -27,7 +27,7 @@ class Dataset:
         self.columns: dict[str, Array] = {}
         self.size = 0
         self.added = 0
-        """Samples ever added."""
+        """Samples ever added, and places that were passed over; what ``capacity`` leaves of it is the next place."""
         self.latest = slice(0, 0)
         """Where the samples of the last ``append`` or ``extend`` stand."""
 
@@ -64,8 +64,9 @@ class Dataset:
         return where
 
     def clear(self) -> None:
-        """Forget every sample (re-collection without aggregation)."""
-        self.size = self.added = 0
+        """Forget every sample (re-collection without aggregation); the next one stands at the front."""
+        self.added += -self.added % self.capacity  # never back: who keeps something of the samples goes by it
+        self.size = 0
 
     def indices(self, rng: np.random.Generator, batch_size: int) -> Array:
         """Return ``batch_size`` sample numbers, in windows: [batch_size // window, window]."""
