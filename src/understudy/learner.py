@@ -167,10 +167,10 @@ class AutogradLearner:
         mask = take(columns["mask"]) if "mask" in columns else None
         if not recurrent:
             return Batch(obs, target, mask=mask)
-        starts = take(columns["episode_start"])
+        starts = torch.as_tensor(columns["episode_start"][index])  # on the CPU, see ``remember``
         # What happened before the sequence is unknown: steps before the memory is warm count only if it began afresh.
-        warm = torch.arange(len(index), device=self._device)[:, None] >= self._settings.burn_in
-        valid = (warm | (starts.cumsum(dim=0) > 0)).float()
+        warm = torch.arange(len(index))[:, None] >= self._settings.burn_in
+        valid = (warm | (starts.cumsum(dim=0) > 0)).float().to(self._device)
         state = self._student.initial_state(index.shape[1])
         return Batch(obs, target, state, starts, valid, mask)
 

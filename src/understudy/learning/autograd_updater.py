@@ -71,9 +71,9 @@ class AutogradUpdater:
 
     def _move(self, array: Array) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self._device.type == "cuda":
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def load(self, rollout: Rollout, tape: Tape | None = None) -> None:
         """Bring the rollout to the device once for all epochs."""
@@ -85,7 +85,7 @@ class AutogradUpdater:
         self._obs = laid_out(self._policy.spec, map_obs(self._move, obs))
         choice = np.reshape(trace.choice, (-1, *trace.choice.shape[2:])) if flat else trace.choice
         self._choice = self._move(choice)
-        self._starts = None if flat else self._move(rollout.episode_start)
+        self._starts = None if flat else torch.from_numpy(rollout.episode_start)  # on the CPU, see ``remember``
         self._state = None if flat else unpack_state(self._policy, self._move(trace.state))
 
     def teach(self, labels: Sequence[Mapping[str, Array] | None], own: Array | None = None) -> None:
@@ -109,7 +109,7 @@ class AutogradUpdater:
             if self._recurrent:
                 output = unit_output(self._policy, Batch(self._obs, None, self._state, self._starts))
                 after = map_obs(lambda a: a[None], last)
-                value = self._policy(after, output.state, self._move(trace.last_start[None])).value
+                value = self._policy(after, output.state, torch.from_numpy(trace.last_start[None])).value
                 last_value = value[0]
                 params, values = output.params, output.value
             else:
@@ -132,13 +132,13 @@ class AutogradUpdater:
         """See ``Updater``."""
         flat = not self._recurrent
         self._columns = [self._move(np.ravel(column) if flat else column) for column in columns]
-        self._order = None if order is None else self._move(order)
+        self._orders = {} if order is None else {"cpu": torch.from_numpy(order), self._device.type: self._move(order)}
 
     def _take(self, tensor: Tensor, begin: int, end: int) -> Tensor:
         dim = 1 if self._recurrent else 0
-        if self._order is None:
+        if not self._orders:
             return tensor.narrow(dim, begin, end - begin)
-        return rows(tensor, dim, self._order[begin:end])
+        return rows(tensor, dim, self._orders[tensor.device.type][begin:end])
 
     def step(self, begin: int, end: int, lr: float, env_steps: int) -> None:
         """See ``Updater``."""

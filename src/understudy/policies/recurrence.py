@@ -30,7 +30,8 @@ def remember(
         memory: With layers of one width.
         features: [T, B, F].
         state: Before the first step; None for zeros.
-        episode_start: [T, B] bool, where the state is reset before the step; None: nowhere.
+        episode_start: [T, B] bool, where the state is reset before the step; None: nowhere. Runs are found on the CPU,
+            which waits for nothing if this lies there.
         tape: What acting computed of these steps, with these weights.
     """
     steps, batch = features.shape[:2]
@@ -38,7 +39,7 @@ def remember(
     if episode_start is None:
         out, h, c = _through(memory, features, h, c, tape, slice(0, steps))
         return out.flatten(0, 1), (h, c)
-    keep = 1.0 - episode_start.to(features.dtype)
+    keep = 1.0 - episode_start.to(features.device, features.dtype, non_blocking=True)
     if steps == 1 and features.dtype == h.dtype and not torch.is_grad_enabled():
         return _one_step(memory, features[0], h * keep[0].view(1, -1, 1), c * keep[0].view(1, -1, 1))
     cuts = [0, *(torch.nonzero(episode_start[1:].any(dim=1)).flatten() + 1).tolist(), steps]

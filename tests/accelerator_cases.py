@@ -1,0 +1,118 @@
+"""Learning on a device other than the CPU: the same weights, nothing mixed, and no step that waits for the device.
+
+``test_accelerator.py`` runs these tests in a process of their own.
+"""
+
+import accelerator
+import numpy as np
+import pytest
+import torch
+
+from test_learner import CASES, dataset, settings, student
+
+import understudy
+from understudy import checks
+from understudy.learner import AutogradLearner, make_learner
+from understudy.learning.autograd_updater import AutogradUpdater
+from understudy.policies.weights import named_arrays
+from understudy.training import resolve_training, train
+
+pytestmark = pytest.mark.skipif(not accelerator.AVAILABLE, reason="this PyTorch has no devices written in Python")
+CARTPOLE = {"env": {"id": "CartPole-v1"}, "rollout": {"num_envs": 4, "steps": 16}, "stop": {"env_steps": 128}}
+PENDULUM = CARTPOLE | {"env": {"id": "Pendulum-v1"}}
+PONG = {
+    "env": {"id": "ALE/Pong-v5", "wrappers": [{"type": "atari"}]},
+    "rollout": {"num_envs": 2, "steps": 8},
+    "stop": {"env_steps": 32},
+}
+GRID = {
+    "env": {"backend": "gymnasium"}, "execution": {"type": "single"},
+    "rollout": {"num_envs": 4, "steps": 8}, "update": {"minibatch": 16, "epochs": 2}, "stop": {"env_steps": 64},
+}  # fmt: skip
+MINIBATCHES = {"update": {"minibatch": 32, "epochs": 2}}
+
+
+@pytest.fixture
+def on(monkeypatch, tmp_path):
+    """Return a function that trains on a device and returns the weights."""
+    monkeypatch.setattr(checks, "check_device", lambda name: None)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+
+    def run(device, preset, settings):
+        update = {"kernel": False} | settings.get("update", {})
+        own = {"device": device, "seed": 3, "evaluation": {"every": 0, "final": 0}, "update": update}
+        result = train(settings=resolve_training(settings | own, preset), run=tmp_path / device)
+        return {name: array.copy() for name, array in named_arrays(result.policy).items()}
+
+    return run
+
+
+def watched(monkeypatch, kind, method, device):
+    """Return a list to which every call of the method adds what it waited for."""
+    found, call = [], getattr(kind, method)
+
+    def call_and_note(self, *args):
+        before = len(device.waits)
+        result = call(self, *args)
+        found.append(device.waits[before:])
+        return result
+
+    monkeypatch.setattr(kind, method, call_and_note)
+    return found
+
+
+def close(one, other):
+    """Compare weights."""
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], rtol=0, atol=3e-6, err_msg=name)
+
+
+ACTOR_CRITIC = {
+    "ppo": ("ppo", CARTPOLE | MINIBATCHES),
+    "ppo, continuous, normalised": ("ppo", PENDULUM | MINIBATCHES | {"policy": {"normalize": True}}),
+    "ppo, target KL": ("ppo", CARTPOLE | MINIBATCHES | {"objective": {"value_clip": 0.2}}),
+    "ppo, lstm": ("ppo", CARTPOLE | MINIBATCHES | {"policy": {"lstm": 16}}),
+    "ppo, gru": ("ppo", CARTPOLE | MINIBATCHES | {"policy": {"lstm": 16, "cell": "gru"}}),
+    "a2c": ("a2c", CARTPOLE),
+    "reinforce": ("reinforce", CARTPOLE),
+    "pong": ("ppo", PONG | {"update": {"minibatch": 8, "epochs": 2}}),
+    "impala": ("impala", PONG | {"execution": {"type": "single"}}),
+    "babyai": ("ppo-babyai-gotolocal", GRID),
+    "doorkey": ("ppo-minigrid-doorkey", GRID),
+}
+
+
+@pytest.mark.parametrize("case", ACTOR_CRITIC)
+def test_actor_critics_learn_there_as_here(case, on, monkeypatch):
+    preset, settings = ACTOR_CRITIC[case]
+    here = on("cpu", preset, settings)
+    with accelerator.Accelerator() as device:
+        waits = watched(monkeypatch, AutogradUpdater, "step", device)
+        there = on(accelerator.NAME, preset, settings)
+    close(here, there)
+    assert len(waits) > 1
+    assert waits == [[]] * len(waits)
+
+
+@pytest.mark.parametrize("options", [{}, {"lstm": 8}, {"lstm": 8, "cell": "gru"}])
+@pytest.mark.parametrize("case", CASES)
+def test_students_are_fitted_there_as_here(case, options):
+    teacher, family, actions, distance = CASES[case]
+    data = dataset(teacher, 20 if options else 1)
+    chosen = {"learning.kernel": False, "learning.sequence": 20, "learning.burn_in": 4}
+
+    def learn(place):
+        learner = make_learner(student(family, actions, **options), teacher, distance, settings(**chosen, device=place))
+        assert isinstance(learner, AutogradLearner)
+        learner.update(data, 2, 0)  # the device's own beginnings
+        return learner, lambda: learner.update(data, 10, 0)
+
+    here, go_on = learn("cpu")
+    go_on()
+    with accelerator.Accelerator() as device:
+        there, go_on = learn(accelerator.NAME)
+        device.waits.clear()
+        go_on()
+        assert len(device.waits) <= 5  # the loss and its parts, at the end
+        close(here.weights(), there.weights())
