@@ -3,14 +3,12 @@
 ``test_accelerator.py`` runs these tests in a process of their own.
 """
 
-import accelerator
 import numpy as np
 import pytest
 import torch
 
+import accelerator
 from test_learner import CASES, dataset, settings, student
-
-import understudy
 from understudy import checks
 from understudy.learner import AutogradLearner, make_learner
 from understudy.learning.autograd_updater import AutogradUpdater
