@@ -48,6 +48,15 @@ class Remote(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
+    @property
+    def data(self) -> Remote:
+        """The same memory, without history."""
+        return Remote(self.raw)
+
+    @data.setter
+    def data(self, other: Remote) -> None:
+        self.raw = other.raw
+
     def tolist(self) -> Any:
         """Wait, and return numbers."""
         return self.cpu().tolist()

@@ -12,6 +12,7 @@ from test_learner import CASES, dataset, settings, student
 from understudy import checks
 from understudy.learner import AutogradLearner, make_learner
 from understudy.learning.autograd_updater import AutogradUpdater
+from understudy.learning.q_learner import QLearner
 from understudy.policies.weights import named_arrays
 from understudy.training import resolve_training, train
 
@@ -114,3 +115,28 @@ def test_students_are_fitted_there_as_here(case, options):
         go_on()
         assert len(device.waits) <= 5  # the loss and its parts, at the end
         close(here.weights(), there.weights())
+
+
+REPLAYED = {"replay": {"warm_up": 64, "batch_size": 32}, "update": {"target_every": 10, "update_to_data": 0.5}}
+Q_LEARNING = {
+    "dqn": ("dqn", CARTPOLE | REPLAYED),
+    "double-dqn": ("double-dqn", CARTPOLE | REPLAYED),
+    "dueling": ("dueling", CARTPOLE | REPLAYED),
+    "c51": ("c51", CARTPOLE | REPLAYED),
+    "qr-dqn": ("qr-dqn", CARTPOLE | REPLAYED),
+    "pictures": ("dqn", PONG | REPLAYED | {"replay": {"warm_up": 16, "batch_size": 8, "capacity": 1000}}),
+}
+PRIORITISED = {"per": ("per", CARTPOLE | REPLAYED), "rainbow": ("rainbow", CARTPOLE | REPLAYED)}
+
+
+@pytest.mark.parametrize("case", [*Q_LEARNING, *PRIORITISED])
+def test_action_values_are_learnt_there_as_here(case, on, monkeypatch):
+    preset, settings = (Q_LEARNING | PRIORITISED)[case]
+    here = on("cpu", preset, settings)
+    with accelerator.Accelerator() as device:
+        waits = watched(monkeypatch, QLearner, "update", device)
+        there = on(accelerator.NAME, preset, settings)
+    close(here, there)
+    assert len(waits) > 4
+    # The replay is on the CPU, and priorities come from the device.
+    assert [len(each) for each in waits] == [1 if case in PRIORITISED else 0] * len(waits)

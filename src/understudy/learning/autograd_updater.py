@@ -18,7 +18,7 @@ from understudy.objectives.objective import Objective, Term, unit_output
 from understudy.objectives.optimizers import Adam, Optimizer, RMSprop
 from understudy.policies import distributions
 from understudy.policies.pictures import laid_out, rows
-from understudy.policies.policy import Policy
+from understudy.policies.policy import Policy, on_device
 from understudy.policies.tape import Tape
 from understudy.settings.train import ObjectiveSettings, UpdateSettings
 
@@ -70,10 +70,7 @@ class AutogradUpdater:
         return torch.autocast(self._device.type, torch.bfloat16) if bf16 else nullcontext()
 
     def _move(self, array: Array) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self._device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        return on_device(array, self._device)
 
     def load(self, rollout: Rollout, tape: Tape | None = None) -> None:
         """Bring the rollout to the device once for all epochs."""

@@ -152,8 +152,8 @@ class AutogradUpdates:
         if order.moves:
             assert noise is not None
             log_prob = self._move_actor(x, noise, order, term, batch)
-        norm = nets.actor_flat.norm if order.moves else math.nan
-        return Outcome(loss, target, error, nets.critics_flat.norm, log_prob, norm)
+        norm = float(nets.actor_flat.norm) if order.moves else math.nan
+        return Outcome(loss, target, error, float(nets.critics_flat.norm), log_prob, norm)
 
     @torch.no_grad()
     def _next_values(self, x: Array, noise: Array, order: Order) -> Array:
@@ -237,7 +237,7 @@ class KernelUpdates(AutogradUpdates):
         log_prob, actor_norm = np.zeros(n, np.float32), math.nan
         if taught:
             assert noise is not None
-            log_prob, actor_norm = self._move_actor(x, noise, order, term, batch), self._nets.actor_flat.norm
+            log_prob, actor_norm = self._move_actor(x, noise, order, term, batch), float(self._nets.actor_flat.norm)
         elif order.moves:
             actor_norm = math.sqrt(desk["actor_squares"].sum())
             log_prob = desk["log_prob"][:n] if self._soft else log_prob

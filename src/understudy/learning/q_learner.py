@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from understudy.data import Array
+from understudy.data import Array, map_obs
 from understudy.learning.sums import Sums
 from understudy.objectives import off_policy, q_kernel
 from understudy.objectives.flat_parameters import FlatParameters, Target
 from understudy.objectives.q_kernel import QKernel
 from understudy.objectives.schedules import parse
-from understudy.policies.policy import Policy, as_tensors
+from understudy.policies.policy import Policy, as_tensors, on_device
 from understudy.policies.q_network import QNetwork
 from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Mixture
@@ -35,7 +35,8 @@ class QLearner:
 
     def __init__(self, policy: Policy, settings: QLearningSettings, term: ValueTerm | None = None) -> None:
         """Build network, target network and optimiser; the policy learns in place."""
-        self.policy, self._settings, self._term = policy, settings, term
+        self._device = torch.device(settings.device)
+        self.policy, self._settings, self._term = policy.to(self._device), settings, term
         self._net = QNetwork(policy, settings.policy.dueling, settings.policy.noisy)
         online = self._net.parameters
         self._flat = FlatParameters(online.values(), settings.update.eps, settings.update.max_grad_norm)
@@ -44,10 +45,12 @@ class QLearner:
         self._rng = np.random.default_rng((settings.seed, 3))
         self._epsilon = parse(settings.exploration.epsilon, "exploration.epsilon", settings.stop.env_steps)
         support = policy.spec.support
-        self._atoms = off_policy.support(support[0], support[1], policy.spec.quantiles) if support else None
+        atoms = off_policy.support(support[0], support[1], policy.spec.quantiles) if support else None
+        self._atoms = None if atoms is None else atoms.to(self._device)
         objective, plain = settings.objective, not self._net.changed and settings.objective.distribution == "none"
         self._kernel: QKernel | None = None
-        if settings.update.kernel and plain and term is None and q_kernel.supports(policy.spec):
+        here = self._device.type == "cpu"
+        if settings.update.kernel and here and plain and term is None and q_kernel.supports(policy.spec):
             self._kernel = QKernel(policy, self._target, objective.double)
         self._updates = 0
         self._sums = Sums()
@@ -64,7 +67,7 @@ class QLearner:
         """Return the weights that explore: of noisy networks, with fresh noise for every rollout."""
         if not self._settings.policy.noisy:
             return self.weights()
-        self._net.write(self._net.noise(self._rng))
+        self._net.write(self._noise())
         arrays = {name: array.copy() for name, array in named_arrays(self.policy).items()}
         self._net.write()
         return arrays
@@ -74,6 +77,12 @@ class QLearner:
         self._net.write()
         return named_arrays(self.policy)
 
+    def _noise(self) -> dict[str, Tensor]:
+        return {name: e.to(self._device, non_blocking=True) for name, e in self._net.noise(self._rng).items()}
+
+    def _move(self, array: Array) -> Tensor:
+        return on_device(array, self._device)
+
     def update(self, batch: ReplayBatch, lr: float) -> Array | None:
         """Take one gradient step; returns the absolute TD errors [N] where priorities need them."""
         errors = self._descend(batch, lr) if self._kernel is None else self._descend_by_hand(self._kernel, batch, lr)
@@ -81,42 +90,44 @@ class QLearner:
         update = self._settings.update
         if self._updates % update.target_every == 0:
             self._follower.follow(update.tau)
-        return errors if self._settings.replay.prioritised else None
+        if not self._settings.replay.prioritised:
+            return None
+        found: Array = errors.abs().cpu().numpy()
+        return found
 
-    def _descend(self, batch: ReplayBatch, lr: float) -> Array:
-        """Take the step by autograd; returns the absolute TD errors [N]."""
-        obs, action = as_tensors(batch.obs), torch.from_numpy(batch.action)
+    def _descend(self, batch: ReplayBatch, lr: float) -> Tensor:
+        """Take the step by autograd; returns the TD errors [N]."""
+        obs, action = map_obs(self._move, batch.obs), self._move(batch.action)
         target = self._targets(batch)
-        out = self._net(self._net.parameters, obs, self._net.noise(self._rng))  # [N, K, n]
+        out = self._net(self._net.parameters, obs, self._noise())  # [N, K, n]
         each, errors = self._losses(off_policy.pick(out, action), target)
-        loss = (each * torch.from_numpy(batch.weight)).mean()
+        loss = (each * self._move(batch.weight)).mean()
         self._sums.add(td_loss=loss)
         if self._term is not None:
             loss = loss + self._term.loss(self._values(out), batch)
         self._flat.descend(loss, lr)
         self._sums.add(loss=loss, q=self._values(out.detach()).amax(dim=1).mean(), grad_norm=self._flat.norm)
-        found: Array = errors.detach().abs().numpy()
-        return found
+        return errors.detach()
 
-    def _descend_by_hand(self, kernel: QKernel, batch: ReplayBatch, lr: float) -> Array:
-        """Take the same step by the hand-derived gradients of ``objectives.q_kernel``."""
+    def _descend_by_hand(self, kernel: QKernel, batch: ReplayBatch, lr: float) -> Tensor:
+        """Take the same step by the hand-derived gradients of ``objectives.q_kernel``; returns the same."""
         with torch.no_grad():
             x, after = (self.policy.encode(as_tensors(obs)) for obs in (batch.obs, batch.next_obs))
         target = batch.reward + batch.discount * kernel.next_values(after)
         loss, errors, greatest = kernel.gradients(x, batch.action, target, batch.weight)
         self._flat.step(lr)
         self._sums.add(td_loss=loss, loss=loss, q=float(greatest.mean()), grad_norm=self._flat.norm)
-        return np.abs(errors)
+        return torch.from_numpy(errors)
 
     @torch.no_grad()
     def _targets(self, batch: ReplayBatch) -> Tensor:
         """Return [N] values, [N, K] probabilities, or [N, K] quantiles of the return."""
-        after = as_tensors(batch.next_obs)
-        reward, discount = torch.from_numpy(batch.reward), torch.from_numpy(batch.discount)
-        out = self._net(self._target, after, self._net.noise(self._rng))  # [N, K, n]
+        after = map_obs(self._move, batch.next_obs)
+        reward, discount = self._move(batch.reward), self._move(batch.discount)
+        out = self._net(self._target, after, self._noise())  # [N, K, n]
         judged = chooser = self._values(out)
         if self._settings.objective.double:
-            chooser = self._values(self._net(self._net.parameters, after, self._net.noise(self._rng)))
+            chooser = self._values(self._net(self._net.parameters, after, self._noise()))
         choice = chooser.argmax(dim=1)
         if self._settings.objective.distribution == "none":
             return off_policy.td_target(reward, discount, off_policy.pick(judged, choice))
@@ -150,7 +161,7 @@ class QLearner:
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return arrays beside the policy's own, and JSON-able data."""
         arrays, data = self._flat.state()
-        arrays["target"] = self._follower.vector.numpy()
+        arrays["target"] = self._follower.vector.cpu().numpy()
         return arrays, {"adam": data, "updates": self._updates, "rng": self._rng.bit_generator.state}
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:

@@ -59,7 +59,7 @@ class ReplayTeacher:
         """Return lambda times the mean distance; the student says action values [N, n] or parameters [N, P]."""
         if self._now == 0:
             return student.new_zeros(())
-        params = self.teacher.label(batch.obs)[0].params
+        params = self.teacher.label(batch.obs)[0].params.to(student.device)
         if self._distance is None:
             inverse = 1 / self._temperature if self.teacher.family.name == "q_values" else 1.0
             each = off_policy.softmax_kl((params * inverse).log_softmax(dim=-1), student, self._temperature)

@@ -79,7 +79,60 @@ class FlatAdam:
             UserError: It belongs to another network.
         """
         for name, array in (("params", self.params), ("m", self._m), ("v", self._v)):
-            if name not in arrays or arrays[name].shape != array.shape:
-                raise UserError("the optimiser state does not fit this student; resume with the same network")
+            _check_size(arrays.get(name), array.shape)
             array[:] = arrays[name]
         self._steps.fill_(data["steps"])
+
+
+class TensorAdam:
+    """The peer of ``FlatAdam`` on another device, where no step waits for a number.
+
+    Attributes:
+        params: [size], changed in place.
+        grad: [size], filled by the owner before each step, which may scale it.
+        norm: [] of the last step's gradient before clipping.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        device: torch.device,
+        max_grad_norm: float | None = None,
+        eps: float = 1e-8,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        """Begin at parameters 0; see ``FlatAdam``."""
+        self.params, self.grad, self._m, self._v = (torch.zeros(size, device=device) for _ in VECTORS)
+        self._steps = torch.zeros((), device=device)
+        self._max_grad_norm, self._eps, self._betas = max_grad_norm, eps, betas
+        self.norm = torch.full((), math.nan, device=device)
+
+    def step(self, lr: float) -> None:
+        """Clip the gradient and take one step."""
+        self.norm = torch.linalg.vector_norm(self.grad)
+        if self._max_grad_norm is not None:
+            self.grad.mul_((self._max_grad_norm / (self.norm + 1e-6)).clamp_(max=1.0))
+        self._steps.add_(1)
+        vectors = [self.params], [self.grad], [self._m], [self._v]
+        adam_step(*vectors, [self._steps], lr, self._eps, self._betas)
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """See ``FlatAdam``."""
+        arrays = {"params": self.params, "m": self._m, "v": self._v}
+        return {name: vector.cpu().numpy().copy() for name, vector in arrays.items()}, {"steps": int(self._steps)}
+
+    def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
+        """See ``FlatAdam``.
+
+        Raises:
+            UserError: It belongs to another network.
+        """
+        for name, vector in (("params", self.params), ("m", self._m), ("v", self._v)):
+            _check_size(arrays.get(name), tuple(vector.shape))
+            vector.copy_(torch.from_numpy(arrays[name]))
+        self._steps.fill_(data["steps"])
+
+
+def _check_size(array: Array | None, shape: tuple[int, ...]) -> None:
+    if array is None or array.shape != shape:
+        raise UserError("the optimiser state does not fit this student; resume with the same network")

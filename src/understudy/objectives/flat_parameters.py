@@ -6,28 +6,27 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from understudy.data import Array
-from understudy.objectives.flat_adam import FlatAdam
+from understudy.objectives.flat_adam import FlatAdam, TensorAdam
 
 
 def named_views(vector: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Cut a vector into tensors of these shapes, in their order."""
-    return dict(zip(shapes, _cut(vector, shapes.values()), strict=True))
+    return dict(zip(shapes, _cut(torch.from_numpy(vector), shapes.values()), strict=True))
 
 
-def _cut(vector: Array, shapes: Iterable[tuple[int, ...]]) -> Iterator[Tensor]:
+def _cut(vector: Tensor, shapes: Iterable[tuple[int, ...]]) -> Iterator[Tensor]:
     begin = 0
     for shape in shapes:
         end = begin + math.prod(shape)
-        yield torch.from_numpy(vector[begin:end]).view(shape)
+        yield vector[begin:end].view(shape)
         begin = end
 
 
-def _adopt(parameters: list[Tensor], vector: Array) -> Iterator[tuple[Tensor, Tensor]]:
+def _adopt(parameters: list[Tensor], vector: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield each parameter with its view of the vector."""
     yield from zip(parameters, _cut(vector, (tuple(p.shape) for p in parameters)), strict=True)
 
@@ -47,15 +46,28 @@ class FlatParameters:
         max_grad_norm: float,
         memory: Mapping[str, Array] | None = None,
     ) -> None:
-        """Take the parameters over; 0 for no limit of the gradient's norm, ``memory`` as in ``FlatAdam``."""
+        """Take the parameters over, on the device where they are.
+
+        Args:
+            parameters: Leaves, all on one device.
+            eps: Of Adam.
+            max_grad_norm: 0 for no limit.
+            memory: As in ``FlatAdam``; on the CPU alone.
+        """
         taken = list(parameters)
-        self._adam = FlatAdam(sum(p.numel() for p in taken), max_grad_norm or None, eps, memory=memory)
-        self.vector, self.grad = torch.from_numpy(self._adam.params), torch.from_numpy(self._adam.grad)
+        size, limit, device = sum(p.numel() for p in taken), max_grad_norm or None, taken[0].device
+        self._adam: FlatAdam | TensorAdam
+        if device.type == "cpu":
+            self._adam = here = FlatAdam(size, limit, eps, memory=memory)
+            self.vector, self.grad = torch.from_numpy(here.params), torch.from_numpy(here.grad)
+        else:
+            self._adam = there = TensorAdam(size, device, limit, eps)
+            self.vector, self.grad = there.params, there.grad
         with torch.no_grad():
-            for parameter, view in _adopt(taken, self._adam.params):
+            for parameter, view in _adopt(taken, self.vector):
                 view.copy_(parameter)
                 parameter.data = view
-        for parameter, view in _adopt(taken, self._adam.grad):
+        for parameter, view in _adopt(taken, self.grad):
             parameter.grad = view
 
     def descend(self, loss: Tensor, lr: float) -> None:
@@ -69,8 +81,8 @@ class FlatParameters:
         self._adam.step(lr)
 
     @property
-    def norm(self) -> float:
-        """Of the last gradient, before clipping."""
+    def norm(self) -> float | Tensor:
+        """Of the last gradient, before clipping; a number on the CPU, [] elsewhere."""
         return self._adam.norm
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -97,10 +109,9 @@ class Target:
         The vector is the array ``params`` of ``memory`` if there is one.
         """
         self._source = source.vector
-        array = np.empty_like(source.vector.numpy()) if memory is None else memory["params"]
-        array[:] = source.vector.numpy()
-        self.vector = torch.from_numpy(array)
-        for parameter, view in _adopt(list(parameters), array):
+        self.vector = torch.empty_like(source.vector) if memory is None else torch.from_numpy(memory["params"])
+        self.vector.copy_(source.vector)
+        for parameter, view in _adopt(list(parameters), self.vector):
             parameter.data = view
             parameter.requires_grad_(False)
 

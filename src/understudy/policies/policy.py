@@ -37,6 +37,12 @@ def as_tensors(obs: Any, device: torch.device | str = "cpu") -> Any:
     return map_obs(lambda a: torch.as_tensor(np.asarray(a), device=device), obs)
 
 
+def on_device(array: Array, device: torch.device) -> Tensor:
+    """Return an array as a tensor there; to a GPU it goes through pinned memory, so that nobody waits for it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
 class Policy(nn.Module):
     """A policy network built from a ``PolicySpec``.
 

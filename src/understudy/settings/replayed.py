@@ -83,6 +83,7 @@ class QLearningSettings(ReplayedSettings):
     policy: QNetworkSettings = doc("", factory=QNetworkSettings)
     objective: QObjective = doc("", factory=QObjective)
     exploration: QExploration = doc("", factory=QExploration)
+    device: str = doc("cpu or cuda", "cpu")
 
     @property
     def schedules(self) -> dict[str, str]:
