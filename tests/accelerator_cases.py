@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import accelerator
+import understudy
 from test_learner import CASES, dataset, settings, student
 from understudy import checks
 from understudy.learner import AutogradLearner, make_learner
@@ -140,3 +141,31 @@ def test_action_values_are_learnt_there_as_here(case, on, monkeypatch):
     assert len(waits) > 4
     # The replay is on the CPU, and priorities come from the device.
     assert [len(each) for each in waits] == [1 if case in PRIORITISED else 0] * len(waits)
+
+
+KICKSTARTS = {
+    "kickstarting": (["kickstarting", "ppo"], MINIBATCHES),
+    "with memory": (["kickstarting", "ppo"], MINIBATCHES | {"policy": {"lstm": 16}}),
+    "eer": (["eer", "ppo"], MINIBATCHES),
+    "n-distill": (["n-distill", "ppo"], MINIBATCHES),
+    "qdagger": (["qdagger"], REPLAYED | {"teaching": {"offline_steps": 64, "offline_updates": 8, "weight": "1"}}),
+}
+
+
+@pytest.mark.parametrize("case", KICKSTARTS)
+def test_kickstarted_there_as_here(case, on, tmp_path):
+    preset, settings = KICKSTARTS[case]
+    kind = "dqn" if case == "qdagger" else "ppo"
+    on("cpu", kind, CARTPOLE | (REPLAYED if kind == "dqn" else MINIBATCHES))
+
+    def learn(device):
+        own = {"device": device, "seed": 3, "evaluation": {"every": 0, "final": 0}}
+        own["update"] = {"kernel": False} | settings.get("update", {})
+        whole = CARTPOLE | settings | own
+        result = understudy.kickstart(None, tmp_path / "cpu", preset, whole, run=tmp_path / f"taught-{device}")
+        return {name: array.copy() for name, array in named_arrays(result.policy).items()}
+
+    here = learn("cpu")
+    with accelerator.Accelerator():
+        there = learn(accelerator.NAME)
+    close(here, there)

@@ -68,7 +68,7 @@ def project(probs: Tensor, reward: Tensor, discount: Tensor, atoms: Tensor) -> T
         [N, K] probabilities, whose sum over K is that of ``probs``.
     """
     count, step = len(atoms), atoms[1] - atoms[0]
-    moved = td_target(reward, discount, atoms.expand_as(probs)).clamp(float(atoms[0]), float(atoms[-1]))
+    moved = td_target(reward, discount, atoms.expand_as(probs)).clamp(atoms[0], atoms[-1])
     place = ((moved - atoms[0]) / step).clamp(0, count - 1)
     low = place.floor()
     above = place - low  # share of the upper neighbour
