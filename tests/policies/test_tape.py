@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from understudy.data import EnvSpec
+from understudy.envs.base import Step
+from understudy.execution import station as stations
+from understudy.execution.base import Setup
 from understudy.learning.actor_critic import ActorCritic
 from understudy.policies import tape as tapes
 from understudy.policies.arrays import ArrayPolicy, keeps
@@ -39,8 +42,6 @@ class Pictures:
         return self._seen()
 
     def step(self, actions, active=None):
-        from understudy.envs.base import Step
-
         self._step += 1
         terminated = np.array([self._step % 5 == 0, self._step % 7 == 0])
         reward = actions.astype(np.float32)
@@ -89,6 +90,38 @@ def test_the_forward_pass_is_not_made_again(monkeypatch):
     gradient(policy, rollout, tape)
     with pytest.raises(TypeError):
         gradient(policy, rollout, None)
+
+
+class Ragged(Pictures):
+    """Pictures whose rows have their own clocks: row 1 is answered in every second call, or never."""
+
+    own_clocks, restarts, lost_episodes = True, 0, 0
+
+    def __init__(self, silent):
+        super().__init__()
+        self._silent = silent
+        self.asks, self.stepped, self.cut = np.ones(2, bool), np.zeros(2, bool), np.zeros(2, bool)
+
+    def step(self, actions, active=None):
+        step = super().step(actions)
+        self.stepped = self.asks = np.array([True, not self._silent and self._step % 2 == 0])
+        return step._replace(terminated=step.terminated & self.stepped)
+
+    def take_stats(self):
+        return {}
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_nothing_is_kept_where_rows_have_their_own_clocks(silent, monkeypatch):
+    """Calls are not steps there, and some columns are copies."""
+    monkeypatch.setattr(stations, "make", lambda *args, **options: Ragged(silent))
+    policy, rollout, _ = gathered(32)
+    station = stations.Station(Setup(Pictures.spec, (0, 1), T, policy.spec, None, traced=True), range(2), 2)
+    station.tape = Tape()
+    for _ in range(2):
+        info = station.collect(Mixture(0.0, sample=True), named_arrays(policy), T, rollout)
+        assert not station.tape.whole
+    assert info.env_steps == (T if silent else 2 * T)
 
 
 def test_what_is_not_kept_whole_is_not_used():

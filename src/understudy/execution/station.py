@@ -47,7 +47,10 @@ class Station:
         self._teacher = teacher
         self._student: Actor | None = None
         self.tape: Tape | None = None
-        """Where the student keeps what it computes while a rollout is gathered, if anybody wants it."""
+        """Where the student keeps what it computes while a rollout is gathered, if anybody wants it.
+
+        Environments with their own clocks leave it empty.
+        """
         self._collector: Collector | None = None
         self._eval_env: VectorEnv | None = None
         self._beat = np.zeros(1, np.int64) if beat is None else beat
@@ -93,7 +96,8 @@ class Station:
             self._collector.restart(self._seeds(restart))
         student = self._act_as_student(arrays) if mixture.asks_student else None
         if self.tape is not None and student is not None:
-            student.tape = self.tape if self.tape.begin(steps) else None  # type: ignore[attr-defined]
+            kept = self._collector.in_step and self.tape.begin(steps)
+            student.tape = self.tape if kept else None  # type: ignore[attr-defined]
         teacher = self._act_as_teacher() if mixture.asks_teacher else None
         return self._collector.collect(steps, mixture.share(self._columns), student, teacher, out)
 

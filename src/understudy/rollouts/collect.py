@@ -66,6 +66,9 @@ def merge_collected(parts: Sequence[Collected]) -> Collected:
 class Collector:
     """Fills rollouts from B environments; episodes go on from one rollout to the next."""
 
+    in_step = True
+    """Whether what acting computes in its call t belongs to step t of every column."""
+
     def __init__(self, env: VectorEnv, seeds: Sequence[int]) -> None:
         self.env = env
         self.restart(seeds)

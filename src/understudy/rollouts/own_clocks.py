@@ -32,6 +32,8 @@ def collector_for(env: VectorEnv, seeds: Sequence[int]) -> Collector:
 class OwnClocksCollector(Collector):
     """Fills rollouts from rows that move when their agents do."""
 
+    in_step = False
+
     def restart(self, seeds: Sequence[int]) -> None:
         """Begin new episodes everywhere; every agent begins one when it is first seen."""
         super().restart(seeds)
