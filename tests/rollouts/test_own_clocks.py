@@ -196,6 +196,13 @@ def test_only_real_steps_count_and_the_slow_do_not_hold_up(traced):
     assert info.env_steps == 3 + 8
 
 
+def test_a_whole_copy_goes_on_where_its_source_does(traced):
+    (_, _), (out, info) = collect(Clocks([1, 40], length=30), 8, 2, traced)
+    assert info.env_steps == 8 and not out.episode_start[0].any()
+    assert np.array_equal(out.episode_start[:, 1], out.episode_start[:, 0])
+    assert out.trace.last_value[1] == out.trace.last_value[0] and not out.trace.last_start.any()
+
+
 def test_episodes_are_counted_per_agent_and_cut_ones_are_not(traced):
     env = Clocks([1, 2], length=4, cuts={(2, 0)})
     infos = [info for _, info in collect(env, 8, 3, traced)]
@@ -267,23 +274,39 @@ def test_evaluation_takes_episodes_in_the_order_in_which_they_begin():
     ids=["in step", "out of step", "pauses", "cuts", "vanishing"],
 )
 def test_a_replay_of_them_joins_only_what_belongs_together(make, n_step):
-    env = make()
+    check_joined(make(), 7, 6, n_step)
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Clocks([3, 4]), lambda: Clocks([1, 2, 1], pause=3), lambda: Clocks([1, 2, 1], pause=20)],
+    ids=["out of step", "pauses", "long pauses"],
+)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_replay_does_not_join_whole_copies_to_what_the_row_did(make, steps, n_step):
+    """In short rollouts a row often has no step at all, though its episode goes on."""
+    check_joined(make(), steps, 40, n_step)
+
+
+def check_joined(env, steps, rollouts, n_step):
+    """Fill a replay, and look at every transition in it."""
     collector, replay = (
         collector_for(env, range(env.num_envs)),
         Replay(OBS, ACT, env.num_envs, 900, gamma=0.5, n_step=n_step),
     )
-    for _ in range(6):
-        out = new_rollout(OBS, ACT, 7, env.num_envs, replayed=True)
-        collector.collect(7, Mixture(0.0), Student(), None, out)
+    for _ in range(rollouts):
+        out = new_rollout(OBS, ACT, steps, env.num_envs, replayed=True)
+        collector.collect(steps, Mixture(0.0), Student(), None, out)
         assert np.isnan(out.sequel.chosen).all()
         replay.append(out)
     index = np.flatnonzero(replay.columns["valid"])
-    assert len(index) == 6 * 7 * env.num_envs
+    assert len(index) == rollouts * steps * env.num_envs
     batch = replay.batch(index, np.ones(len(index), np.float32))
     for obs, reward, discount, after in zip(batch.obs, batch.reward, batch.discount, batch.next_obs, strict=True):
         row, life, time = (int(x) for x in obs)
-        steps = int(after[2]) - time
-        assert after[:2].tolist() == [row, life] and 1 <= steps <= n_step
-        assert reward == pytest.approx(sum(0.5**k * (100 * row + time + k) for k in range(steps)))
-        terminated = time + steps == env.length and row % 2 == 1
-        assert discount == pytest.approx(0.0 if terminated else 0.5**steps)
+        count = int(after[2]) - time
+        assert after[:2].tolist() == [row, life] and 1 <= count <= n_step
+        assert reward == pytest.approx(sum(0.5**k * (100 * row + time + k) for k in range(count)))
+        terminated = time + count == env.length and row % 2 == 1
+        assert discount == pytest.approx(0.0 if terminated else 0.5**count)

@@ -255,7 +255,8 @@ class _Filling:
             timed += _arrays(sequel.final_obs)
         for array in timed:
             array[begin:steps, row] = array[:size, source]
-        out.episode_start[begin, row] = True if begin else out.episode_start[0, source]
+        if begin or sequel is not None:  # a whole copy goes on from its own state; a replay would join it to this row's
+            out.episode_start[begin, row] = True
         if sequel is not None:
             for array, seen in zip(_arrays(sequel.last_obs), timed, strict=False):
                 array[row] = array[source] if begin == 0 else seen[size, source]
