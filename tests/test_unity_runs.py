@@ -105,6 +105,24 @@ def test_a_replay_fills_from_the_agents_of_a_scene(execution, tmp_path):
     )
 
 
+@pytest.mark.parametrize("execution", ["single", "sync", "async"])
+def test_a_replay_of_a_ragged_scene_owes_updates_for_real_steps_only(execution, tmp_path):
+    spec = scene("--agents", 4, "--uneven", 2, "--pause", 3, "--limit", 12, "--new-ids", agents=4)
+    workers = {} if execution == "single" else {"num_workers": 2}
+    given = {
+        "env": spec.to_json(), "policy": {"hidden": [16]}, "rollout": {"num_envs": 2, "steps": 8},
+        "replay": {"capacity": 5000, "warm_up": 100, "batch_size": 16}, "update": {"update_to_data": 0.3},
+        "evaluation": {"every": 0, "final": 0}, "execution": {"type": execution, **workers},
+    }  # fmt: skip
+    for end in (350, 700):  # the second run goes on with the first
+        settings = resolve_training({**given, "stop": {"env_steps": end}}, "ddpg-3dball")
+        result = train(settings=settings, run=tmp_path / "run", resume=end > 350)
+        rows = rows_of(tmp_path / "run")
+        assert any(row["env_steps"] % 32 for row in rows), "some columns were filled up"
+        assert result.updates == int(0.3 * (result.env_steps - 100) + 1e-9)
+        assert rows[-1]["replay"] == result.env_steps
+
+
 def test_ragged_scenes_learn_from_real_steps_only(tmp_path):
     spec = scene("--agents", 4, "--uneven", 2, "--pause", 3, "--limit", 12, "--stats", "--new-ids", agents=4)
     result = train(

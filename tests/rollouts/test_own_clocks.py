@@ -6,13 +6,16 @@ import pytest
 
 from understudy.data import EnvSpec
 from understudy.envs.base import Step
+from understudy.learning.from_replay import OffPolicy, replayed_policy, replayed_spec
 from understudy.policies.family import Family
+from understudy.policies.policy import About
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.buffers import new_rollout
 from understudy.rollouts.collect import Collector
 from understudy.rollouts.episodes import run_episodes
 from understudy.rollouts.own_clocks import OwnClocksCollector, collector_for
 from understudy.rollouts.replay import Replay
+from understudy.training import resolve_training
 
 OBS = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
 ACT = gym.spaces.Box(-1, 1, (1,), np.float32)
@@ -310,3 +313,27 @@ def check_joined(env, steps, rollouts, n_step):
         assert reward == pytest.approx(sum(0.5**k * (100 * row + time + k) for k in range(count)))
         terminated = time + count == env.length and row % 2 == 1
         assert discount == pytest.approx(0.0 if terminated else 0.5**count)
+
+
+@pytest.mark.parametrize("periods", [[1, 1], [1, 3], [1, 40]], ids=["in step", "slow", "silent"])
+def test_gradient_steps_are_owed_for_real_env_steps(periods):
+    """What is a copy makes no warm-up shorter and owes nothing, before and after a resume."""
+    given = {
+        "env": {"id": "understudy/IdentityBox-v0"}, "rollout": {"num_envs": 2, "steps": 8}, "policy": {"hidden": [4]},
+        "replay": {"warm_up": 50, "capacity": 1000, "batch_size": 8}, "update": {"update_to_data": 0.3},
+    }  # fmt: skip
+    settings = resolve_training(given, "sac")
+    spec = replayed_spec(settings, OBS, ACT)
+    learner, steps = OffPolicy(replayed_policy(spec, 0, About()), settings), 0
+    collector = collector_for(Clocks(periods), [0, 1])
+    for i in range(12):
+        out = new_rollout(OBS, ACT, 8, 2, replayed=True)
+        info = collector.collect(8, Mixture(0.0, uniform=True), Student(), None, out)
+        learner.add(out, info)
+        steps += info.env_steps
+        assert learner.owed == pytest.approx(0.3 * max(steps - 50, 0))
+        if i in (3, 8):  # in the warm-up, and after it
+            saved = learner.state()
+            learner = OffPolicy(replayed_policy(spec, 0, About()), settings)
+            learner.restore(*saved)
+    assert learner.replay.size == 12 * 8 * 2, "copies are there to learn from all the same"

@@ -188,7 +188,7 @@ class OffPolicy:
             moments.update(obs.reshape(-1, *moments.mean.shape))
             self.policy.set_normalizer(key, moments.mean, moments.var)
         before = self.replay.added
-        self.replay.append(rollout, info.envs, errors)
+        self.replay.append(rollout, info.envs, errors, info.env_steps)
         learnt = max(self.replay.added - max(before, kept.warm_up), 0)
         if not self.offline:
             self.owed += learnt * self.settings.update.update_to_data

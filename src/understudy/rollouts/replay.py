@@ -103,7 +103,7 @@ class Replay:
         self._tree = None if prioritised is None else SumTree(self._size)
         self._greatest = 1.0
         self.added = 0
-        """Transitions ever added."""
+        """Env steps ever added; copies, which fill up rollouts of rows with their own clocks, are none."""
 
     @property
     def size(self) -> int:
@@ -118,7 +118,13 @@ class Replay:
             self._tree.set(np.arange(self._size), 0.0)
         self._greatest, self.added = 1.0, 0
 
-    def append(self, rollout: Rollout, envs: tuple[int, ...] = (), errors: Array | None = None) -> None:
+    def append(
+        self,
+        rollout: Rollout,
+        envs: tuple[int, ...] = (),
+        errors: Array | None = None,
+        env_steps: int | None = None,
+    ) -> None:
         """Add a rollout with a sequel.
 
         Args:
@@ -127,6 +133,7 @@ class Replay:
                 are the older ones.
             errors: [T, B] what the actors think the TD errors are; where they do not know (NaN), and by default, a
                 new transition gets the greatest priority that was ever given.
+            env_steps: How many of its steps were made in the environments; all by default.
         """
         steps, width = rollout.shape
         if (2 + self._seen.before) * steps >= self._rows:
@@ -142,6 +149,7 @@ class Replay:
             cut = slice(begin, end)
             self._append(rollout.columns(cut), np.array(numbers[cut]), None if errors is None else errors[:, cut])
             begin = end
+        self.added += steps * width if env_steps is None else env_steps
 
     def _append(self, rollout: Rollout, envs: Array, errors: Array | None) -> None:
         assert rollout.sequel is not None
@@ -177,7 +185,6 @@ class Replay:
         unused += [(last + age * self._envs) % self._size for age in range(seen.before + 1)]
         for rest in unused:
             columns["valid"][rest] = False
-        self.added += where.size
         if self._tree is not None:
             for rest in unused:
                 self._tree.set(rest, 0.0)
