@@ -9,6 +9,7 @@ from understudy.envs.base import Step
 from understudy.learning.from_replay import OffPolicy, replayed_policy, replayed_spec
 from understudy.policies.family import Family
 from understudy.policies.policy import About
+from understudy.rollouts import behaviour
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.buffers import new_rollout
 from understudy.rollouts.collect import Collector
@@ -252,6 +253,34 @@ def test_memory_stands_still_in_rows_that_do_not_ask(traced):
     for memory, time in student.log:
         seen = time >= 0  # of rows that ask
         assert np.array_equal(memory[seen], time[seen])
+
+
+def test_a_jump_start_counts_the_steps_of_each_row():
+    env = Clocks([1, 3], length=6)
+    collector = collector_for(env, [0, 1])
+    for _ in range(3):
+        out = new_rollout(OBS, ACT, 18, 2)
+        collector.collect(18, Mixture(0.0, jump=3), Student(), Student(), out)
+        assert np.array_equal(out.teacher_acted, out.obs[..., 2] < 3)
+
+
+def test_noise_goes_on_from_the_last_step_of_its_row(monkeypatch):
+    """With drawn noise of 0.01 that of step t of an episode is 0.01 (1 + m + ... + m^t)."""
+
+    def draw(*args):
+        drawn = behaviour_draw(*args)
+        drawn.noise[...] = 0.01
+        return drawn
+
+    behaviour_draw = behaviour.draw
+    monkeypatch.setattr(behaviour, "draw", draw)
+    env = Clocks([1, 3], length=12, pause=2)
+    collector = collector_for(env, [0, 1])
+    for _ in range(4):
+        out = new_rollout(OBS, ACT, 10, 2)
+        collector.collect(10, Mixture(0.0, noise=0.1, memory=0.85), Student(), None, out)
+        expected = 0.01 * (1 - 0.85 ** (out.obs[..., 2] + 1)) / 0.15
+        np.testing.assert_allclose(out.action[..., 0], expected, rtol=1e-5)
 
 
 def test_evaluation_takes_episodes_in_the_order_in_which_they_begin():

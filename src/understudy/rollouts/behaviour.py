@@ -197,18 +197,22 @@ class Behaviour:
         """Whether the student samples, so that a rollout has a trace."""
         return self._mixture.sample
 
-    def memory(self) -> dict[str, Any]:
-        """Return what the policies remember now, for ``keep_memory``."""
-        return dict(self._states)
+    def memory(self) -> tuple[dict[str, Any], Array, Array | None]:
+        """Return what lasts from step to step now, of policies, ages and noise, for ``keep_memory``."""
+        return dict(self._states), self._age, None if self._process is None else self._process.copy()
 
-    def keep_memory(self, before: Mapping[str, Any], rows: Array) -> None:
+    def keep_memory(self, before: tuple[Mapping[str, Any], Array, Array | None], rows: Array) -> None:
         """Give rows [B] bool, which did not really act, the memory back that they had ``before``."""
         if not rows.any():
             return
+        states, age, process = before
         for name, state in self._states.items():
-            if state is not None and before.get(name) is not None:
-                for now, then in zip(state, before[name], strict=True):
+            if state is not None and states.get(name) is not None:
+                for now, then in zip(state, states[name], strict=True):
                     now[:, rows] = then[:, rows]
+        self._age = np.where(rows, age, self._age)
+        if self._process is not None:
+            self._process[rows] = 0 if process is None else process[rows]
 
     def _act_by_values(self, step: int, obs: Observation, sequel: Sequel | None) -> tuple[Array, Array]:
         """Take the greatest value, and write what the values were."""
