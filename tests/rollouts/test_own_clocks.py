@@ -14,8 +14,10 @@ from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.buffers import new_rollout
 from understudy.rollouts.collect import Collector
 from understudy.rollouts.episodes import run_episodes
+from understudy.rollouts.jump_start import JumpStart
 from understudy.rollouts.own_clocks import OwnClocksCollector, collector_for
 from understudy.rollouts.replay import Replay
+from understudy.teachers.acting import EnsembleActor
 from understudy.training import resolve_training
 
 OBS = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -281,6 +283,53 @@ def test_noise_goes_on_from_the_last_step_of_its_row(monkeypatch):
         collector.collect(10, Mixture(0.0, noise=0.1, memory=0.85), Student(), None, out)
         expected = 0.01 * (1 - 0.85 ** (out.obs[..., 2] + 1)) / 0.15
         np.testing.assert_allclose(out.action[..., 0], expected, rtol=1e-5)
+
+
+class Always(Student):
+    """Does the same in every step."""
+
+    observation_space, action_space, family = OBS, ACT, Family("deterministic", (1,))
+
+    def __init__(self, action):
+        self._action = action
+
+    def predict(self, obs, state=None, episode_start=None, deterministic=False):
+        return np.full((len(obs), 1), self._action, np.float32), state
+
+
+class Remembers(Always):
+    """With a memory [1, B, 1] of the steps of the episode, it does a tenth of that."""
+
+    def __init__(self):
+        super().__init__(0.0)
+
+    def predict(self, obs, state=None, episode_start=None, deterministic=False):
+        h = np.zeros((1, len(obs), 1), np.float32) if state is None else np.where(episode_start[:, None], 0, state[0])
+        return h[0] / 10, (h + 1, h)
+
+
+@pytest.mark.parametrize("teacher", [Always(0.9), Remembers()], ids=["without", "with a memory"])
+def test_evaluation_of_a_jump_start_counts_the_steps_of_each_row(teacher):
+    """Its memory is of both policies and the ages of episodes."""
+    env = Clocks([1, 3], length=6, pause=1)
+    found = run_episodes(JumpStart(teacher, Remembers(), 3), env, range(5), True)
+    assert found.lengths.tolist() == [6] * 5
+    for (_, _, step), action in env.given.items():
+        assert action == pytest.approx(0.9 if step < 3 and not isinstance(teacher, Remembers) else step / 10)
+
+
+def test_one_member_of_an_ensemble_plays_an_episode_to_its_end():
+    """Its memory is [B] numbers of members."""
+    gathered, evaluated = Clocks([1, 2, 5], length=4, pause=1), Clocks([1, 2, 5], length=4, pause=1)
+    ensemble = EnsembleActor([Always(-0.5), Always(0.5)], "losses")
+    collector_for(gathered, range(3)).collect(40, Mixture(1.0), None, ensemble, new_rollout(OBS, ACT, 40, 3))
+    run_episodes(ensemble, evaluated, range(20), True)
+    for env in (gathered, evaluated):
+        seen = {}
+        for (row, life, _), action in env.given.items():
+            seen.setdefault((row, life), set()).add(action)
+        assert len(seen) >= 20 and all(len(actions) == 1 for actions in seen.values())
+        assert set.union(*seen.values()) == {-0.5, 0.5}
 
 
 def test_evaluation_takes_episodes_in_the_order_in_which_they_begin():

@@ -16,6 +16,7 @@ import numpy as np
 
 from understudy.data import Array, map_obs
 from understudy.envs.base import OwnClocksEnv, Step
+from understudy.rollouts.behaviour import keep_rows
 from understudy.rollouts.episodes import Acts, Episodes, Visit, check_action, endless
 
 
@@ -40,7 +41,7 @@ def run_agent_episodes(
     while not book.complete:
         book.enrol(asks & start)
         action, after = policy.predict(obs, state, start, deterministic)
-        state = _keep(after, state, ~asks)
+        state = keep_rows(after, state, ~asks)
         counts = asks & (book.number >= 0)
         check_action(policy, action, counts, calls)
         seen = map_obs(np.copy, obs) if on_step is not None else obs
@@ -96,11 +97,3 @@ class _Book:
         self._running -= int(np.count_nonzero(over & (self.number >= 0)))
         self.number[over] = -1
         return over
-
-
-def _keep(after: Any, before: Any, rows: Array) -> Any:
-    """Return the memory after a step, for rows [B] bool, which did not really act, as it was before."""
-    if after is not None and before is not None and rows.any():
-        for now, then in zip(after, before, strict=True):
-            now[:, rows] = then[:, rows]
-    return after

@@ -206,10 +206,7 @@ class Behaviour:
         if not rows.any():
             return
         states, age, process = before
-        for name, state in self._states.items():
-            if state is not None and states.get(name) is not None:
-                for now, then in zip(state, states[name], strict=True):
-                    now[:, rows] = then[:, rows]
+        self._states = {name: keep_rows(state, states.get(name), rows) for name, state in self._states.items()}
         self._age = np.where(rows, age, self._age)
         if self._process is not None:
             self._process[rows] = 0 if process is None else process[rows]
@@ -268,6 +265,19 @@ class Behaviour:
         else:
             disturbed = self._draws.noise[step]
         return np.where(noisy, disturbed, action).astype(action.dtype, copy=False)
+
+
+def keep_rows(after: Any, before: Any, rows: Array) -> Any:
+    """Return a policy's memory after a step, in rows [B] bool as it was before.
+
+    A memory is None, an array [layers, B, width] or [B], or a tuple or list of memories. Where it was None, it stays as
+    it is after: the row's episode has not begun.
+    """
+    if after is None or before is None:
+        return after
+    if isinstance(after, (tuple, list)):
+        return tuple(keep_rows(now, then, rows) for now, then in zip(after, before, strict=True))
+    return np.where(rows if np.ndim(after) == 1 else rows[:, None], before, after)
 
 
 def pack_state(state: Any, out: Array) -> None:
