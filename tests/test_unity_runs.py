@@ -13,10 +13,15 @@ from tests.envs.unity_helpers import PLAYER, order_fault, scene
 
 from understudy.cli import main
 from understudy.distillation import distill
+from understudy.envs.make import spaces_of
 from understudy.errors import UserError
 from understudy.evaluation.evaluate import evaluate
+from understudy.kickstart_job import prepare
 from understudy.kickstarting import kickstart
-from understudy.policies.files import load_policy
+from understudy.policies.files import load_policy, save_policy
+from understudy.policies.policy import About, Policy
+from understudy.policies.spaces import space_to_json
+from understudy.policies.spec import PolicySpec
 from understudy.policies.weights import named_arrays
 from understudy.training import resolve_training, train
 
@@ -163,6 +168,22 @@ def test_a_teacher_of_a_scene_is_distilled(tmp_path):
     result = distill("tests.envs.unity_helpers:balance", spec, settings=settings, run=tmp_path)
     assert result.env_steps % 600 == 0, "a player of three for each of two workers, 100 steps"
     assert result.stopped == "parity"
+
+
+def test_a_teacher_with_a_memory_may_act_in_a_scene_but_not_label(tmp_path):
+    """Rollouts do not hold every step of an agent, so what the teacher would say of them comes from a wrong memory."""
+    spec = scene("--agents", 2)
+    seen, done = map(space_to_json, spaces_of(spec))
+    policy = Policy(PolicySpec(seen, done, "deterministic", hidden=(), std="none", lstm=4), About("memory"))
+    teacher = save_policy(policy, tmp_path / "teacher.safetensors")
+    with pytest.raises(UserError, match="has a memory, but agents of a Unity scene have their own clocks"):
+        distill(teacher, spec, run=tmp_path / "run")
+    settings = {**SMALL, "stop": {"env_steps": 192}, "rollout": {"num_envs": 1, "steps": 32}}
+    settings |= {"update": {"minibatch": 64}, "env": spec.to_json()}
+    with pytest.raises(UserError, match="has a memory, but agents of a Unity scene have their own clocks"):
+        prepare([str(teacher)], settings=settings, preset=["kickstarting", "ppo-3dball"], run=tmp_path / "run")
+    job = prepare([str(teacher)], settings=settings, preset=["ppo-3dball", "jsrl"], run=tmp_path / "run")
+    assert job.settings.teaching.behaviour.acts
 
 
 def test_the_command_line_knows_the_flags_of_mlagents_learn(tmp_path, capsys):

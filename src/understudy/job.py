@@ -19,7 +19,7 @@ from understudy.envs.multitask import task_names, whole_tasks
 from understudy.errors import UserError
 from understudy.loading import load
 from understudy.policies.policy import Policy, PolicyLike
-from understudy.scenes import folder_name, for_scene_distillation
+from understudy.scenes import check_labels, folder_name, for_scene_distillation
 from understudy.settings import DistillSettings
 from understudy.teachers.combine import combine
 from understudy.teachers.load import called
@@ -124,6 +124,7 @@ def prepare(
     spec = teacher.about.env
     if spec is None:
         raise UserError(f"the teacher {teacher.about.source} does not say its environment: pass --env ID")
+    check_labels(teacher, spec.id)
     resolved = for_tasks(resolve(settings, preset or default_preset(teacher)), spec)
     resolved, spec = for_scene_distillation(resolved, spec)
     name = folder_name(spec.id)

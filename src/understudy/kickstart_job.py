@@ -22,6 +22,7 @@ from understudy.kickstart_checks import check_behaviour, check_key, notes_on_beh
 from understudy.objectives.feedback import Gated, TargetKL, ends, parse_weight
 from understudy.objectives.schedules import parse
 from understudy.policies.policy import Policy, PolicyLike
+from understudy.scenes import check_labels
 from understudy.session import portable
 from understudy.settings import KickstartSettings
 from understudy.settings.train import EnvSettings
@@ -194,6 +195,8 @@ def _check_teacher(settings: KickstartSettings, teacher: PolicyLike) -> None:
             f"the teacher {name} has a memory, but async joins rollouts in any order: take --execution sync, or "
             "--execution.max_lag 0"
         )
+    if _labels(settings):
+        check_labels(teacher, settings.env.id)
     if settings.execution.shared_gradients and portable(teacher) is None:
         raise UserError(f"{name} cannot be copied to A3C's workers: take --preset a2c")
     behaviour = teaching.behaviour
@@ -217,6 +220,15 @@ def _check_teacher(settings: KickstartSettings, teacher: PolicyLike) -> None:
         raise UserError(f"teaching.reward value needs teachers without a memory; {name} has one")
     if teaching.init == "teacher" and not isinstance(teacher, Policy):
         raise UserError(f"teaching.init teacher needs a policy of Understudy's own format, not {name}: distil it first")
+
+
+def _labels(settings: KickstartSettings) -> bool:
+    """Say whether teachers are asked about rollouts, and do not act alone."""
+    teaching, run = settings.teaching, settings.stop.env_steps
+    weights = [teaching.weight, teaching.value_weight]
+    if teaching.reward not in ("none", "distance"):  # the weight of the distance is that of its reward, too
+        weights.append(teaching.reward_weight)
+    return bool(settings.pbt.population) or any(ends(parse_weight(w, "teaching", run)) > 0 for w in weights)
 
 
 def _has_value(teacher: PolicyLike) -> bool:

@@ -11,6 +11,7 @@ from understudy.envs.multitask import whole_tasks
 from understudy.envs.unity.options import PREFIX, UnityOptions, is_unity
 from understudy.envs.unity.probe import agents_of, settled
 from understudy.errors import UserError
+from understudy.policies.protocol import PolicyLike
 from understudy.settings import DistillSettings, ReplayedSettings, TrainSettings
 
 
@@ -44,6 +45,21 @@ def for_scene(settings: TrainSettings | ReplayedSettings) -> TrainSettings | Rep
     found = replace(settings, env=replace(env, kwargs=dict(spec.kwargs)), rollout=rollout)
     found.check()
     return found
+
+
+def check_labels(teacher: PolicyLike, env_id: str) -> None:
+    """Refuse a teacher of a scene whose memory would have to be asked about rollouts.
+
+    Agents have their own clocks: rollouts lack steps that its memory would have to know, and hold copies of others'.
+
+    Raises:
+        UserError: It has a memory, and the environment is a scene.
+    """
+    if is_unity(env_id) and teacher.initial_state(1) is not None:
+        raise UserError(
+            f"the teacher {teacher.about.source or teacher.about.algorithm} has a memory, but agents of a Unity scene "
+            "have their own clocks, and rollouts do not hold every step: take a teacher without a memory"
+        )
 
 
 def folder_name(env_id: str) -> str:
