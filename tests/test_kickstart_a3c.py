@@ -15,6 +15,8 @@ from understudy.envs.make import spaces_of
 from understudy.errors import UserError
 from understudy.kickstart_job import KickstartJob
 from understudy.kickstarting import Lessons
+from understudy.learning.from_gradients import SharedWeights
+from understudy.learning.shared_optimizer import shared_shapes
 from understudy.learning.teaching import Teaching
 from understudy.policies.files import load_policy
 from understudy.policies.policy import About, Policy
@@ -75,6 +77,27 @@ def test_a_gate_in_the_workers_follows_the_evaluations(tmp_path):
     result, _, rows = run(tmp_path / "run", always(RIGHT), teaching, evaluation=evaluation)
     weights = [row["teacher_weight"] for row in rows if "teacher_weight" in row]
     assert result.score == 10 and weights[0] > 0.5 and weights[-1] < 0.05
+
+
+def test_the_workers_learn_from_their_teacher_after_the_warm_up(tmp_path):
+    teaching = {"weight": "1", "rl_weight": "0", "warm_up": 1000}
+    _, student, _ = run(tmp_path / "run", always([1, 0]), teaching)
+    p = student.label(np.arange(10, dtype=np.float32)[:, None])[0].params.softmax(-1)[:, 0].numpy()
+    np.testing.assert_allclose(p, 1 / (1 + np.exp(-1)), atol=0.05)
+
+
+def test_counts_of_workers_that_are_no_more_go_to_the_first():
+    """Also from a checkpoint that counts no updates that left a parameter still."""
+    policy = always(RIGHT)
+    more, less = ({n: np.zeros(*about) for n, about in shared_shapes(policy, workers).items()} for workers in (3, 2))
+    weights = SharedWeights(policy, more)
+    more["updates"][:, 0], more["still"][:, 1] = (5, 6, 7), (1, 2, 3)
+    arrays = weights.state()[0]
+    resumed = SharedWeights(policy, less)
+    resumed.restore(arrays, {})
+    assert less["updates"][:, 0].tolist() == [18, 0] and less["still"].sum(axis=0).tolist() == [0, 6]
+    resumed.restore({name: array for name, array in arrays.items() if name != "still"}, {})
+    assert less["updates"][:, 0].tolist() == [18, 0] and not less["still"].any()
 
 
 def test_what_the_workers_are_told_keeps_its_teachers():

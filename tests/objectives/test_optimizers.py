@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from understudy.learning.shared_optimizer import SharedOptimizer, shared_shapes
 from understudy.objectives.optimizers import Adam, RMSprop
 
 SHAPES = ((7, 5), (5,), (3, 2, 4, 4))
@@ -76,3 +78,29 @@ def test_nothing_to_move() -> None:
     taken = parameters()
     Adam(taken).step(1.0)
     assert all(torch.equal(p, q) for p, q in zip(taken, parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shared_optimizer_leaves_alone_what_has_no_gradient(kind: str) -> None:
+    """A3C in its warm-up and after: steps, clipping and norms are those of an optimizer of its own."""
+    workers = [[p.detach().contiguous().requires_grad_() for p in parameters()] for _ in range(2)]
+    alone = [p.detach().clone().requires_grad_() for p in workers[0]]
+    shapes = shared_shapes(nn.ParameterList(alone), len(workers))
+    shared = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
+    shared["parameters"][:] = nn.utils.parameters_to_vector(alone).detach().numpy()
+    optimizers = [SharedOptimizer(own, shared, i, kind, 1e-5, 0.99) for i, own in enumerate(workers)]
+    reference = KINDS[kind][0](alone)
+    for step in range(20):
+        shared_one, norms = optimizers[step % 2], []
+        shared_one.load()
+        for taken, optimizer in ((workers[step % 2], shared_one), (alone, reference)):
+            optimizer.zero_grad()
+            generator = torch.Generator().manual_seed(step)
+            torch.stack([(p * torch.randn(p.shape, generator=generator)).sum() for p in taken]).sum().backward()
+            if step < 8:
+                taken[1].grad = None
+            norms.append(float(nn.utils.clip_grad_norm_(taken, 5.0)))
+            optimizer.step(1e-2)
+        assert norms[0] == pytest.approx(norms[1])
+        expected = nn.utils.parameters_to_vector(alone).detach()
+        torch.testing.assert_close(torch.from_numpy(shared["parameters"]), expected)

@@ -123,9 +123,9 @@ class SharedWeights:
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """Go on from ``state``; counters of workers that are no more go to the first."""
         for name, array in self._shared.items():
-            if name in ("env_steps", "updates"):
+            if name in ("env_steps", "updates", "still"):
                 array[:] = 0
-                array[0, 0] = arrays[name][:, 0].sum()
+                array[0] = arrays[name].sum(axis=0) if name in arrays else 0  # "still" is younger than some checkpoints
             elif name != "score":
                 array[:] = arrays[name]
 

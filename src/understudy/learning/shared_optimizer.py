@@ -19,7 +19,8 @@ from understudy.objectives.optimizers import adam_step
 def shared_shapes(policy: nn.Module, workers: int) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Return the arrays that the workers share.
 
-    Parameters, two statistics of each, counters of each worker, and the score of the last evaluation.
+    Parameters, two statistics of each, counters of each worker, how many of its updates left each parameter still, and
+    the score of the last evaluation.
     """
     size = sum(p.numel() for p in policy.parameters())
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -27,7 +28,8 @@ def shared_shapes(policy: nn.Module, workers: int) -> dict[str, tuple[tuple[int,
     }
     # One row for each worker, on a cache line of its own: nobody else writes there, so nothing is lost.
     counters = {name: ((workers, 8), "int64") for name in ("env_steps", "updates")}
-    return shapes | counters | {"score": ((1,), "float64")}
+    still = (workers, len(list(policy.parameters())))
+    return shapes | counters | {"still": (still, "int64"), "score": ((1,), "float64")}
 
 
 def load(parameters: Iterable[Tensor], vector: Tensor) -> None:
@@ -41,7 +43,8 @@ class SharedOptimizer:
 
     The gradients of local parameters move the shared vector; the local ones stay as they are until they are loaded
     again. Adam's bias correction counts the updates of all workers. Local parameters and gradients become views of one
-    vector each, so loading and stepping are single passes over memory.
+    vector each, so loading and stepping are single passes over memory. A parameter whose gradient was taken away (None)
+    is left alone by ``step``, statistics and all, as ``objectives.optimizers`` do; ``zero_grad`` gives it one again.
     """
 
     def __init__(
@@ -57,13 +60,15 @@ class SharedOptimizer:
         self._vector, self._first, self._second = (
             torch.from_numpy(shared[name]) for name in ("parameters", "first", "second")
         )
-        self._updates, self._number = shared["updates"], number
+        self._updates, self._still, self._number = shared["updates"], shared["still"], number
         self._kind, self._eps, self._decay = kind, eps, decay
         self._values, self._grad, self._scratch = (torch.zeros_like(self._vector) for _ in range(3))
         cuts = [p.numel() for p in self._local]
-        pieces = (torch.split(vector, cuts) for vector in (self._values, self._grad))
-        for p, values, grad in zip(self._local, *pieces, strict=True):
-            p.data, p.grad = values.view(p.shape), grad.view(p.shape)
+        self._whole: tuple[Tensor, ...] = self._vector, self._grad, self._first, self._second, self._scratch
+        split = (torch.split(vector, cuts) for vector in self._whole)
+        self._pieces: list[tuple[Tensor, ...]] = list(zip(*split, strict=True))
+        for p, values, piece in zip(self._local, torch.split(self._values, cuts), self._pieces, strict=True):
+            p.data, p.grad = values.view(p.shape), piece[1].view(p.shape)
         self.load()
 
     @torch.no_grad()
@@ -75,21 +80,43 @@ class SharedOptimizer:
     def zero_grad(self) -> None:
         """Set the gradients to 0; they stay views of one vector."""
         self._grad.zero_()
+        for p, piece in zip(self._local, self._pieces, strict=True):
+            if p.grad is None:
+                p.grad = piece[1].view(p.shape)
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Apply the local gradients to the shared parameters."""
-        if not bool(torch.linalg.vector_norm(self._grad).isfinite()):
+        moving = [i for i, p in enumerate(self._local) if p.grad is not None]
+        every = len(moving) == len(self._local)
+        chosen = [self._whole] if every else [self._pieces[i] for i in moving]
+        if not all(bool(torch.linalg.vector_norm(grad).isfinite()) for _, grad, *_ in chosen):
             return  # never into the shared weights, which others learn from and which are saved; the learner names it
         self._updates[self._number, 0] += 1
+        if not every:
+            self._still[self._number] += [p.grad is None for p in self._local]
         if self._kind == "rmsprop":
-            self._second.mul_(self._decay).addcmul_(self._grad, self._grad, value=1 - self._decay)
-            deviation = torch.sqrt(self._second, out=self._scratch).add_(self._eps)
-            self._vector.addcdiv_(self._grad, deviation, value=-lr)
-            return
-        count = torch.tensor(float(self._updates[:, 0].sum()))
-        vectors = [self._vector], [self._grad], [self._first], [self._second]
-        adam_step(*vectors, [count], lr, self._eps)
+            self._rmsprop(chosen, lr)
+        else:
+            self._adam(moving, lr)
+
+    def _rmsprop(self, chosen: list[tuple[Tensor, ...]], lr: float) -> None:
+        for vector, grad, _, second, scratch in chosen:
+            second.mul_(self._decay).addcmul_(grad, grad, value=1 - self._decay)
+            deviation = torch.sqrt(second, out=scratch).add_(self._eps)
+            vector.addcdiv_(grad, deviation, value=-lr)
+
+    def _adam(self, moving: list[int], lr: float) -> None:
+        """Take one step of the parameters numbered ``moving``, each with the count of the updates that moved it."""
+        updates = self._updates[:, 0].sum()
+        if not self._still.any():
+            chosen, counts = [self._whole], [torch.tensor(float(updates))]
+        else:
+            chosen = [self._pieces[i] for i in moving]
+            # At least this one: another worker may write between two readings.
+            counts = list(torch.from_numpy(updates - self._still.sum(axis=0)).clamp_(1).float()[moving])
+        vectors, grads, first, second, _ = (list(column) for column in zip(*chosen, strict=True))
+        adam_step(vectors, grads, first, second, counts, lr, self._eps)
 
     def state(self) -> dict[str, Array]:
         """Return nothing: the statistics are in the shared memory, whose owner saves them."""
