@@ -66,6 +66,12 @@ VECTORS = {
     "categorical": (VECTOR, D3, "categorical", {}),
     "late start": (VECTOR, spaces.Discrete(3, start=2), "categorical", {"activation": "relu"}),
     "multi": (VECTOR, spaces.MultiDiscrete([3, 2, 4]), "multi_categorical", {"activation": "elu"}),
+    "late parts": (
+        spaces.MultiDiscrete([3, 4], start=[-1, 2]),
+        spaces.MultiDiscrete([3, 2], start=[1, -1]),
+        "multi_categorical",
+        {},
+    ),
     "bits": (VECTOR, spaces.MultiBinary(3), "multi_categorical", {}),
     "q": (VECTOR, D3, "q_values", {"activation": "relu"}),
     "quantiles": (VECTOR, D3, "q_values", {"quantiles": 5, "activation": "silu"}),

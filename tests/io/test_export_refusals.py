@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from export_helpers import BOUNDS, D3, TEXT, VECTOR, make, student
+from gymnasium import spaces
 
 from understudy.cli import main
 from understudy.data import EnvSpec
@@ -54,6 +55,13 @@ def test_stable_baselines3_has_neither_masks_nor_distributions_of_returns():
         for field, words in ({"support": (-1.0, 1.0)}, "C51"), ({"mask": "action_mask"}, "the action mask"):
             found = obstacles(replace(spec, **field), form)
             assert bool(found) == (form == "sb3") and all(words in text for text in found)
+
+
+@pytest.mark.parametrize("late", [spaces.Discrete(3, start=1), spaces.MultiDiscrete([3, 2], start=[0, 1])])
+def test_stable_baselines3_counts_from_0(late):
+    family = "categorical" if isinstance(late, spaces.Discrete) else "multi_categorical"
+    assert obstacles(student(VECTOR, late, family).spec, "sb3") == ["actions that do not start at 0"]
+    assert obstacles(student(late, D3, "categorical").spec, "sb3") == ["observations that do not start at 0"]
 
 
 def test_a_calibration_set_that_does_not_match(tmp_path, states):

@@ -10,6 +10,9 @@ from scipy import integrate, stats
 
 from understudy.policies import distributions
 from understudy.policies.family import ActionMap, Family
+from understudy.policies.spaces import space_from_json, space_to_json
+from understudy.rollouts.behaviour import Mixture
+from understudy.rollouts.draws import draw
 
 LOG = math.log
 CAT, MULTI = Family("categorical", (3,)), Family("multi_categorical", (2, 3))
@@ -115,5 +118,19 @@ def test_one_hot_and_task_heads():
     ]
     two = distributions.one_hot(torch.tensor([[1, 0]]), gym.spaces.MultiDiscrete([2, 3]))
     assert two.tolist() == [[0, 1, 1, 0, 0]]
+    late = distributions.one_hot(torch.tensor([[-1, 5]]), gym.spaces.MultiDiscrete([2, 3], start=[-2, 5]))
+    assert late.tolist() == [[0, 1, 1, 0, 0]]
     out, task = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]), torch.tensor([[1, 0], [0, 1]])
     assert distributions.select_task(out, task).tolist() == [[1.0, 2.0], [7.0, 8.0]]
+
+
+def test_parts_of_an_action_may_start_anywhere():
+    space = gym.spaces.MultiDiscrete([3, 2], start=[1, -1])
+    actions, indices = ActionMap(space), np.array([[0, 0], [2, 1]])
+    assert actions.to_env(indices).tolist() == [[1, -1], [3, 0]]
+    assert actions.to_unit(actions.to_env(indices)).tolist() == indices.tolist()
+    noise = draw(Mixture(0.0, noise=1.0), actions, [np.random.default_rng(0)], 100, [None, None]).noise
+    assert noise.min(axis=(0, 1)).tolist() == [1, -1] and noise.max(axis=(0, 1)).tolist() == [3, 0]
+    assert space_from_json(space_to_json(space)) == space
+    plain = gym.spaces.MultiDiscrete([3, 2])
+    assert space_from_json({"type": "MultiDiscrete", "nvec": [3, 2]}) == plain and "start" not in space_to_json(plain)

@@ -18,6 +18,8 @@ DICT = gym.spaces.Dict(
     {"a": gym.spaces.Box(-1, 1, (2, 2)), "b": gym.spaces.Discrete(3), "c": gym.spaces.MultiDiscrete([2, 4])}
 )
 
+LATE = gym.spaces.Dict({"a": DICT["a"], "c": gym.spaces.MultiDiscrete([2, 4], start=[-1, 3])})
+
 
 def spec(family, observations=VECTOR, actions=BOX, **options):
     return PolicySpec(
@@ -44,6 +46,7 @@ CASES = {
     "categorical": policy("categorical", actions=gym.spaces.Discrete(4, start=2)),
     "q values": policy("q_values", actions=gym.spaces.Discrete(3), quantiles=5),
     "multi discrete": policy("multi_categorical", actions=gym.spaces.MultiDiscrete([2, 3])),
+    "late parts": policy("multi_categorical", LATE, gym.spaces.MultiDiscrete([3, 2], start=[1, -1])),
     "dict": policy("categorical", DICT, gym.spaces.Discrete(4), normalized=("a",)),
 }
 

@@ -111,3 +111,5 @@ def test_text_lstm_is_the_lstms_last_state():
 def test_what_is_no_text_is_refused(kind):
     with pytest.raises(UserError, match=f"{kind} reads a MultiDiscrete or a vector of uint8"):
         policy(gym.spaces.Box(0, 255, (7, 7, 3), np.uint8), kind)
+    with pytest.raises(UserError, match=f"{kind} reads tokens that begin at 0"):
+        policy(gym.spaces.MultiDiscrete([5, 5], start=[1, 1]), kind)

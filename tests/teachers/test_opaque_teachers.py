@@ -161,6 +161,11 @@ def test_discrete_kinds():
     rng = np.random.default_rng(0)
     started = load(lambda o: np.full(len(o), 2), observation_space=VECTOR, action_space=spaces.Discrete(3, start=1))
     assert (started.predict(obs)[0] == 2).all() and (started.label(obs)[0].params.argmax(-1) == 1).all()
+    late = load(
+        lambda o: np.tile([4, -1], (len(o), 1)), observation_space=VECTOR,
+        action_space=spaces.MultiDiscrete([2, 3], start=[3, -1]),
+    )  # fmt: skip
+    assert (late.predict(obs)[0] == [4, -1]).all() and late.label(obs)[0].params.reshape(8, -1).argmax(-1).max() == 1
     multi = spaces.MultiDiscrete([2, 3])
     parts = np.stack((rng.integers(0, 2, 8), rng.integers(0, 3, 8)), axis=1)
     teacher = load(lambda o: parts[: len(o)], observation_space=VECTOR, action_space=multi)

@@ -13,7 +13,7 @@ from understudy.envs.base import Step, VectorEnv
 from understudy.envs.unity.options import is_unity
 from understudy.envs.unity.probe import agents_of
 from understudy.errors import UserError
-from understudy.policies.spaces import flat_size, members
+from understudy.policies.spaces import flat_size, members, starts
 from understudy.policies.task_spaces import multitask_observations, shared_keys
 
 
@@ -196,7 +196,7 @@ def _flatten(obs: Observation, space: gym.Space[Any], out: Array) -> None:
             values = np.eye(size, dtype=np.float32)[values - part.start]
         elif isinstance(part, gym.spaces.MultiDiscrete):
             ranges = np.split(np.eye(size, dtype=np.float32), np.cumsum(part.nvec.ravel())[:-1])
-            flat = values.reshape(len(values), -1)
+            flat = values.reshape(len(values), -1) - np.array(starts(part))
             values = np.concatenate([eye[flat[:, i]] for i, eye in enumerate(ranges)], axis=1)
         out[:, at : at + size] = values.reshape(len(values), size)
         at += size

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from understudy.data import Array
+from understudy.policies.spaces import starts
 
 Layer = tuple[Array, Array]
 """Weight [in, out], contiguous, and bias [out]."""
@@ -43,8 +44,7 @@ def select_task(out: Array, task: Array) -> Array:
 def one_hot(x: Array, space: gym.Space[Any]) -> Array:
     """[N] or [N, parts] integers -> [N, sum of sizes] float32."""
     sizes = [int(space.n)] if isinstance(space, gym.spaces.Discrete) else np.ravel(space.nvec).tolist()  # type: ignore[attr-defined]
-    start = int(getattr(space, "start", 0)) if len(sizes) == 1 else 0
-    columns = x.reshape(len(x), -1).astype(np.int64) - start
+    columns = x.reshape(len(x), -1).astype(np.int64) - np.array(starts(space))
     return np.concatenate([np.eye(n, dtype=np.float32)[columns[:, i]] for i, n in enumerate(sizes)], axis=1)
 
 

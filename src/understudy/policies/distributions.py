@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from understudy.policies.family import ActionMap, Family
+from understudy.policies.spaces import starts
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 """Bounds of a state-dependent log standard deviation (Haarnoja 2018, the authors' code)."""
@@ -130,7 +131,9 @@ def to_unit(params: Tensor, family: Family, action_map: ActionMap) -> Tensor:
 def one_hot(x: Tensor, space: gym.Space[Any]) -> Tensor:
     """[N] or [N, parts] integers -> [N, sum of sizes] float32."""
     sizes = [int(space.n)] if isinstance(space, gym.spaces.Discrete) else np.ravel(space.nvec).tolist()  # type: ignore[attr-defined]
-    columns = x.reshape(len(x), -1).long() - int(getattr(space, "start", 0) if len(sizes) == 1 else 0)
+    columns = x.reshape(len(x), -1).long()
+    if any(starts(space)):
+        columns = columns - torch.tensor(starts(space), device=x.device)
     return torch.cat([functional.one_hot(columns[:, i], n) for i, n in enumerate(sizes)], dim=1).float()
 
 

@@ -19,6 +19,7 @@ import gymnasium as gym
 import numpy as np
 
 from understudy.errors import UserError
+from understudy.policies.spaces import starts
 
 DISCRETE = ("categorical", "multi_categorical", "q_values")
 CONTINUOUS = ("gaussian", "squashed_gaussian", "deterministic")
@@ -84,14 +85,17 @@ def family_for(name: str, space: gym.Space[Any]) -> Family:
 class ActionMap:
     """Unit actions (-1 to 1 at the bounds) to environment actions and back; the identity where a bound is infinite.
 
-    Discrete actions pass through, but for ``Discrete(start=...)`` which is added.
+    Discrete actions pass through, but for the ``start`` of a space that has one, which is added.
     """
 
     def __init__(self, space: gym.Space[Any]) -> None:
         self.space = space
         self.shape = tuple(space.shape or ())
         self.dtype = np.dtype(space.dtype) if space.dtype is not None else np.dtype(np.float32)
-        self.start = int(getattr(space, "start", 0)) if isinstance(space, gym.spaces.Discrete) else 0
+        start = np.array(starts(space), np.int64)
+        self.start = start[0] if isinstance(space, gym.spaces.Discrete) else start
+        """[] or [parts], what is added to indices; a Box has none."""
+        self._moved = bool(start.any())
         if isinstance(space, gym.spaces.Box):
             low, high = space.low.astype(np.float32).ravel(), space.high.astype(np.float32).ravel()
             finite = np.isfinite(low) & np.isfinite(high)
@@ -105,7 +109,7 @@ class ActionMap:
         if isinstance(self.space, gym.spaces.Box):
             scaled = self.center + self.half * action if unit else action
             action = np.clip(scaled, self.low, self.high)
-        elif self.start:
+        elif self._moved:
             action = action + self.start
         return action.reshape(-1, *self.shape).astype(self.dtype, copy=False)
 
@@ -115,4 +119,5 @@ class ActionMap:
         if isinstance(self.space, gym.spaces.Box):
             unit: np.ndarray = ((flat - self.center) / self.half).astype(np.float32)
             return unit
-        return flat[:, 0] - self.start if isinstance(self.space, gym.spaces.Discrete) else flat
+        flat = flat[:, 0] if isinstance(self.space, gym.spaces.Discrete) else flat
+        return flat - self.start if self._moved else flat

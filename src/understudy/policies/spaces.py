@@ -38,7 +38,8 @@ def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
     if isinstance(space, gym.spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
     if isinstance(space, gym.spaces.MultiDiscrete):
-        return {"type": "MultiDiscrete", "nvec": np.asarray(space.nvec).ravel().tolist()}
+        start = {"start": list(starts(space))} if any(starts(space)) else {}
+        return {"type": "MultiDiscrete", "nvec": np.asarray(space.nvec).ravel().tolist(), **start}
     if isinstance(space, gym.spaces.MultiBinary):
         return {"type": "MultiBinary", "n": int(np.prod(space.shape))}
     if isinstance(space, gym.spaces.Dict):
@@ -56,7 +57,7 @@ def space_from_json(data: Mapping[str, Any]) -> gym.Space[Any]:
     if kind == "Discrete":
         return gym.spaces.Discrete(data["n"], start=data.get("start", 0))
     if kind == "MultiDiscrete":
-        return gym.spaces.MultiDiscrete(data["nvec"])
+        return gym.spaces.MultiDiscrete(data["nvec"], start=data.get("start"))
     if kind == "MultiBinary":
         return gym.spaces.MultiBinary(data["n"])
     if kind == "Dict":
@@ -101,6 +102,13 @@ def picture_shape(space: gym.Space[Any]) -> tuple[int, int, int]:
         raise UserError(f"a picture has three axes: height, width and channels; {space} has not")
     channels, height, width = (space.shape[i] for i in ((2, 0, 1) if has_channels_last(space) else (0, 1, 2)))
     return channels, height, width
+
+
+def starts(space: gym.Space[Any]) -> tuple[int, ...]:
+    """Return the first number of each part of a space of whole numbers; a Box has no parts."""
+    if isinstance(space, gym.spaces.MultiBinary):
+        return (0,) * int(np.prod(space.shape))
+    return tuple(int(n) for n in np.ravel(getattr(space, "start", ())))
 
 
 def flat_size(space: gym.Space[Any]) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from understudy.errors import UserError
+from understudy.policies.spaces import starts
 from understudy.policies.spec import Encoder
 
 BUCKETS = 2048
@@ -22,6 +23,8 @@ _PRIME, _BASE, _PAIR = 2**31 - 1, 1_103_515_245, 48_271
 def _tokens(space: gym.Space[Any], encoder: Encoder) -> int:
     """Return how many tokens there are, padding among them."""
     if isinstance(space, gym.spaces.MultiDiscrete) and len(space.nvec.shape) == 1:
+        if any(starts(space)):
+            raise UserError(f"the encoder {encoder.type} reads tokens that begin at 0, not {space}")
         return int(space.nvec.max())
     if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 1:
         return 256

@@ -76,7 +76,7 @@ def _of_one(
     highs = highs if highs is not None else getattr(space, "n", 2)
     if isinstance(space, gym.spaces.MultiBinary):
         highs = np.full(space.shape, 2)
-    noise = rng.integers(0, highs, (steps, *(space.shape or ()))) + action_map.start
+    noise = rng.integers(0, highs, (steps, *(space.shape or ()))) + action_map.start.reshape(space.shape or ())
     return teacher_acts, noisy, noise
 
 

@@ -82,5 +82,4 @@ class UnityEngine(Engine):
         if isinstance(self._facts.action_space, gym.spaces.Box):
             return {"action": self._map.to_env(answer)}
         rows = [_SURE * np.eye(n, dtype=np.float32)[answer[:, i]] for i, n in enumerate(self._sizes)]
-        action = answer[:, 0] + self._map.start if isinstance(self._facts.action_space, gym.spaces.Discrete) else answer
-        return {"logits": np.concatenate(rows, axis=1), "action": action}
+        return {"logits": np.concatenate(rows, axis=1), "action": self._map.to_env(answer)}

@@ -196,4 +196,4 @@ def _zeros(space: gym.Space[Any]) -> Any:
         return {key: _zeros(sub) for key, sub in space.spaces.items()}
     if isinstance(space, gym.spaces.Box):
         return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
-    return np.zeros(space.shape or (), space.dtype)
+    return np.full(space.shape or (), getattr(space, "start", 0), space.dtype)

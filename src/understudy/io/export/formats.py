@@ -13,7 +13,7 @@ from understudy import __version__
 from understudy.errors import UserError
 from understudy.policies.family import ActionMap
 from understudy.policies.policy import Policy
-from understudy.policies.spaces import members, space_to_json
+from understudy.policies.spaces import members, space_to_json, starts
 from understudy.policies.spec import PolicySpec
 from understudy.teachers.exported import FORMAT
 
@@ -44,7 +44,10 @@ def obstacles(spec: PolicySpec, form: str) -> list[str]:
         found += ["gSDE"] * (spec.std == "gsde")
     if form == "sb3":
         found += [f"the {spec.cell.upper()}"] * bool(spec.lstm)
-        found += ["actions that do not start at 0"] * bool(spec.action_space.get("start", 0))
+        found += ["actions that do not start at 0"] * any(starts(spec.actions))
+        seen = members(spec.observations)
+        late = [e.key for e in spec.encoders if e.type == "one_hot" and any(starts(seen[e.key]))]
+        found += ["observations that do not start at 0"] * bool(late)
         box = spec.actions
         if isinstance(box, gym.spaces.Box) and not box.is_bounded():
             found.append("actions without bounds")

@@ -18,7 +18,7 @@ from understudy.policies.distributions import LOG_STD_MAX, LOG_STD_MIN
 from understudy.policies.encoders import GridCNN, GridMLP
 from understudy.policies.family import ActionMap
 from understudy.policies.policy import Policy
-from understudy.policies.spaces import members
+from understudy.policies.spaces import members, starts
 from understudy.policies.spec import ABSENT, Encoder, PolicySpec
 from understudy.policies.text import TextBag, TextLSTM, TextWords
 from understudy.teachers.exported import PARAMETERS
@@ -186,9 +186,10 @@ class Graph(nn.Module):
     def choose(self, logits: Tensor) -> Tensor:
         """[N, P] -> the likeliest actions, [N] or [N, parts] int64."""
         if self.policy.family.name != "multi_categorical":
-            return logits.argmax(dim=1) + self.map.start
+            return logits.argmax(dim=1) + int(self.map.start)
         parts = torch.split(logits, list(self.policy.family.sizes), dim=1)
-        return torch.stack([part.argmax(dim=1) for part in parts], dim=1)
+        chosen = torch.stack([part.argmax(dim=1) for part in parts], dim=1)
+        return chosen + torch.from_numpy(self.map.start) if self.map.start.any() else chosen
 
     def example(self, count: int = 2) -> tuple[Tensor, ...]:
         """Return inputs of zeros, of the right types."""
@@ -247,8 +248,9 @@ def _scaled(x: Tensor, encoder: Encoder) -> Tensor:
 def _one_hot(x: Tensor, space: gym.Space[Any]) -> Tensor:
     """[N] or [N, parts] integers -> [N, sum of sizes] float32."""
     sizes = [int(space.n)] if isinstance(space, gym.spaces.Discrete) else np.ravel(space.nvec).tolist()  # type: ignore[attr-defined]
-    start = int(getattr(space, "start", 0)) if len(sizes) == 1 else 0
-    columns = x.reshape(-1, len(sizes)) - start
+    columns = x.reshape(-1, len(sizes))
+    if any(starts(space)):
+        columns = columns - torch.tensor(starts(space))
     return torch.cat([(columns[:, i : i + 1] == torch.arange(n)).float() for i, n in enumerate(sizes)], dim=1)
 
 

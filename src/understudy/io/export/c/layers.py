@@ -83,7 +83,7 @@ class Input:
         normalizer: (mean, rest of the mean or None, 1 / std), flat, and the bound; None without.
         scale: Numbers are multiplied by it.
         one_hot: Sizes of the parts of a one-hot code; empty for numbers.
-        start: What is taken off whole numbers first.
+        start: What is taken off the whole number of each part first.
         convolutions: Of a picture.
         strides: Of a picture's rows, columns and channels.
         linear: The layer after the convolutions; None without.
@@ -98,7 +98,7 @@ class Input:
     normalizer: tuple[Array, Array | None, Array, float] | None = None
     scale: float = 1.0
     one_hot: tuple[int, ...] = ()
-    start: int = 0
+    start: tuple[int, ...] = ()
     convolutions: list[Convolution] = field(default_factory=list)
     strides: tuple[int, int, int] = (0, 0, 0)
     linear: Matrix | None = None

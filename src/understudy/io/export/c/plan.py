@@ -15,7 +15,7 @@ from understudy.io.export.c.quantise import MARGIN, quantise
 from understudy.io.export.c.ranges import Ranges
 from understudy.policies.family import ActionMap
 from understudy.policies.policy import Policy
-from understudy.policies.spaces import has_channels_last, picture_shape
+from understudy.policies.spaces import has_channels_last, picture_shape, starts
 from understudy.policies.spec import Encoder, encoded_size
 
 
@@ -156,7 +156,7 @@ def _input(
     if encoder.type == "one_hot":
         discrete = isinstance(space, gym.spaces.Discrete)
         sizes = [space.n] if discrete else np.ravel(space.nvec)  # type: ignore[attr-defined]
-        one.one_hot, one.start = tuple(int(n) for n in sizes), int(getattr(space, "start", 0)) if discrete else 0
+        one.one_hot, one.start = tuple(int(n) for n in sizes), starts(space)
         one.ctype, one.width, one.scale = "int32_t", sum(one.one_hot), 1.0
         return one, np.arange(one.width)
     if encoder.key in policy.spec.normalized:

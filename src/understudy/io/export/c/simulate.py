@@ -87,7 +87,7 @@ def _input(plan: Plan, one: Input, obs: Array) -> Array:
     """[N, ...] of a key -> [N, width]."""
     count = len(obs)
     if one.one_hot:
-        columns = obs.reshape(count, -1).astype(np.int64) - one.start
+        columns = obs.reshape(count, -1).astype(np.int64) - np.array(one.start)
         return np.concatenate([np.eye(n)[columns[:, i]] for i, n in enumerate(one.one_hot)], axis=1)
     if one.convolutions:
         return _picture(plan, one, obs.reshape(count, -1).astype(np.float64))

@@ -84,7 +84,7 @@ class _Writer:
         if one.one_hot:
             offset = one.offset
             for part, size in enumerate(one.one_hot):
-                shift = f" - {one.start}" if one.start else ""
+                shift = f" - {one.start[part]}" if one.start[part] else ""
                 self.call("one_hot", f"{source}[{part}]{shift}", size, f"s->a + {offset}")
                 offset += size
             return
@@ -206,10 +206,10 @@ class _Writer:
         """Write how parameters become an action."""
         plan, family = self.plan, self.plan.policy.family
         if not family.continuous:
-            start = f" + {plan.action.start}" if plan.action.start else ""
-            offset = 0
+            starts, offset = np.ravel(plan.action.start), 0
             self.used.append("argmax")
             for part, size in enumerate(family.sizes):
+                start = f" + {starts[part]}" if starts[part] else ""
                 self.lines.append(f"action[{part}] = argmax(s->params + {offset}, {size}){start};")
                 offset += size
             return

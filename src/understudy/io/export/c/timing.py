@@ -80,7 +80,7 @@ def time_policy(policy: Policy, seconds: float = 0.2) -> Timing:
             f"not compiled on the way, as it has more than {LARGEST:,} weights: export it and measure there"
         )
     plan = build_plan(policy)
-    states = States({one.key: np.zeros((1, one.size)) + one.start for one in plan.inputs}, np.array([True]), "")
+    states = States({one.key: np.zeros((1, one.size)) + (one.start or 0) for one in plan.inputs}, np.array([True]), "")
     text = describe(policy, "c", "float32", [one.key for one in plan.inputs])
     return time_sources(plan, write_sources(plan, _NAME, text, states, simulate(plan, states)), _NAME, seconds)
 
