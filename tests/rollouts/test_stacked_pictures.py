@@ -77,6 +77,27 @@ def test_what_is_drawn_is_what_happened(capacity, n, prioritised):
     assert once.size > capacity / 4 or capacity == 1000
 
 
+def test_a_cleared_replay_begins_in_the_middle_of_episodes():
+    """QDagger's student goes on where its teacher was: the older pictures of its first stacks are nowhere else."""
+    world = Pictures(2)
+    once, whole = (Replay(PIXELS, ACT, 2, 400, gamma=GAMMA, stacks=stacks) for stacks in ({"": COUNT}, {}))
+    for _ in range(3):
+        rollout = world.pictures(7)
+        for replay in (once, whole):
+            replay.append(rollout)
+    for replay in (once, whole):
+        replay.clear()
+    rollout = world.pictures(7)
+    assert not rollout.episode_start[0].all()
+    for replay in (once, whole):
+        replay.append(rollout)
+        index = np.flatnonzero(replay.columns["valid"])
+        assert len(index) == 14 and replay.added == 14
+        batch = replay.batch(index, np.ones(14, np.float32))
+        for stack in (*batch.obs, *batch.next_obs):
+            assert np.array_equal(stack, world.stacks[world.number(stack)])
+
+
 def test_a_replay_of_single_pictures_resumes_exactly_and_not_from_one_of_stacks():
     world = Pictures(2)
     replays = [Replay(PIXELS, ACT, 2, 200, gamma=GAMMA, stacks={"": COUNT}) for _ in range(2)]

@@ -158,7 +158,8 @@ class Replay:
         if len(lost):  # a new episode, though the last one did not end: what was seen last ends it
             columns["ended"][self._flat(self._count[lost] - 1, lost)] = True
             self._count[lost] += 1
-        seen, start = self._seen, rollout.episode_start
+        seen, start = self._seen, rollout.episode_start.copy()
+        start[0] |= ~self._running[envs]  # a replay that was cleared knows nothing of an episode that goes on
         ended = rollout.terminated | rollout.truncated
         rows = self._count[envs] + np.arange(steps)[:, None] + np.cumsum(ended, axis=0) - ended
         if seen.before:
