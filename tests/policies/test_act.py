@@ -94,6 +94,24 @@ def test_the_log_probability_is_that_of_the_choice(name):
     np.testing.assert_allclose(value, np.zeros(32) if target.value is None else target.value.numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("mean", [0.0, 6.0, 9.0])
+@pytest.mark.parametrize("std", ["state", "constant"])
+def test_a_policy_that_has_not_changed_has_a_ratio_of_1_where_the_tanh_saturates(mean, std):
+    """What learning finds of the stored action is what acting stored, though the tanh rounds most of them to 1."""
+    one = policy("squashed_gaussian", std=std, value_hidden=(64, 64))
+    with torch.no_grad():
+        one.head.bias.fill_(mean)
+    obs, start, noise = observations(VECTOR, 256), np.zeros(256, bool), noise_for(one, 256)
+    for each in (one, ArrayPolicy(one.spec, named_arrays(one))):
+        choice, log_prob, _, _ = each.act(obs, None, start, noise)
+        known = distributions.log_prob(one.family, one.label(obs)[0].params, torch.as_tensor(choice))
+        np.testing.assert_allclose(np.exp(known.numpy() - log_prob), 1, atol=1e-3)
+        assert choice.dtype == log_prob.dtype == np.float32
+    if mean == 9:  # the samples' own density is another
+        _, exact = distributions.choose(one.family, one.label(obs)[0].params, torch.as_tensor(noise))
+        assert np.abs(exact.numpy() - log_prob).max() > 1
+
+
 def test_gumbel_noise_samples_the_softmax():
     one = CASES["categorical"]
     obs = np.repeat(observations(VECTOR, 1), 20_000, axis=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from understudy.data import Array
@@ -34,6 +36,15 @@ def sample(family: Family, params: Array, rng: np.random.Generator) -> Array:
         log_std = np.clip(log_std, -20, 2)
     action: Array = mean + np.exp(log_std) * rng.standard_normal(mean.shape, dtype=np.float32)
     return np.tanh(action) if family.name == "squashed_gaussian" else action
+
+
+def squashed_log_prob(mean: Array, log_std: Array, action: Array) -> Array:
+    """[N, A] each, squashed actions -> log density [N]; see ``distributions.log_prob``."""
+    inside = np.minimum(np.maximum(action, -1 + 1e-6), 1 - 1e-6)
+    above, below = np.log1p(inside), np.log1p(-inside)  # half of their difference is atanh, their sum log(1 - a^2)
+    z = (0.5 * (above - below) - mean) * np.exp(-log_std)
+    density: Array = -(0.5 * z * z + log_std + above + below + 0.5 * math.log(2 * math.pi)).sum(axis=1)
+    return density
 
 
 def choose_parts(family: Family, logits: Array, noise: Array, ones: Array) -> tuple[Array, Array]:

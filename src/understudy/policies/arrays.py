@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from understudy.data import Array
-from understudy.policies.array_distributions import choose_parts, mode, sample
+from understudy.policies.array_distributions import choose_parts, mode, sample, squashed_log_prob
 from understudy.policies.array_layers import ACTIVATIONS, Layer, expected_value, join, one_hot, select_task
 from understudy.policies.array_networks import CONVOLVED, Convolutions, GatedMemory, Memory, State
 from understudy.policies.family import ActionMap, Family
@@ -270,7 +270,7 @@ class ArrayPolicy:
         return (actions[0] if single else actions), state
 
     def _choose(self, params: Array, noise: Array) -> tuple[Array, Array]:
-        """[N, P] in unit actions and noise [N, K] -> actions and log-probabilities [N]; see ``distributions.choose``.
+        """[N, P] in unit actions and noise [N, K] -> what ``distributions.choose_for_trace`` returns.
 
         A constant log standard deviation may be left out of the parameters, [N, A].
         """
@@ -280,22 +280,21 @@ class ArrayPolicy:
         if not family.continuous:
             return choose_parts(family, params, noise, self._ones)
         size = noise.shape[1]
-        if params.shape[1] == size:
+        mean, log_std = params[:, :size], params[:, size:]
+        if log_std.size == 0:
+            assert self._log_std is not None
             action = noise * self._rows("std", len(noise))[0]
-            action += params
-            log_scale = self._log_scale
+            log_std, log_scale = self._log_std, self._log_scale
         else:
-            log_std = params[:, size:]
             if family.name == "squashed_gaussian":
                 log_std = np.clip(log_std, -20, 2)
             action = np.exp(log_std)
             action *= noise
-            action += params[:, :size]
             log_scale = log_std.sum(axis=1) + size * _HALF_LOG_2PI
+        action += mean
+        if family.name == "squashed_gaussian":
+            np.tanh(action, out=action)
+            return action, squashed_log_prob(mean, log_std, action)
         log_prob: Array = np.square(noise).dot(self._minus_half)
         log_prob -= log_scale
-        if family.name == "squashed_gaussian":
-            # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2x))
-            log_prob -= 2 * (math.log(2) - action - np.logaddexp(0, -2 * action)).sum(axis=1)
-            np.tanh(action, out=action)
         return action, log_prob

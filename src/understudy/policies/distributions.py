@@ -81,6 +81,16 @@ def choose(family: Family, params: Tensor, noise: Tensor) -> tuple[Tensor, Tenso
     return action, density
 
 
+def choose_for_trace(family: Family, params: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """As ``choose``, with the log-probability [N] that ``log_prob`` gives to the action.
+
+    Whoever learns from a trace knows the action alone, and of a squashed one not what the tanh rounded: were its exact
+    density kept, the ratio of an unchanged policy would not be 1.
+    """
+    action, density = choose(family, params, noise)
+    return action, log_prob(family, params, action) if family.name == "squashed_gaussian" else density
+
+
 def _log_slope(raw: Tensor) -> Tensor:
     """[..., A] before the tanh -> [...] log |d tanh(raw) / d raw|, stable for large numbers."""
     return 2 * (math.log(2) - raw - functional.softplus(-2 * raw)).sum(-1)

@@ -245,7 +245,8 @@ class Policy(nn.Module):
         params = self._params(features, tensors)
         if self._family.continuous and not self.spec.unit_actions:
             params = distributions.to_unit(params, self._family, self._map)
-        choice, log_prob = distributions.choose(self._family, params, torch.as_tensor(noise, device=self.device))
+        drawn = torch.as_tensor(noise, device=self.device)
+        choice, log_prob = distributions.choose_for_trace(self._family, params, drawn)
         return choice.cpu().numpy(), log_prob.cpu().numpy(), self._value_array(features, tensors), state
 
     @torch.no_grad()
