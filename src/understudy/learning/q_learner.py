@@ -152,7 +152,8 @@ class QLearner:
         if kind == "quantiles":
             return off_policy.quantile_huber(chosen, target), target.mean(dim=1) - chosen.mean(dim=1)
         loss = off_policy.categorical_loss(chosen, target)
-        return loss, loss  # Rainbow's priorities follow the loss (Hessel 2018)
+        # Priorities follow the loss (Hessel 2018). Differs in: theirs is the KL; this adds the entropy of the target.
+        return loss, loss
 
     def metrics(self) -> dict[str, float]:
         """Return means over the updates since the last call."""

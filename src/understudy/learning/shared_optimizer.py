@@ -45,6 +45,7 @@ class SharedOptimizer:
     again. Adam's bias correction counts the updates of all workers. Local parameters and gradients become views of one
     vector each, so loading and stepping are single passes over memory. A parameter whose gradient was taken away (None)
     is left alone by ``step``, statistics and all, as ``objectives.optimizers`` do; ``zero_grad`` gives it one again.
+    Differs in: RMSprop's epsilon is added to the root, as in ``objectives.optimizers``; eq. 9 has it under the root.
     """
 
     def __init__(
