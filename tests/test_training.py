@@ -9,6 +9,8 @@ from understudy.config import preset, presets
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays
+from understudy.learning.adam_states import as_vectors, by_parameter
+from understudy.objectives.actor_critic_kernel import ActorCriticKernel
 from understudy.policies.files import load_policy
 from understudy.settings import METHODS as SETTINGS
 from understudy.terminal_training import limit
@@ -225,3 +227,49 @@ def test_a_loss_that_is_not_finite_never_reaches_a_checkpoint(tmp_path):
     if (tmp_path / "last.safetensors").exists():
         saved = load_policy(tmp_path / "last.safetensors").state_dict().values()
         assert all(bool(tensor.isfinite().all()) for tensor in saved)
+
+
+@pytest.mark.parametrize("action", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_goes_on_with_the_other_way_to_take_its_steps(tmp_path, action, first):
+    """Kernel to autograd and back: Adam's statistics are taken over, and what is saved again is what was read."""
+    settings = {**METHODS["ppo"], "policy__hidden": [8, 8], "policy__value_hidden": [4], "rollout__num_envs": 4}
+    for name in ("same", "other"):
+        quick(tmp_path / name, action, stop__env_steps=128, update__kernel=first, **settings)
+    ends = [
+        quick(tmp_path / name, action, stop__env_steps=256, resume=True, update__kernel=kernel, **settings)[1]
+        for name, kernel in (("same", first), ("other", not first))
+    ]
+    for name in ends[0]:
+        np.testing.assert_allclose(ends[0][name], ends[1][name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_statistics_of_the_optimiser_survive_both_ways(tmp_path):
+    quick(tmp_path, "Pendulum-v1", stop__env_steps=128, update__kernel=False)
+    policy, (arrays, _) = load_policy(tmp_path / "last.safetensors"), read_arrays(tmp_path / "state.safetensors")
+    saved = {name.removeprefix("optimizer:"): a for name, a in arrays.items() if name.startswith("optimizer:")}
+    kernel = ActorCriticKernel.from_policy(
+        policy, 8, clip=None, value_clip=None, value_weight=0.5, max_grad_norm=None, normalize_advantage=False
+    )
+    vectors = as_vectors(policy, kernel.named, kernel.parameters, saved, {})
+    kernel.restore(*vectors)
+    back = by_parameter(policy, *kernel.state())
+    assert set(back) == set(saved) and all(np.array_equal(back[name], saved[name]) for name in saved)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({}, {"update__optimizer": "rmsprop"}, "without changing update.optimizer"),
+        ({"update__optimizer": "rmsprop"}, {"update__optimizer": "adam"}, "same update.optimizer"),
+        (
+            {"update__optimizer": "rmsprop"},
+            {"update__optimizer": "adam", "update__kernel": False},
+            "without changing update.optimizer",
+        ),
+    ],
+)
+def test_what_a_run_cannot_go_on_with_is_one_line(tmp_path, before, after, message):
+    quick(tmp_path, "CartPole-v1", stop__env_steps=128, **before)
+    with pytest.raises(UserError, match=message):
+        quick(tmp_path, "CartPole-v1", stop__env_steps=256, resume=True, **after)

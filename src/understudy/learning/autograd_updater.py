@@ -12,6 +12,7 @@ from torch import Tensor
 
 from understudy.data import Array, Rollout, Target, flatten_time, map_obs
 from understudy.learning.actor_critic_terms import actor_critic_terms
+from understudy.learning.adam_states import by_parameter
 from understudy.learning.updater import Columns
 from understudy.objectives.batch import Batch
 from understudy.objectives.objective import Objective, Term, unit_output
@@ -187,8 +188,8 @@ class AutogradUpdater:
         return self._optimizer.state(), {}
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
-        """See ``Updater``."""
-        self._optimizer.restore(arrays)
+        """See ``Updater``; what the kernel saved is taken over."""
+        self._optimizer.restore(by_parameter(self._policy, arrays, data))
 
 
 def unpack_state(policy: Policy, packed: Tensor) -> tuple[Tensor, Tensor]:

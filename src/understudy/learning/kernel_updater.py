@@ -11,6 +11,7 @@ import torch
 
 from understudy.data import Array, Rollout, Target, flatten_time
 from understudy.learning.actor_critic_terms import entropy_schedule
+from understudy.learning.adam_states import as_vectors
 from understudy.learning.updater import Columns
 from understudy.objectives.actor_critic_kernel import ActorCriticKernel, More
 from understudy.objectives.batch import Batch
@@ -125,5 +126,6 @@ class KernelUpdater:
         return self._kernel.state()
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
-        """See ``Updater``."""
-        self._kernel.restore(arrays, data)
+        """See ``Updater``; what autograd saved is taken over."""
+        kernel = self._kernel
+        kernel.restore(*as_vectors(self._policy, kernel.named, kernel.parameters, arrays, data))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from understudy.data import Array
+from understudy.errors import UserError
 
 
 def adam_step(
@@ -92,10 +93,21 @@ class _Statistics:
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
-        """Go on from ``state``; what is not there stays 0."""
+        """Go on from ``state``; what is not there stays 0.
+
+        Raises:
+            UserError: It is of another optimiser, or of other parameters.
+        """
         for key, array in arrays.items():
             number, name = key.split(":")
-            self._slots[name][int(number)].copy_(torch.as_tensor(array))
+            slot = self._slots.get(name)
+            if slot is None:
+                raise UserError(
+                    f"the run was saved by an optimiser with {name}: resume without changing update.optimizer"
+                )
+            if int(number) >= len(slot) or slot[int(number)].shape != array.shape:
+                raise UserError("the optimiser state does not fit this student; resume with the same network")
+            slot[int(number)].copy_(torch.as_tensor(array))
 
 
 class Adam(_Statistics):
