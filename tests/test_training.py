@@ -160,6 +160,19 @@ def test_a_resumed_run_tells_the_evaluations_of_before(tmp_path):
     assert [steps for steps, _ in second.curve] == [512, 1024, 1536, 2048]
 
 
+@pytest.mark.parametrize("before", [0, 20_000])
+def test_a_resumed_run_evaluates_and_saves_as_its_settings_say_now(tmp_path, before):
+    saved = []
+    quick(tmp_path, "CartPole-v1", stop__env_steps=256, evaluation__every=before, checkpoint_every=before)
+    result, _ = quick(
+        tmp_path, "CartPole-v1", stop__env_steps=1024, resume=True, evaluation__every=256, evaluation__episodes=2,
+        evaluation__wait=True, checkpoint_every=256,
+        report=lambda row: saved.append(read_arrays(tmp_path / "state.safetensors")[1]["progress"]["env_steps"]),
+    )  # fmt: skip
+    assert [steps for steps, _ in result.curve] == [512, 768, 1024] and (tmp_path / "best.safetensors").exists()
+    assert len(set(saved)) >= 3  # that of before, and two of its own at least
+
+
 def test_evaluation_runs_beside_and_keeps_the_best(tmp_path):
     seen = []
     result = train(

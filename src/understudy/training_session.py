@@ -100,7 +100,15 @@ class TrainSession:
             raise UserError(f"the run in {self.folder} has another network: resume it without changing policy.*")
         self.progress.__dict__.update(data["progress"])
         self.progress.stopped = ""
+        self._look_ahead()
         self.learner.restore(arrays, data["learner"])
+
+    def _look_ahead(self) -> None:
+        """Let the next checkpoint and evaluation come no later than the settings of now say; equal ones change nothing."""
+        progress, every = self.progress, self.settings.evaluation.every
+        now, save = progress.env_steps, self.settings.checkpoint_every
+        progress.next_evaluation = min(progress.next_evaluation or now + every, now + every)
+        progress.next_checkpoint = min(progress.next_checkpoint, now + save)
 
     def run(self, report: Report) -> Run:
         """Return the run for ``loop.train``."""
