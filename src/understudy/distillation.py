@@ -19,6 +19,7 @@ from understudy.errors import Interrupted
 from understudy.execution.base import workers_alive
 from understudy.execution.restarts import WorkerError
 from understudy.io.log import RunLog
+from understudy.io.run_folder import check_free, in_use
 from understudy.job import Job, prepare
 from understudy.loop import train
 from understudy.policies.files import write_atomic
@@ -90,12 +91,19 @@ def distill(
 
 
 def _run_job(job: Job, report: Report | None) -> DistillResult:
+    with in_use(job.folder):
+        if not job.resume:
+            check_free(job.folder)  # a run may have ended there since
+        return _run_alone(job, report)
+
+
+def _run_alone(job: Job, report: Report | None) -> DistillResult:
     begin = time.perf_counter()
     log: RunLog | None = None
     session = Session(job.teacher, job.env, job.settings, job.folder, job.resume)
     try:
         write_atomic(job.folder / "config.yaml", yaml.safe_dump(job.described, sort_keys=False).encode())
-        log = RunLog(job.folder)
+        log = RunLog(job.folder, fresh=not job.resume)
 
         def tell(metrics: dict[str, Any]) -> None:
             progress = session.progress

@@ -17,6 +17,7 @@ from understudy.env_names import EnvLike, all_named
 from understudy.envs.make import spaces_of
 from understudy.envs.multitask import task_names, whole_tasks
 from understudy.errors import UserError
+from understudy.io.run_folder import check_free
 from understudy.loading import load
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.scenes import check_labels, folder_name, for_scene_distillation
@@ -129,8 +130,8 @@ def prepare(
     resolved, spec = for_scene_distillation(resolved, spec)
     name = folder_name(spec.id)
     folder = Path(run) if run is not None else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if (folder / "state.safetensors").exists() and not resume:
-        raise UserError(f"{folder} holds a run already: --resume {folder} goes on with it, --run FOLDER starts another")
+    if not resume:
+        check_free(folder)
     described = {
         "teachers": [called(teacher) for teacher in teachers],
         "env": [e.to_json() if isinstance(e, EnvSpec) else e for e in asked] if asked else None,

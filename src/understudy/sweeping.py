@@ -33,6 +33,8 @@ Tell = Callable[[str, str], None]
 _LAYERS = re.compile(r"^[1-9]\d*(x[1-9]\d*)*$")
 _SHARE = re.compile(r"^\d+(\.\d+)?%$")
 _WIDEST = 4096
+_KEPT = ("state.safetensors", "summary.json")
+"""Either says that a size was begun, or is done."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -164,7 +166,7 @@ def _job(
         UserError: The size cannot be made, or the folder holds a run with other settings.
     """
     place = folder / size.replace("%", "-percent")
-    options |= {"run": place, "resume": (place / "state.safetensors").exists()}
+    options |= {"run": place, "resume": any((place / name).exists() for name in _KEPT)}
     job = prepare(teachers, env, over, **options)  # a share of the teacher's parameters is known once it is loaded
     own = {"student": network_of(size, job.teacher, job.env, job.settings.student)}
     job = prepare(teachers, env, merge(over, own), **options)

@@ -21,6 +21,7 @@ from understudy.evaluation.statistics import bootstrap_interval
 from understudy.execution.base import workers_alive
 from understudy.execution.restarts import WorkerError
 from understudy.io.log import RunLog, logged_curve
+from understudy.io.run_folder import check_free, in_use
 from understudy.loop import train as loop
 from understudy.policies.files import write_atomic
 from understudy.policies.policy import Policy
@@ -125,13 +126,22 @@ def train(
 
 def _run(resolved: AnySettings, folder: Path, resume: bool, report: Report | None, teach: Teach | None) -> TrainResult:
     """Run resolved settings in a folder; see ``train``."""
+    with in_use(folder):
+        if not resume:
+            check_free(folder)  # a run may have ended there since
+        return _run_alone(resolved, folder, resume, report, teach)
+
+
+def _run_alone(
+    resolved: AnySettings, folder: Path, resume: bool, report: Report | None, teach: Teach | None
+) -> TrainResult:
     begin = time.perf_counter()
     session = TrainSession(for_scene(resolved), folder, resume, teach)
     log: RunLog | None = None
     try:
         write_atomic(folder / "config.yaml", yaml.safe_dump({"settings": plain(resolved)}, sort_keys=False).encode())
         curve = logged_curve(folder / "log.jsonl", session.progress.env_steps) if resume else []
-        log = RunLog(folder)
+        log = RunLog(folder, fresh=not resume)
 
         def tell(metrics: dict[str, Any]) -> None:
             row = _row(session, metrics, time.perf_counter() - begin)
@@ -168,12 +178,12 @@ def run_folder(settings: AnySettings, run: str | os.PathLike[str] | None, resume
     """Return the folder of a run.
 
     Raises:
-        UserError: It holds a run already.
+        UserError: It holds a run already, or what is left of one.
     """
     name = folder_name(settings.env.id)
     folder = Path(run) if run is not None else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if (folder / "state.safetensors").exists() and not resume:
-        raise UserError(f"{folder} holds a run already: --resume {folder} goes on with it, --run FOLDER starts another")
+    if not resume:
+        check_free(folder)
     return folder
 
 

@@ -104,7 +104,7 @@ class TrainSession:
         self.learner.restore(arrays, data["learner"])
 
     def _look_ahead(self) -> None:
-        """Let the next checkpoint and evaluation come no later than the settings of now say; equal ones change nothing."""
+        """Let the next checkpoint and evaluation come no later than the settings say; unchanged ones change nothing."""
         progress, every = self.progress, self.settings.evaluation.every
         now, save = progress.env_steps, self.settings.checkpoint_every
         progress.next_evaluation = min(progress.next_evaluation or now + every, now + every)

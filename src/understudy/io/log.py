@@ -31,7 +31,8 @@ class RunLog:
     are written at once.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, fresh: bool = False) -> None:
+        """Open the files; a ``fresh`` log has nothing of what a run that was given up has left."""
         self._values: dict[str, Any] = {}
         self._floats: dict[str, list[float]] = {}
         self._env_steps = 0
@@ -39,6 +40,9 @@ class RunLog:
         self._file: IO[str] | None = None
         self._events: _Events | None = None
         try:
+            if fresh:
+                for left in (folder / "log.jsonl", *(folder / "tensorboard").glob("events.out.tfevents.*")):
+                    left.unlink(missing_ok=True)
             self._file = open(folder / "log.jsonl", "a", buffering=1)  # noqa: SIM115 (open as long as the run)
             self._events = _Events(folder / "tensorboard")
         except OSError as error:

@@ -20,6 +20,7 @@ from understudy.envs.make import spaces_of
 from understudy.errors import Interrupted, UserError
 from understudy.evaluation.evaluate import evaluate
 from understudy.execution.processes import cores
+from understudy.io.run_folder import in_use
 from understudy.kickstart_job import KickstartJob, prepare
 from understudy.policies.files import load_policy, write_atomic
 from understudy.policies.policy import About, Policy
@@ -124,6 +125,11 @@ def begin_of(job: KickstartJob) -> list[tuple[int, Values]]:
 def train_population(job: KickstartJob, tell: tune.Tell | None = None) -> TrainResult:
     """Run what ``prepare`` returned; see ``kickstart_population``."""
     check(job)
+    with in_use(job.folder):
+        return _train(job, tell)
+
+
+def _train(job: KickstartJob, tell: tune.Tell | None) -> TrainResult:
     began, settings, path = time.perf_counter(), job.settings, job.folder / LOG
     job = replace(job, folder=job.folder.absolute())  # members have a working directory of their own
     begin = begin_of(job)

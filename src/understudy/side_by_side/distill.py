@@ -18,6 +18,7 @@ from understudy.distillation import DistillResult, distill
 from understudy.envs.unity.options import is_unity
 from understudy.errors import UserError
 from understudy.evaluation.evaluate import Evaluation
+from understudy.io.run_folder import in_use
 from understudy.job import Job, prepare
 from understudy.policies.files import write_atomic
 from understudy.policies.stored import BEHAVIOURS, behaviours_of
@@ -101,9 +102,22 @@ def distill_each(
         if players is not None:
             own = merge(settings, {"data": {"num_envs": rows_in(spec, players)}})
         jobs[name] = prepare([path], [spec], own, preset=preset, run=part, resume=going)
-    write_index(folder, {name: job.folder for name, job in jobs.items()})
     described: dict[str, Any] = {"teachers": dict(teachers), "env": env.to_json(), "settings": dict(settings)}
     described |= {"preset": preset, "players": players}
+    with in_use(folder):
+        return folder, _distill(jobs, teachers, env, described, folder, begin)
+
+
+def _distill(
+    jobs: Mapping[str, Job],
+    teachers: Mapping[str, str],
+    env: EnvSpec,
+    described: Mapping[str, Any],
+    folder: Path,
+    begin: Begin | None,
+) -> dict[str, Distilled]:
+    """Do it, in a folder that ``described`` is written to."""
+    write_index(folder, {name: job.folder for name, job in jobs.items()})
     write_atomic(folder / "config.yaml", yaml.safe_dump({"by_behaviour": described}, sort_keys=False).encode())
     found = {name: Distilled(distill(job, report=begin(name, job) if begin else None)) for name, job in jobs.items()}
     students = {name: str(job.folder) for name, job in jobs.items()}
@@ -113,7 +127,7 @@ def distill_each(
             found[name].teacher = judge(env, name, teachers, episodes, seed)
             found[name].student = judge(env, name, students, episodes, seed)
     write_atomic(folder / "summary.json", json.dumps(_summary(found), indent=2).encode())
-    return folder, found
+    return found
 
 
 def _summary(found: Mapping[str, Distilled]) -> dict[str, Any]:

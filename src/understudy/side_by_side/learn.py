@@ -25,6 +25,7 @@ from understudy.envs.unity.hub import Hub
 from understudy.envs.unity.options import UnityOptions
 from understudy.errors import Interrupted, UserError
 from understudy.evaluation.evaluate import Evaluation
+from understudy.io.run_folder import in_use
 from understudy.policies.files import write_atomic
 from understudy.side_by_side.child import Task
 from understudy.side_by_side.judge import judge
@@ -58,11 +59,16 @@ def train_side_by_side(plan: Plan, tell: Tell | None = None) -> dict[str, Learnt
         UserError: One of them failed in a way that the user can mend; the others saved what they had.
         Interrupted: Ctrl-C; all saved what they had.
     """
+    with in_use(plan.folder):
+        return _train(plan, tell or (lambda name, metrics: None))
+
+
+def _train(plan: Plan, tell: Tell) -> dict[str, Learnt]:
     begin, folder = time.perf_counter(), plan.folder
     write_index(folder, {part.name: part.folder for part in plan.parts})
     described = {"behaviours": {p.name: {"settings": plain(p.settings), "seeds": list(p.seeds)} for p in plan.parts}}
     write_atomic(folder / "config.yaml", yaml.safe_dump(described, sort_keys=False).encode())
-    found = _Runs(plan, tell or (lambda name, metrics: None)).finish()
+    found = _Runs(plan, tell).finish()
     policies = {name: str(one.policy) for name, one in found.items()}
     for part in plan.parts:
         if part.seeds:
