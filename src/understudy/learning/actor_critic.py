@@ -198,7 +198,13 @@ class ActorCritic:
         return arrays, {"optimizer": data, "rng": self._rng.bit_generator.state, **taught}
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
-        """Go on from ``state``."""
+        """Go on from ``state``.
+
+        Raises:
+            UserError: The settings that it was saved with do not go with those of now.
+        """
+        if "optimizer" not in data:
+            raise UserError("the run learnt by shared gradients (A3C): resume with execution.shared_gradients true")
         load_arrays(self.policy, arrays)
         self._updater.restore(with_prefix(arrays, "optimizer:"), data["optimizer"])
         for key, moments in self._moments.items():

@@ -121,7 +121,13 @@ class SharedWeights:
         return {name: array.copy() for name, array in arrays.items()}, {}
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
-        """Go on from ``state``; counters of workers that are no more go to the first."""
+        """Go on from ``state``; counters of workers that are no more go to the first.
+
+        Raises:
+            UserError: It is not of A3C.
+        """
+        if "parameters" not in arrays:
+            raise UserError("the run did not learn by shared gradients: resume without execution.shared_gradients")
         for name, array in self._shared.items():
             if name in ("env_steps", "updates", "still"):
                 array[:] = 0

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from understudy.data import Array, Rollout
+from understudy.errors import UserError
 from understudy.evaluation.task_score import Level
 from understudy.learning.actor_critic_terms import REINFORCEMENT, actor_critic_terms
 from understudy.learning.behaviours import STUDENT, TeacherActs
@@ -231,12 +232,21 @@ class Teaching:
         return {"weights": [feedback.state(g.weight) for g in self.guides], "jump": jump, "rehearsal": drawn}
 
     def restore(self, data: Mapping[str, Any]) -> None:
-        """Go on from ``state``."""
+        """Go on from ``state``.
+
+        Raises:
+            UserError: There were more or fewer teachers.
+        """
+        if len(data["weights"]) != len(self.guides):
+            raise UserError(
+                f"the run has {len(data['weights'])} teachers, not {len(self.guides)}: resume it with as many, or "
+                "start another with --run"
+            )
         for guide, saved in zip(self.guides, data["weights"], strict=True):
             feedback.restore(guide.weight, saved)
         if self.acting is not None:
             feedback.restore(self.acting.jump, data["jump"])
-        if self.rehearsal is not None:
+        if self.rehearsal is not None and data["rehearsal"] is not None:
             self.rehearsal.rng.bit_generator.state = data["rehearsal"]
 
 

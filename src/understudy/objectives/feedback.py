@@ -212,7 +212,7 @@ def state(weight: Weight) -> dict[str, float]:
 
 
 def restore(weight: Weight, saved: Mapping[str, float]) -> None:
-    """Go on from ``state``."""
+    """Go on from ``state``; a weight of another kind than the saved one begins as it is."""
     inner = find(weight)
     if isinstance(inner, (TargetKL, Curriculum)):
-        inner.number = saved["number"]
+        inner.number = saved.get("number", inner.number)

@@ -283,11 +283,15 @@ class Replay:
         """Go on from ``state``.
 
         Raises:
-            UserError: It is of another size.
+            UserError: It is of another size, or has no priorities.
         """
-        same = all(column.shape[1:] == arrays[name].shape[1:] for name, column in self.columns.items())
+        same = all(
+            name in arrays and column.shape[1:] == arrays[name].shape[1:] for name, column in self.columns.items()
+        )
         if (data["rows"], data["envs"]) != (self._rows, self._envs) or not same:
             raise UserError("the saved replay has another size: resume without changing replay.* and rollout.num_envs")
+        if self._tree is not None and "priority" not in arrays:
+            raise UserError("the saved replay has no priorities: resume without changing replay.prioritised")
         filled = len(arrays["valid"])
         for name, column in self.columns.items():
             column[:filled] = arrays[name]
