@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,8 @@ from understudy.errors import UserError
 from understudy.evaluation.contestants import resolve as contestant
 from understudy.evaluation.evaluate import play_out
 from understudy.evaluation.task_score import Level
+from understudy.io.run_folder import in_use
+from understudy.io.scores import is_number, read_scores, write_scores
 from understudy.kickstart_job import KickstartJob, prepare
 from understudy.learning.behaviours import TeacherActs
 from understudy.learning.rehearsal import Rehearsal, check_states, rehearsal_of, stored_states
@@ -26,7 +27,6 @@ from understudy.learning.teaching import Guide, Teaching
 from understudy.objectives.distances import Distance
 from understudy.objectives.feedback import Curriculum, Gated, Product, Scaled, parse_jump, parse_weight
 from understudy.objectives.schedules import Constant, parse
-from understudy.policies.files import write_atomic
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.spec import PolicySpec
 from understudy.replay_kickstarting import method_of, prepare_replay, run_replay_job
@@ -225,17 +225,20 @@ def run_job(job: KickstartJob, report: Report | None = None) -> TrainResult:
     jump = parse_jump(teaching.behaviour.jump, "teaching.behaviour.jump", run)
     follows = isinstance(weight, Gated) or isinstance(jump, Curriculum)
     by_task = isinstance(job.teachers[0], TaskTeachers) and job.settings.evaluation.every
-    scores = measured_scores(job) if follows or by_task else None
+    scores = None
+    if follows or by_task:
+        with in_use(job.folder):
+            scores = measured_scores(job)
     return train(
         settings=job.settings, run=job.folder, resume=job.resume, report=report, teach=Lessons(job, scores)
     )  # fmt: skip
 
 
 def measured_scores(job: KickstartJob) -> dict[str, Any]:
-    """Return the mean returns of the teachers and of the random policy; measured once for each run folder."""
-    path = job.folder / "scores.json"
-    if job.resume and path.exists():
-        known: dict[str, Any] = json.loads(path.read_text())
+    """Return the mean returns of the teachers and of the random policy; measured once for each folder and teachers."""
+    path, names = job.folder / "scores.json", job.settings.teaching.teachers
+    known = read_scores(path, names) if job.resume else {}
+    if _whole(known, job):
         return known
     teachers = [play_for(job, teacher) for teacher in job.teachers]
     random = play_for(job, "random")
@@ -247,8 +250,19 @@ def measured_scores(job: KickstartJob) -> dict[str, Any]:
         found["tasks"] = {
             name: level._asdict() for name, level in zip(task_names(job.settings.env.spec()), levels, strict=True)
         }
-    write_atomic(path, json.dumps(found, indent=2).encode())
+    write_scores(path, names, found)
     return found
+
+
+def _whole(scores: Mapping[str, Any], job: KickstartJob) -> bool:
+    """Say whether scores that were read are those of as many teachers and tasks, and whole."""
+    told, tasks = scores.get("teachers"), scores.get("tasks", {})
+    if not isinstance(told, list) or len(told) != len(job.teachers):
+        return False
+    names = task_names(job.settings.env.spec()) if isinstance(job.teachers[0], TaskTeachers) else ()
+    levels = [tasks.get(name) for name in names] if isinstance(tasks, dict) else [None]
+    whole = all(isinstance(level, dict) and set(level) == set(Level._fields) for level in levels)
+    return whole and all(map(is_number, [*told, scores.get("random")]))
 
 
 def play_for(job: KickstartJob, policy: Any, seed_shift: int = 700_000) -> Episodes:

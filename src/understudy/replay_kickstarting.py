@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +16,12 @@ from understudy.env_names import EnvLike, env_settings
 from understudy.errors import UserError
 from understudy.evaluation.contestants import resolve as contestant
 from understudy.evaluation.evaluate import play_out
+from understudy.io.run_folder import in_use
+from understudy.io.scores import is_number, read_scores, write_scores
 from understudy.job import load_for
 from understudy.learning.replay_teaching import Offline, ReplayTeacher
 from understudy.objectives.distances import Distance
 from understudy.objectives.feedback import Gated, TargetKL, parse_weight
-from understudy.policies.files import write_atomic
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.session import Report, distance_of, portable
 from understudy.settings.taught import TAUGHT, TaughtDeterministic, TaughtQLearning, TaughtSoft
@@ -149,10 +149,10 @@ def fit(job: ReplayJob, student: Policy, scores: tuple[float, float] | None) -> 
 
 
 def measured(job: ReplayJob) -> tuple[float, float]:
-    """Return the mean returns of teacher and random policy; measured once for each run folder."""
-    path = job.folder / "scores.json"
-    if job.resume and path.exists():
-        known = json.loads(path.read_text())
+    """Return the mean returns of teacher and random policy; measured once for each folder and teacher."""
+    path, names = job.folder / "scores.json", job.settings.teaching.teachers
+    known = read_scores(path, names) if job.resume else {}
+    if is_number(known.get("teacher")) and is_number(known.get("random")):
         return float(known["teacher"]), float(known["random"])
     evaluation = job.settings.evaluation
     count, seed = evaluation.final or evaluation.episodes, evaluation.seed + 700_000
@@ -162,14 +162,17 @@ def measured(job: ReplayJob) -> tuple[float, float]:
         found.append(
             float(np.mean(play_out(player, count, seed, evaluation.num_envs, evaluation.deterministic).returns))
         )
-    write_atomic(path, json.dumps({"teacher": found[0], "random": found[1], "episodes": count}, indent=2).encode())
+    write_scores(path, names, {"teacher": found[0], "random": found[1], "episodes": count})
     return found[0], found[1]
 
 
 def run_replay_job(job: ReplayJob, report: Report | None = None) -> TrainResult:
     """Run what ``prepare_replay`` returned."""
     gated = job.settings.teaching.weight.lstrip().startswith("gated")
-    scores = measured(job) if gated else None
+    scores = None
+    if gated:
+        with in_use(job.folder):
+            scores = measured(job)
     return train(
         settings=job.settings,
         run=job.folder,
