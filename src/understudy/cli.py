@@ -44,7 +44,7 @@ def _distill(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
     settings: dict[str, Any] = nest(dotted)
     ensemble = arguments.ensemble
     if arguments.resume:
-        saved = _saved(arguments.resume, "distill")
+        saved = _saved(arguments)
         if "by_behaviour" in saved:
             each = saved["by_behaviour"]
             merged, env = merge(each["settings"], settings), [EnvSpec.from_json(each["env"])]
@@ -77,7 +77,7 @@ def _train(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
 
     settings, run = nest(dotted), arguments.run
     if arguments.resume:
-        saved = _saved(arguments.resume, "train")
+        saved = _saved(arguments)
         if "behaviours" in saved:
             return resume_behaviours(arguments.resume, saved["behaviours"], settings)
         settings, run = merge(saved["settings"], settings), arguments.resume
@@ -103,7 +103,7 @@ def _kickstart(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None
         raise UserError("--seeds and --teacher-steps go with --against-scratch; one run has --seed")
     run = arguments.run
     if arguments.resume:
-        settings, run = merge(_saved(arguments.resume, "kickstart")["settings"], settings), arguments.resume
+        settings, run = merge(_saved(arguments)["settings"], settings), arguments.resume
     if arguments.pbt or str(settings.get("pbt", {}).get("population", 0)) != "0":
         from understudy.terminal_population import run_population
 
@@ -112,12 +112,18 @@ def _kickstart(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None
     run_kickstart(teachers, settings, arguments.preset, run, bool(arguments.resume))
 
 
-def _saved(run: str, command: str) -> dict[str, Any]:
-    """Return what a run's folder says of it.
+def _saved(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what the folder of the run to resume says of it.
 
     Raises:
-        UserError: There is no run, or it is of another command.
+        UserError: There is no run, or it is of another command; or something is given that the folder alone can say.
     """
+    run, command = arguments.resume, arguments.command
+    fixed = ["preset", "run"] + (["teacher", "env", "ensemble"] if command == "distill" else [])
+    for name in fixed:
+        if getattr(arguments, name):
+            flag = "TEACHER" if name == "teacher" else f"--{name}"
+            raise UserError(f"--resume {run} goes on with the run as it is there, settings excepted: leave {flag} out")
     path = Path(run) / "config.yaml"
     if not path.exists():
         raise UserError(f"no run to resume at {run}: there is no {path}")

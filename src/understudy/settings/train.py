@@ -117,7 +117,7 @@ class TrainEvaluation:
 class TrainStop:
     """When the run ends."""
 
-    env_steps: int = doc("environment steps, over all workers", 100_000, least=0)
+    env_steps: int = doc("environment steps, over all workers", 100_000, least=1)
     seconds: float = doc("wall seconds, 0 for no limit", 0.0, least=0)
     score: float | None = doc("mean return of an evaluation at which to end; none: never", None)
 
