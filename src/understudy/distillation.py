@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from understudy.env_names import EnvLike
 from understudy.errors import Interrupted
 from understudy.execution.base import workers_alive
 from understudy.execution.restarts import WorkerError
-from understudy.io.log import RunLog
+from understudy.io.log import RunLog, as_json
 from understudy.io.run_folder import check_free, in_use
 from understudy.job import Job, prepare
 from understudy.loop import train
@@ -98,7 +97,6 @@ def _run_job(job: Job, report: Report | None) -> DistillResult:
 
 
 def _run_alone(job: Job, report: Report | None) -> DistillResult:
-    begin = time.perf_counter()
     log: RunLog | None = None
     session = Session(job.teacher, job.env, job.settings, job.folder, job.resume)
     try:
@@ -125,7 +123,7 @@ def _run_alone(job: Job, report: Report | None) -> DistillResult:
         session.execution.close()
         if log is not None:
             log.close()
-    return _result(session, time.perf_counter() - begin)
+    return _result(session)
 
 
 def _way_on(folder: Path) -> str:
@@ -134,9 +132,9 @@ def _way_on(folder: Path) -> str:
     return f"go on with: understudy distill --resume {shlex.quote(str(folder))}"
 
 
-def _result(session: Session, total: float) -> DistillResult:
+def _result(session: Session) -> DistillResult:
     progress = session.progress
-    seconds = {**progress.seconds, "evaluate": session.judge.seconds, "total": total}
+    seconds = {**progress.seconds, "evaluate": session.judge.seconds, "total": session.total}
     best = session.folder / "best.safetensors"
     student = load(best if best.exists() else session.folder / "last.safetensors", env=session.env)
     assert isinstance(student, Policy)
@@ -144,7 +142,7 @@ def _result(session: Session, total: float) -> DistillResult:
     if len(progress.ratios) > 1:
         summary["ratios"] = progress.ratios
     summary |= {"updates": progress.updates, "seconds": seconds}
-    write_atomic(session.folder / "summary.json", json.dumps(summary, indent=2).encode())
+    write_atomic(session.folder / "summary.json", json.dumps(as_json(summary), indent=2).encode())
     return DistillResult(
         student,
         session.teacher,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +27,7 @@ from understudy.objectives.schedules import parse
 from understudy.policies.family import ActionMap
 from understudy.policies.files import save_policy
 from understudy.policies.policy import About, Policy, PolicyLike
-from understudy.policies.spec import PolicySpec
+from understudy.policies.spec import PolicySpec, differences
 from understudy.policies.weights import build as build_policy
 from understudy.policies.weights import named_arrays
 from understudy.rollouts.dataset import Dataset
@@ -103,6 +104,7 @@ class Session:
     def __init__(
         self, teacher: PolicyLike, spec: EnvSpec, settings: DistillSettings, folder: Path, resume: bool = False
     ) -> None:
+        self._begin, self._spent = time.perf_counter(), 0.0
         saved = read_arrays(folder / "state.safetensors") if resume else None
         torch.set_num_threads(1)  # networks this small are slower with more, and workers need the other cores
         self.teacher, self.env, self.settings, self.folder = teacher, spec, settings, folder
@@ -152,6 +154,11 @@ class Session:
         stop = settings.stop
         return Run(self.execution, learning, examiner, progress, stop.env_steps, stop.seconds, report, self.save)
 
+    @property
+    def total(self) -> float:
+        """Wall seconds of the whole run; what came to nothing by a kill is not counted."""
+        return self._spent + time.perf_counter() - self._begin
+
     def policy(self) -> Policy:
         """Return the student as it would be saved now."""
         return build_policy(self.student_spec, self.learner.weights(), self.student.about)
@@ -166,7 +173,10 @@ class Session:
         fresh = {name: column[self.dataset.latest] for name, column in self.dataset.columns.items()}
         write_arrays(self.folder / "data" / f"{progress.round:05d}.safetensors", fresh, {"round": progress.round})
         arrays, data = self.learner.state()
-        state = {"learner": data, "judge": self.judge.state(), "progress": asdict(progress)}
+        state = {
+            "learner": data, "judge": self.judge.state(), "progress": asdict(progress),
+            "spec": self.student_spec.to_json(), "total": self.total,
+        }  # fmt: skip
         write_arrays(self.folder / "state.safetensors", arrays, state)
 
     def _restore(self, arrays: dict[str, Array], data: dict[str, Any]) -> None:
@@ -174,6 +184,12 @@ class Session:
         mine = {name: tuple(tensor.shape) for name, tensor in self.student.state_dict().items()}
         if mine != {name: arrays[name].shape for name in mine if name in arrays}:
             raise UserError(f"the run in {self.folder} has another student: resume it without changing student.*")
+        # Runs of earlier versions do not say it.
+        differ = differences(PolicySpec.from_json(data["spec"]), self.student_spec) if "spec" in data else ""
+        if differ:
+            raise UserError(
+                f"the run in {self.folder} has another student ({differ}): resume it without changing student.*"
+            )
         self.progress.__dict__.update(data["progress"])
         self.progress.stopped = ""
         first = 1 if self.settings.data.aggregate else self.progress.round
@@ -182,3 +198,5 @@ class Session:
             self.dataset.extend(columns)
         self.learner.restore(arrays, data["learner"])
         self.judge.restore(data["judge"])
+        # Runs of earlier versions say the parts alone.
+        self._spent = data.get("total", sum(self.progress.seconds.values()) + self.judge.seconds)

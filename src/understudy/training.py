@@ -20,7 +20,7 @@ from understudy.errors import Interrupted, UserError, suggest
 from understudy.evaluation.statistics import bootstrap_interval
 from understudy.execution.base import workers_alive
 from understudy.execution.restarts import WorkerError
-from understudy.io.log import RunLog, logged_curve
+from understudy.io.log import RunLog, as_json, logged_curve
 from understudy.io.run_folder import check_free, in_use
 from understudy.loop import train as loop
 from understudy.policies.files import write_atomic
@@ -135,7 +135,6 @@ def _run(resolved: AnySettings, folder: Path, resume: bool, report: Report | Non
 def _run_alone(
     resolved: AnySettings, folder: Path, resume: bool, report: Report | None, teach: Teach | None
 ) -> TrainResult:
-    begin = time.perf_counter()
     session = TrainSession(for_scene(resolved), folder, resume, teach)
     log: RunLog | None = None
     try:
@@ -144,7 +143,7 @@ def _run_alone(
         log = RunLog(folder, fresh=not resume)
 
         def tell(metrics: dict[str, Any]) -> None:
-            row = _row(session, metrics, time.perf_counter() - begin)
+            row = _row(session, metrics)
             if "eval_return" in metrics:
                 curve.append((metrics["eval_env_steps"], metrics["eval_return"]))
             assert log is not None
@@ -158,7 +157,9 @@ def _run_alone(
             session.examiner.finish(last)
             if last:
                 tell(last)
-        return _result(session, time.perf_counter() - begin, curve)
+        else:
+            session.progress.stopped = session.ended or "env_steps"
+        return _result(session, curve)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {session.rescue()}") from None
     except WorkerError as error:
@@ -187,11 +188,8 @@ def run_folder(settings: AnySettings, run: str | os.PathLike[str] | None, resume
     return folder
 
 
-def _row(session: TrainSession, metrics: dict[str, Any], total: float) -> dict[str, Any]:
-    progress = session.progress
-    seconds = {**progress.seconds, **progress.env_seconds, "total": total}
-    if session.evaluator is not None:
-        seconds["evaluate"] = session.evaluator.seconds
+def _row(session: TrainSession, metrics: dict[str, Any]) -> dict[str, Any]:
+    progress, seconds = session.progress, session.seconds
     faults = session.faults
     counts = {"round": progress.round, "updates": progress.updates, "episodes": progress.episodes}
     counts |= {"restarts": faults.restarts, "lost_episodes": faults.lost_episodes} | workers_alive(session.execution)
@@ -199,7 +197,7 @@ def _row(session: TrainSession, metrics: dict[str, Any], total: float) -> dict[s
     return {**counts, **metrics, "rate": rate, **{f"seconds/{k}": round(v, 3) for k, v in seconds.items()}}
 
 
-def _result(session: TrainSession, total: float, curve: list[tuple[int, float]]) -> TrainResult:
+def _result(session: TrainSession, curve: list[tuple[int, float]]) -> TrainResult:
     progress, settings = session.progress, session.settings
     weights = session.learner.weights()
     score, interval = float("nan"), (float("nan"), float("nan"))
@@ -210,15 +208,13 @@ def _result(session: TrainSession, total: float, curve: list[tuple[int, float]])
         assert episodes is not None
         score, interval = float(episodes.returns.mean()), bootstrap_interval(episodes.returns)
         returns = episodes.returns.tolist()
-    faults = session.faults
-    seconds = {**progress.seconds, **progress.env_seconds, "total": total}
-    seconds["evaluate"] = session.evaluator.seconds if session.evaluator is not None else 0.0
+    faults, seconds = session.faults, session.seconds
     summary = {
         "stopped": progress.stopped, "env_steps": progress.env_steps, "updates": progress.updates, "score": score,
         "interval": list(interval), "returns": returns, "seconds": seconds, "restarts": faults.restarts,
         "lost_episodes": faults.lost_episodes, "curve": curve,
     }  # fmt: skip
-    write_atomic(session.folder / "summary.json", json.dumps(summary, indent=2).encode())
+    write_atomic(session.folder / "summary.json", json.dumps(as_json(summary), indent=2).encode())
     return TrainResult(
         session.policy,
         progress.stopped,

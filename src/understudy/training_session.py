@@ -27,6 +27,7 @@ from understudy.learning.teaching import Teaching
 from understudy.loop import Learning, Metrics, Run
 from understudy.policies.files import save_policy
 from understudy.policies.policy import Policy
+from understudy.policies.spec import PolicySpec, differences
 from understudy.policies.weights import build as build_policy
 from understudy.session import Report, portable
 from understudy.settings import ReplayedSettings, TrainSettings
@@ -48,6 +49,7 @@ class TrainSession:
         resume: bool = False,
         teach: Teach | None = None,
     ) -> None:
+        self._begin = time.perf_counter()
         saved = read_arrays(folder / "state.safetensors") if resume else None
         self.settings, self.folder, self.env = settings, folder, settings.env.spec()
         self._next_save = time.perf_counter() + SAVE_SECONDS
@@ -84,6 +86,8 @@ class TrainSession:
             limits = settings.execution
             if settings.evaluation.every or settings.evaluation.final:
                 self.evaluator = Evaluator(setup, limits.worker_timeout, limits.restarts)
+            self.ended = ""
+            """Why the run that is resumed had ended, empty if it had not."""
             self.progress = TrainProgress(
                 next_checkpoint=settings.checkpoint_every, next_evaluation=settings.evaluation.every
             )
@@ -95,11 +99,20 @@ class TrainSession:
         self._begin_steps = self.progress.env_steps
 
     def _restore(self, arrays: dict[str, Array], data: dict[str, Any]) -> None:
+        # Runs of earlier versions do not say it.
+        differ = differences(PolicySpec.from_json(data["spec"]), self.spec) if "spec" in data else ""
+        if differ:
+            value = " and objective.value_weight" if "value_hidden" in differ else ""
+            raise UserError(
+                f"the run in {self.folder} has another network ({differ}): resume it without changing policy.*{value}"
+            )
         mine = {name: tuple(tensor.shape) for name, tensor in self.policy.state_dict().items()}
         if mine != {name: arrays[name].shape for name in mine if name in arrays}:
             raise UserError(f"the run in {self.folder} has another network: resume it without changing policy.*")
         self.progress.__dict__.update(data["progress"])
-        self.progress.stopped = ""
+        if "spent" not in data["progress"]:  # of an earlier version
+            self.progress.spent["total"] = sum(self.progress.seconds.values())
+        self.ended, self.progress.stopped = self.progress.stopped, ""
         self._look_ahead()
         self.learner.restore(arrays, data["learner"])
 
@@ -164,15 +177,17 @@ class TrainSession:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise UserError(f"no checkpoint at {self.progress.env_steps} env steps: {name} holds NaN or infinity")
         self.save_last()
-        progress = asdict(self.progress) | {"restart": self.progress.checkpoints}
-        write_arrays(self.folder / "state.safetensors", arrays, {"learner": data, "progress": progress})
+        progress = asdict(self.progress) | {"restart": self.progress.checkpoints, "spent": self._spent()}
+        state = {"learner": data, "progress": progress, "spec": self.spec.to_json()}
+        write_arrays(self.folder / "state.safetensors", arrays, state)
         now = time.perf_counter()
         self._next_save = now + max(SAVE_SECONDS, 20 * (now - begin))  # a large replay is not always being written
 
     def rescue(self) -> str:
         """Save what there is when something ends the run early; returns a line about it."""
         state = self.folder / "state.safetensors"
-        resume = f"go on with: understudy train --resume {shlex.quote(str(self.folder))}"
+        command = "kickstart" if hasattr(self.settings, "teaching") else "train"
+        resume = f"go on with: understudy {command} --resume {shlex.quote(str(self.folder))}"
         try:
             if self.progress.env_steps > self._begin_steps:
                 self.checkpoint()
@@ -186,6 +201,16 @@ class TrainSession:
         """Write the policy as it is now."""
         policy = self._policy(self.learner.weights())
         save_policy(policy, self.folder / "last.safetensors", {"env_steps": self.progress.env_steps})
+
+    def _spent(self) -> dict[str, float]:
+        now, spent = time.perf_counter() - self._begin, self.progress.spent
+        judging = 0.0 if self.evaluator is None else self.evaluator.seconds
+        return {"total": spent["total"] + now, "evaluate": spent["evaluate"] + judging}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds of the whole run by part, see ``TrainResult``; what came to nothing by a kill is not counted."""
+        return {**self.progress.seconds, **self.progress.env_seconds, **self._spent()}
 
     @property
     def faults(self) -> Faults:

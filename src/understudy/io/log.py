@@ -136,6 +136,13 @@ def _jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def as_json(value: Any) -> Any:
+    """Return nested data as JSON can hold it: what is no number is None."""
+    if isinstance(value, Mapping):
+        return {key: as_json(item) for key, item in value.items()}
+    return [as_json(item) for item in value] if isinstance(value, list | tuple) else _jsonable(value)
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Read the rows of ``log.jsonl``; a last line that is still being written, or a broken one, is left out."""
     try:
@@ -169,5 +176,6 @@ def in_order(rows: Iterator[dict[str, Any] | None]) -> list[dict[str, Any]]:
 
 def logged_curve(path: Path, env_steps: int) -> list[tuple[int, float]]:
     """Return (env steps, mean return) of the evaluations that were logged by ``env_steps``."""
-    rows = [row for row in read_log(path) if row["env_steps"] <= env_steps and row.get("eval_return") is not None]
-    return [(row["eval_env_steps"], row["eval_return"]) for row in rows]
+    rows = [row for row in read_log(path) if row["env_steps"] <= env_steps]
+    points = [(row.get("eval_env_steps"), row.get("eval_return")) for row in rows]
+    return [(steps, value) for steps, value in points if isinstance(steps, int) and isinstance(value, (int, float))]

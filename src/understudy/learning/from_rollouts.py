@@ -36,6 +36,8 @@ class TrainProgress(Progress):
     env_seconds: dict[str, float] = field(default_factory=lambda: {"env": 0.0, "inference": 0.0})
     """Wall seconds of the slowest worker in its environments and in choosing actions; ``gradient``: of workers that
     learn themselves."""
+    spent: dict[str, float] = field(default_factory=lambda: {"total": 0.0, "evaluate": 0.0})
+    """Wall seconds of the processes that the run was in before this one, of which nothing else here tells."""
 
     def note(self, info: Collected) -> Metrics:
         """Count what was gathered; returns metrics of the episodes that ended."""

@@ -185,6 +185,14 @@ class PolicySpec:
         return PolicySpec(**values)
 
 
+def differences(saved: PolicySpec, wanted: PolicySpec) -> str:
+    """Say in what two networks differ, empty for nothing; what bounds their spaces say is no part of a network."""
+    apart = {"observation_space", "action_space"}
+    names = [f.name for f in fields(PolicySpec) if f.name not in apart]
+    pairs = [(name, getattr(saved, name), getattr(wanted, name)) for name in names]
+    return ", ".join(f"{name} {was} instead of {now}" for name, was, now in pairs if was != now)
+
+
 MASK = "action_mask"
 """The observation key under which environments say which choices are allowed: 1, or forbidden: 0."""
 
@@ -273,6 +281,7 @@ __all__ = [
     "Encoder",
     "PolicySpec",
     "default_encoders",
+    "differences",
     "encoded_size",
     "feature_count",
     "mask_of",

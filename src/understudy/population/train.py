@@ -20,6 +20,7 @@ from understudy.envs.make import spaces_of
 from understudy.errors import Interrupted, UserError
 from understudy.evaluation.evaluate import evaluate
 from understudy.execution.processes import cores
+from understudy.io.log import as_json
 from understudy.io.run_folder import in_use
 from understudy.kickstart_job import KickstartJob, prepare
 from understudy.policies.files import load_policy, write_atomic
@@ -195,6 +196,6 @@ def _finish(job: KickstartJob, results: Sequence[Result], seconds: float) -> Tra
         "values": winner.values, "seeds": [member_seed(settings, i) for i in range(settings.pbt.population)],
         "exploits": sum(r.exploit for r in results),
     }  # fmt: skip
-    write_atomic(folder / "summary.json", json.dumps(summary, indent=2).encode())
+    write_atomic(folder / "summary.json", json.dumps(as_json(summary), indent=2).encode())
     times = {"total": seconds}
     return TrainResult(policy, "env_steps", winner.env_steps, 0, times, folder, score, interval, curve=curve)

@@ -18,6 +18,7 @@ from understudy.distillation import DistillResult, distill
 from understudy.envs.unity.options import is_unity
 from understudy.errors import UserError
 from understudy.evaluation.evaluate import Evaluation
+from understudy.io.log import as_json
 from understudy.io.run_folder import in_use
 from understudy.job import Job, prepare
 from understudy.policies.files import write_atomic
@@ -126,7 +127,7 @@ def _distill(
         if episodes:
             found[name].teacher = judge(env, name, teachers, episodes, seed)
             found[name].student = judge(env, name, students, episodes, seed)
-    write_atomic(folder / "summary.json", json.dumps(_summary(found), indent=2).encode())
+    write_atomic(folder / "summary.json", json.dumps(as_json(_summary(found)), indent=2).encode())
     return found
 
 

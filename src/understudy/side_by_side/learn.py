@@ -25,6 +25,7 @@ from understudy.envs.unity.hub import Hub
 from understudy.envs.unity.options import UnityOptions
 from understudy.errors import Interrupted, UserError
 from understudy.evaluation.evaluate import Evaluation
+from understudy.io.log import as_json
 from understudy.io.run_folder import in_use
 from understudy.policies.files import write_atomic
 from understudy.side_by_side.child import Task
@@ -73,7 +74,7 @@ def _train(plan: Plan, tell: Tell) -> dict[str, Learnt]:
     for part in plan.parts:
         if part.seeds:
             found[part.name].judged = judge(part.spec, part.name, policies, len(part.seeds), part.seeds[0])
-    write_atomic(folder / "summary.json", json.dumps(_summary(found, begin), indent=2).encode())
+    write_atomic(folder / "summary.json", json.dumps(as_json(_summary(found, begin)), indent=2).encode())
     return found
 
 

@@ -1,0 +1,138 @@
+"""What a resumed run takes over, what may change, and what is refused in one line."""
+
+import json
+
+import pytest
+from tests.test_kickstart import CONSTANT, RIGHT, WRONG, always
+from tests.test_kickstart import quick as taught
+from tests.test_training import quick
+
+import understudy
+from understudy.cli import main
+from understudy.errors import UserError
+from understudy.io.checkpoint import read_arrays, write_arrays
+from understudy.io.log import logged_curve
+from understudy.training import resolve_training, train
+
+A3C = {"execution__type": "async", "execution__shared_gradients": True, "execution__num_workers": 1}
+DQN = {
+    "env": "CartPole-v1", "preset": "dqn", "policy__hidden": [8], "evaluation__every": 0, "evaluation__final": 0,
+    "replay__capacity": 200, "replay__warm_up": 20,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({}, {"policy__activation": "relu"}, r"another network \(activation tanh instead of relu\)"),
+        ({"policy__normalize": True}, {"policy__normalize": False}, r"normalized \('',\) instead of \(\)"),
+        ({}, {"policy__hidden": [4]}, "without changing policy"),
+        ({}, {"objective__value_weight": 0.0}, r"without changing policy.\* and objective.value_weight"),
+        ({}, A3C, "resume without execution.shared_gradients"),
+        (A3C, {}, "resume with execution.shared_gradients true"),
+    ],
+)
+def test_another_network_or_learner_is_refused(tmp_path, before, after, message):
+    quick(tmp_path, "CartPole-v1", stop__env_steps=128, **before)
+    with pytest.raises(UserError, match=message):
+        quick(tmp_path, "CartPole-v1", stop__env_steps=256, resume=True, **after)
+
+
+def test_runs_of_before_say_no_network_and_no_times(tmp_path):
+    quick(tmp_path, "CartPole-v1", stop__env_steps=128)
+    path = tmp_path / "state.safetensors"
+    arrays, data = read_arrays(path)
+    del data["spec"], data["progress"]["spent"]
+    write_arrays(path, arrays, data)
+    result, _ = quick(tmp_path, "CartPole-v1", stop__env_steps=256, resume=True)
+    assert result.env_steps == 256 and result.seconds["total"] > sum(data["progress"]["seconds"].values())
+
+
+def test_a_replay_without_priorities_is_refused(tmp_path):
+    train(**DQN, run=tmp_path, stop__env_steps=64)
+    with pytest.raises(UserError, match="without changing replay.prioritised"):
+        train(**DQN, run=tmp_path, stop__env_steps=128, resume=True, replay__prioritised=True)
+
+
+def test_teachers_may_count_otherwise_from_now_on(tmp_path):
+    """A controller that was none begins at its own number; a teacher may begin to act; their number stays."""
+    small = {"stop__env_steps": 256, "evaluation__final": 2, "evaluation__every": 256, "evaluation__episodes": 2}
+    taught(tmp_path, always(RIGHT), teaching__weight="gated(1)", **small)
+    small["stop__env_steps"] = 512
+    with pytest.raises(UserError, match="the run has 1 teachers, not 2"):
+        taught(tmp_path, [always(RIGHT), always(WRONG)], teaching__weight="gated(1)", resume=True, **small)
+    _, _, rows = taught(
+        tmp_path, always(RIGHT), teaching__weight="target_kl(0.1, 0.7)", teaching__behaviour__beta="0.5", resume=True,
+        **small,
+    )  # fmt: skip
+    assert rows[0]["teacher_weight"] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("damage", [None, "{", "{}", '{"teachers": ["a"], "random": null}'])
+def test_scores_are_measured_again_where_they_are_not_those_of_the_teachers(tmp_path, damage):
+    """Damaged, or of another teacher: scores lead the weight, so those of before would be wrong for good."""
+    small = {"evaluation__final": 2, "evaluation__every": 512, "teaching__weight": "gated(1)"}
+    taught(tmp_path, always(RIGHT, name="good"), stop__env_steps=128, **small)
+    path = tmp_path / "scores.json"
+    assert json.loads(path.read_text())["teachers"] == [10]
+    if damage is not None:
+        path.write_text(damage)
+    name, expected = ("good", 10) if damage else ("bad", 0)
+    teacher = always(RIGHT if damage else WRONG, name=name)
+    taught(tmp_path, teacher, stop__env_steps=256, resume=True, **small)
+    assert json.loads(path.read_text())["teachers"] == [expected]
+
+
+def test_rows_of_evaluations_that_are_not_whole_are_left_out(tmp_path):
+    rows = [{"env_steps": 5, "eval_return": 1.0}, {"env_steps": 6, "eval_return": 2.0, "eval_env_steps": 4}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert logged_curve(tmp_path / "log.jsonl", 10) == [(4, 2.0)]
+
+
+def test_a_finished_run_stays_finished_and_its_times_are_of_one_kind(tmp_path):
+    first, _ = quick(tmp_path, "CartPole-v1", stop__env_steps=512, evaluation__final=2)
+    second, _ = quick(tmp_path, "CartPole-v1", stop__env_steps=1024, resume=True, evaluation__final=2)
+    again, _ = quick(tmp_path, "CartPole-v1", stop__env_steps=1024, resume=True)
+    assert second.stopped == again.stopped == "env_steps"
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["stopped"] == "env_steps" and summary["score"] is None and summary["interval"] == [None, None]
+    for result in (first, second, again):
+        assert result.seconds["total"] > result.seconds["start"] + result.seconds["collect"] + result.seconds["learn"]
+    assert again.seconds["learn"] == second.seconds["learn"] > first.seconds["learn"]
+
+
+def test_an_interrupted_run_names_the_command_that_resumes_it(tmp_path):
+    def stop(metrics):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=f"understudy kickstart --resume {tmp_path / 'taught'}"):
+        understudy.kickstart(
+            CONSTANT, always(RIGHT), run=tmp_path / "taught", report=stop, evaluation__every=0, evaluation__final=0
+        )
+    with pytest.raises(KeyboardInterrupt, match=f"understudy train --resume {tmp_path / 'alone'}"):
+        train("CartPole-v1", run=tmp_path / "alone", report=stop, evaluation__every=0, evaluation__final=0)
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "given"),
+    [
+        ("train", {"settings": {}}, ["--preset", "ppo"]),
+        ("train", {"settings": {}}, ["--run", "other"]),
+        ("kickstart", {"settings": {"teaching": {}}}, ["--preset", "kickstarting"]),
+        ("kickstart", {"settings": {"teaching": {}}}, ["--run", "other"]),
+        ("distill", {"settings": {}, "teachers": []}, ["--preset", "dagger"]),
+        ("distill", {"settings": {}, "teachers": []}, ["--run", "other"]),
+        ("distill", {"settings": {}, "teachers": []}, ["--env", "CartPole-v1"]),
+    ],
+)
+def test_what_a_resumed_run_cannot_change_is_refused(tmp_path, capsys, command, config, given):
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    with pytest.raises(SystemExit):
+        main([command, "--resume", str(tmp_path), *given])
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"leave {given[0]} out" in error
+
+
+def test_a_run_has_at_least_one_step():
+    with pytest.raises(UserError, match="stop.env_steps is 0; it must be at least 1"):
+        resolve_training({"env": {"id": "CartPole-v1"}, "stop": {"env_steps": 0}}, "ppo")
