@@ -144,6 +144,13 @@ def test_ctrl_c_ends_cleanly_and_leaves_nobody(run):
         (["distill", "--resume", "nowhere"], "no run to resume at nowhere"),
         (["evaluate", "nothing.onnx"], "no teacher at nothing.onnx"),
         (["inspect", "x.txt"], "no teacher at x.txt"),
+        (["train", "--env", "A", "--env.kwargs", "{foo: 1"], "env.kwargs is '{foo: 1'; it must be a mapping"),
+        (["train", "--env", "A", "--env.kwargs", "{on: 2020-13-99}"], "env.kwargs is .* must be a mapping"),
+        (["train", "--env", "A", "--env.wrappers", "{type: frame_stack"], "env.wrappers is '{type: frame_stack'"),
+        (["train", "--env", "A", "--env.wrappers", "[frame_stack"], r"env.wrappers is '\[frame_stack'; it must be"),
+        (["train", "--env", "unity:x", "--time-scale", "3", "--env.kwargs", "{foo: 1"], "env.kwargs is '{foo: 1'"),
+        (["train", "--env", "unity:x", "--time-scale", "3", "--env.kwargs", "5"], "env.kwargs is '5'"),
+        (["train", "--env", "unity:x", "--env-parameters", "{a: 1"], "--env-parameters: '{a: 1' cannot be read as"),
     ],
 )
 def test_mistakes_end_in_one_line(words, message, capsys, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Students that learn with teachers: probe environments that each fail for one cause only."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from understudy.kickstart_job import prepare, resolve
 from understudy.learning.from_dataset import TeacherLabels
 from understudy.learning.teaching import log_prob_reward, value_reward
 from understudy.policies.files import load_policy
+from understudy.replay_kickstarting import prepare_replay
 from understudy.rollouts.buffers import new_rollout
 from understudy.teachers.load import load
 
@@ -298,6 +300,28 @@ def test_teachers_that_do_not_fit_are_refused():
     lagging = {"execution": {"type": "async"}}
     with pytest.raises(UserError, match="has a memory, but async"):
         prepare([MemoryTeacher()], None, lagging)
+
+
+@pytest.mark.parametrize("names", [["kickstarting"], ["sac-from-teacher"]])
+def test_what_is_said_of_the_environment_goes_onto_the_teachers_own(tmp_path, names):
+    """Arguments one by one, wrappers all together; without them all is the teacher's."""
+    wrappers = ({"type": "time_limit", "max_steps": 40},)
+    own = understudy.EnvSpec("Pendulum-v1", {"g": 5.0, "max_episode_steps": 50}, wrappers, "gymnasium")
+    teacher = load(lambda obs: obs[:, :1], env=own, **spaces("Pendulum-v1"))
+
+    def ready(**said):
+        over = {"env": said, "evaluation": {"every": 100}}
+        if names == ["kickstarting"]:
+            return prepare([teacher], None, over, preset=names).settings.env.spec()
+        job = prepare_replay([teacher], None, over, names)
+        assert job.teacher.about.env == job.settings.env.spec()
+        return job.settings.env.spec()
+
+    shorter = ({"type": "time_limit", "max_steps": 30},)
+    assert ready() == own
+    assert ready(kwargs={"g": 1.0}) == replace(own, kwargs={"g": 1.0, "max_episode_steps": 50})
+    assert ready(wrappers=list(shorter)) == replace(own, wrappers=shorter)
+    assert ready(kwargs="{g: 1.0}", wrappers=shorter) == replace(own, kwargs={**own.kwargs, "g": 1.0}, wrappers=shorter)
 
 
 def test_schedules_that_hold_the_student_back_are_noted():

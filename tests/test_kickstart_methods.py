@@ -306,6 +306,10 @@ def test_the_tasks_of_an_environment_and_their_teachers(tmp_path):
         ready([one, two, always(WRONG)], "understudy/Memory-v0", CONSTANT)
     with pytest.raises(UserError, match="has no task"):
         ready([one, two, always(WRONG, chain)], "understudy/Memory-v0", CONSTANT)
+    for said in ("kwargs", "wrappers"):
+        more = {"kwargs": {"g": 1.0}} if said == "kwargs" else {"wrappers": [{"type": "time_limit", "max_steps": 3}]}
+        with pytest.raises(UserError, match=f"env.{said}.*as they are: leave it out"):
+            prepare([one, two], None, {"teaching": {"assignment": "task"}, "env": more})
 
 
 def test_dagger_mixes_and_keeps_every_round(tmp_path):

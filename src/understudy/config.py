@@ -124,10 +124,7 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
         items = [part for item in items for part in _parts(item, arguments[0])]
         return tuple(_convert(item, arguments[0], path) for item in items)
     if origin is dict:
-        mapping = yaml.safe_load(value) if isinstance(value, str) else value
-        if not isinstance(mapping, Mapping):
-            raise UserError(f"{path} is {value!r}; it must be a mapping such as {{key: value}}")
-        return dict(mapping)
+        return read_mapping(value, path)
     if is_dataclass(kind) and isinstance(kind, type):
         return build(kind, value, path)
     if kind is bool:
@@ -155,13 +152,28 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
         raise UserError(f"{path} is {value!r}; it must be {wanted}") from None
 
 
+def read_mapping(value: Any, path: str) -> dict[str, Any]:
+    """Return a mapping as a dict, or what text says as YAML.
+
+    Raises:
+        UserError: It is none; the field is named.
+    """
+    found = value
+    if isinstance(value, str):
+        with suppress(yaml.YAMLError, ValueError):  # a date that does not exist is a ValueError
+            found = yaml.safe_load(value)
+    if not isinstance(found, Mapping):
+        raise UserError(f"{path} is {value!r}; it must be a mapping such as {{key: value}}")
+    return dict(found)
+
+
 def _parts(item: Any, kind: Any) -> list[Any]:
     """Split what a shell gave as one word: "64,64", "[64, 64]" and "64x64", or a list as YAML files have it."""
     if not isinstance(item, str):
         return [item]
     if kind in (int, float):
         return re.sub(r"(?<=\d)x(?=\d)|[\[\](),]", " ", item).split()
-    with suppress(yaml.YAMLError):
+    with suppress(yaml.YAMLError, ValueError):
         if item.startswith("[") and isinstance(found := yaml.safe_load(item), list):
             return found
     return [item]

@@ -74,7 +74,7 @@ def prepare(
     Args:
         teachers: As ``understudy.load`` takes them; those that the settings name where there are none.
         env: Where the student learns; the teacher's own environment by default. An id alone comes with the wrappers of
-            the first teacher that was made for it.
+            the first teacher that was made for it; arguments and wrappers alone go onto that teacher's environment.
         settings: ``KickstartSettings``, or nested mappings on top of the presets.
         preset: Name of a preset, or several that are merged from left to right; ``kickstarting`` by default.
         run: Folder of the run; by default ``runs/ENV-TIME``.
@@ -119,12 +119,11 @@ def _load_all(settings: KickstartSettings, sources: Sequence[Any]) -> tuple[Kick
 
 
 def _like_teacher(env: EnvSettings, sources: Sequence[Any]) -> EnvSettings:
-    """Return the environment with the arguments and wrappers of the first teacher that was made for it."""
+    """Return the environment on top of that of the first teacher that was made for it."""
     for source in sources:
         own = load_for(source, env.id or None).about.env
         if own is not None and (not env.id or own.id == env.id):
-            backend = own.backend if env.backend == "auto" else env.backend
-            return EnvSettings(own.id, dict(own.kwargs), tuple(dict(w) for w in own.wrappers), backend)
+            return env.over(own)
     if not env.id:
         raise UserError("no teacher says its environment: pass --env ID")
     return env
@@ -136,6 +135,9 @@ def _load_tasks(settings: KickstartSettings, sources: Sequence[Any]) -> tuple[Ki
         raise UserError(
             f"teaching.assignment task learns the teachers' own tasks, not {settings.env.id}: leave --env out"
         )
+    lost = [f"kwargs.{key}" for key in settings.env.kwargs if key not in ("tasks", "weights")]
+    for name in [*lost, *(["wrappers"] if settings.env.wrappers else [])]:
+        raise UserError(f"env.{name}: teaching.assignment task learns the teachers' tasks as they are: leave it out")
     loaded = [load_for(source) for source in sources]
     if "tasks" in settings.env.kwargs:
         loaded = one_each(settings.env.spec(), loaded)

@@ -25,7 +25,6 @@ from understudy.objectives.feedback import Gated, TargetKL, parse_weight
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.session import Report, distance_of, portable
 from understudy.settings.taught import TAUGHT, TaughtDeterministic, TaughtQLearning, TaughtSoft
-from understudy.settings.train import EnvSettings
 from understudy.teachers.load import called
 from understudy.training import TrainResult, run_folder, train
 
@@ -95,7 +94,8 @@ def prepare_replay(
     if spec is None:
         raise UserError("the teacher does not say its environment: pass --env ID")
     if not own.id or not (own.wrappers or own.kwargs):
-        own = EnvSettings(spec.id, dict(spec.kwargs), tuple(dict(w) for w in spec.wrappers), own.backend)
+        own = own.over(spec)
+        teacher = load_for(sources[0], own.spec())
     name = called(sources[0])
     resolved = replace(resolved, env=own, teaching=replace(resolved.teaching, teachers=(name,)))  # type: ignore[arg-type]
     check_settings(resolved)

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from understudy.config import read_mapping
 from understudy.data import EnvSpec
 from understudy.envs.unity.options import is_unity
 from understudy.errors import UserError
@@ -66,8 +67,8 @@ def add_scene_flags(parser: argparse.ArgumentParser, several: bool = False) -> N
 def _yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(text) from error  # argparse says which flag
+    except (yaml.YAMLError, ValueError):  # a date that does not exist is a ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read as YAML") from None  # argparse says which flag
 
 
 def describe_scene(arguments: argparse.Namespace, dotted: dict[str, Any]) -> None:
@@ -85,8 +86,7 @@ def describe_scene(arguments: argparse.Namespace, dotted: dict[str, Any]) -> Non
     if arguments.command in ("train", "kickstart"):
         if "env.id" in dotted and not is_unity(dotted["env.id"]):
             raise UserError(f"{flag} is for Unity scenes (--env unity:PATH), not for {dotted['env.id']}")
-        kwargs = dotted.get("env.kwargs", {})
-        dotted["env.kwargs"] = {**(yaml.safe_load(kwargs) if isinstance(kwargs, str) else kwargs), **given}
+        dotted["env.kwargs"] = read_mapping(dotted.get("env.kwargs", {}), "env.kwargs") | given
         return
     asked = [arguments.env] if isinstance(arguments.env, str) else list(arguments.env or [])
     if not asked or not all(is_unity(env) for env in asked):

@@ -25,6 +25,12 @@ class EnvSettings:
 
         return EnvSpec(importable(self.id), self.kwargs, self.wrappers, self.backend)
 
+    def over(self, spec: EnvSpec) -> EnvSettings:
+        """Return an environment with what these settings say on top: each argument by itself, wrappers all together."""
+        wrappers = self.wrappers or tuple(dict(wrapper) for wrapper in spec.wrappers)
+        backend = spec.backend if self.backend == "auto" else self.backend
+        return EnvSettings(spec.id, {**spec.kwargs, **self.kwargs}, wrappers, backend)
+
     @property
     def counts_players(self) -> bool:
         """Whether ``rollout.num_envs`` counts players of a Unity scene, whose agents are not known yet."""
