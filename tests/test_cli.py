@@ -81,6 +81,8 @@ def test_inspect_evaluate_compare_play(run, monkeypatch, capsys):
     main(["compare", "run/best.safetensors", "run/last.safetensors", "--episodes", "5"])
     shown = capsys.readouterr().out
     assert "best" in shown and "last" in shown
+    main(["compare", "random", "run", "--episodes", "2"])  # anybody can be the reference
+    assert "1 is random" in capsys.readouterr().out
     main(["play", "run", "--video", "film.gif"])
     assert (folder / "film.gif").stat().st_size > 1000
 

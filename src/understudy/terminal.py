@@ -142,7 +142,7 @@ def run_compare(arguments: argparse.Namespace) -> None:
 
     policies = [source if source == "random" else _load(source, arguments.env) for source in arguments.policy]
     names = [Path(source).stem if "/" in source or "." in source else source for source in arguments.policy]
-    env = policies[0].about.env
+    env = next((policy.about.env for policy in policies if policy != "random"), arguments.env)
     found = compare(
         policies, env, arguments.episodes, seed=arguments.seed, num_envs=_rows(arguments, env),
         names=names, deterministic=not arguments.stochastic,
@@ -155,7 +155,7 @@ def run_compare(arguments: argparse.Namespace) -> None:
     if arguments.video:
         from understudy.evaluation.play import compare_video
 
-        compare_video(policies, arguments.video, names=names, env=policies[0].about.env, seed=arguments.seed)
+        compare_video(policies, arguments.video, names=names, env=env, seed=arguments.seed)
         console.print(f"video: {escape(arguments.video)}")
 
 
