@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 
@@ -45,6 +46,13 @@ def test_text_forms_may_name_shares_of_the_run():
     assert parse("0.5", run=10) == Constant(0.5) and parse(0.5, run=10) == Constant(0.5)
     with pytest.raises(UserError, match="lr: steps must be a number, not '15%'"):
         parse("linear(1, 0, 15%)", "lr")
+
+
+@pytest.mark.parametrize(("share", "steps"), [(".15%", 3), ("5e1%", 1000), ("1.e+1 %", 200), ("2.5E-1%", 5)])
+def test_shares_are_numbers_of_any_spelling(share, steps):
+    assert parse(f"linear(1, 0, {share})", run=2000).steps == pytest.approx(steps)
+    with pytest.raises(UserError, match=f"steps must be a number, not 'x{re.escape(share)}'"):
+        parse(f"linear(1, 0, x{share})", run=2000)
 
 
 def test_constant_is_known():

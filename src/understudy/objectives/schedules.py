@@ -25,6 +25,9 @@ import numpy as np
 
 from understudy.errors import UserError, suggest
 
+_SHARE = re.compile(r"(?<![\w.+-])([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*%")
+"""A number as Python reads it, and a percent sign."""
+
 
 class Weight(Protocol):
     """How much something counts; the schedules below, and those that follow what is measured (``feedback``)."""
@@ -187,7 +190,7 @@ def parse(given: Any, where: str = "schedule", run: int | None = None) -> Schedu
 
 def absolute(text: str, run: int) -> str:
     """``linear(1, 0, 15%)`` -> ``linear(1, 0, 15000.0)`` for a run of 100,000 env steps."""
-    return re.sub(r"(\d+(?:\.\d*)?)\s*%", lambda match: repr(float(match[1]) / 100 * run), text)
+    return _SHARE.sub(lambda match: repr(float(match[1]) / 100 * run), text)
 
 
 def to_json(schedule: Schedule) -> dict[str, Any]:
