@@ -146,6 +146,8 @@ def test_ctrl_c_ends_cleanly_and_leaves_nobody(run):
         (["distill", "--resume", "nowhere"], "no run to resume at nowhere"),
         (["evaluate", "nothing.onnx"], "no teacher at nothing.onnx"),
         (["inspect", "x.txt"], "no teacher at x.txt"),
+        (["kickstart", "--preset", "qdagger", "--pbt"], "not from a replay as those of the method q_learning"),
+        (["kickstart", "--preset", "sac-from-teacher", "--against-scratch"], "--against-scratch are .* method soft"),
         (["train", "--env", "A", "--env.kwargs", "{foo: 1"], "env.kwargs is '{foo: 1'; it must be a mapping"),
         (["train", "--env", "A", "--env.kwargs", "{on: 2020-13-99}"], "env.kwargs is .* must be a mapping"),
         (["train", "--env", "A", "--env.wrappers", "{type: frame_stack"], "env.wrappers is '{type: frame_stack'"),
@@ -232,6 +234,21 @@ def test_resume_names_the_command_that_made_the_run(tmp_path, capsys):
         main(["train", "--resume", str(tmp_path / "run")])
     assert ended.value.code == 2
     assert re.fullmatch(r"understudy: error: .* cannot be read as YAML: .*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("command", "own", "words", "other"),
+    [
+        ("train", {}, ["--method", "q_learning"], "actor_critic, which cannot become q_learning"),
+        ("kickstart", {"teaching": {}, "method": "soft"}, ["--method", "actor_critic"], "cannot become actor_critic"),
+    ],
+)
+def test_a_run_keeps_its_method(command, own, words, other, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"settings": own}))
+    with pytest.raises(SystemExit):
+        main([command, "--resume", str(tmp_path), *words])
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and other in error
 
 
 def test_presets_stand_under_the_command_that_they_are_for(tmp_path, monkeypatch, capsys):

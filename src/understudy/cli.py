@@ -80,6 +80,7 @@ def _train(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
         saved = _saved(arguments)
         if "behaviours" in saved:
             return resume_behaviours(arguments.resume, saved["behaviours"], settings)
+        _keep_method(arguments.resume, saved, settings)
         settings, run = merge(saved["settings"], settings), arguments.resume
     elif train_behaviours(settings, arguments.preset, getattr(arguments, "behaviors", {}), run):
         return None
@@ -103,7 +104,9 @@ def _kickstart(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None
         raise UserError("--seeds and --teacher-steps go with --against-scratch; one run has --seed")
     run = arguments.run
     if arguments.resume:
-        settings, run = merge(_saved(arguments)["settings"], settings), arguments.resume
+        saved, run = _saved(arguments), arguments.resume
+        _keep_method(run, saved, settings)
+        settings = merge(saved["settings"], settings)
     if arguments.pbt or str(settings.get("pbt", {}).get("population", 0)) != "0":
         from understudy.terminal_population import run_population
 
@@ -135,6 +138,21 @@ def _saved(arguments: argparse.Namespace) -> dict[str, Any]:
     if made != command:
         raise UserError(f"{run} is a run of understudy {made}: understudy {made} --resume {run} goes on with it")
     return saved
+
+
+def _keep_method(run: str, saved: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run by another method than its own.
+
+    Raises:
+        UserError: The flags name another one.
+    """
+    own = saved["settings"].get("method", "actor_critic")
+    other = settings.get("method", own)
+    if other != own:
+        raise UserError(
+            f"{run} is a run of the method {own}, which cannot become {other}: leave --method out, or start another "
+            "run with --run"
+        )
 
 
 def _run(argv: Sequence[str] | None) -> None:

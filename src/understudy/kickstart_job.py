@@ -24,7 +24,7 @@ from understudy.objectives.schedules import parse
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.scenes import check_labels
 from understudy.session import portable
-from understudy.settings import KickstartSettings
+from understudy.settings import TAUGHT, KickstartSettings
 from understudy.settings.train import EnvSettings
 from understudy.teachers.combine import combine
 from understudy.teachers.load import called
@@ -57,7 +57,13 @@ def resolve(settings: Mapping[str, Any], presets: Sequence[str]) -> KickstartSet
     base: dict[str, Any] = {}
     for name in presets or (PRESET,):
         base = merge(base, read_preset(name))
-    return build(KickstartSettings, merge(base, settings))
+    merged = merge(base, settings)
+    if (method := merged.get("method")) in TAUGHT:  # a single run of it is prepared by replay_kickstarting
+        raise UserError(
+            f"populations (--pbt) and --against-scratch are for students that learn from rollouts, not from a replay "
+            f"as those of the method {method} do: leave them out, or take --preset kickstarting"
+        )
+    return build(KickstartSettings, merged)
 
 
 def prepare(
