@@ -331,6 +331,14 @@ def test_schedules_that_hold_the_student_back_are_noted():
         assert not prepare([always(RIGHT)], CONSTANT, {"teaching": {"weight": weight}}).notes
 
 
+@pytest.mark.parametrize(("stop", "noted"), [(5000, True), (10_240, True), (10_241, False)])
+def test_a_warm_up_that_lasts_the_whole_run_is_noted(stop, noted):
+    """Rollouts of 8 x 256 steps: the sixth is the first that begins after 10,000."""
+    notes = prepare([always(RIGHT)], CONSTANT, {"teaching": {"init": "none"}, "stop": {"env_steps": stop}},
+                    preset="finetune").notes  # fmt: skip
+    assert any("teaching.warm_up 10,000 lasts all" in note for note in notes) == noted
+
+
 def test_the_command_prints_what_the_teacher_saved(tmp_path, monkeypatch, capsys):
     """The whole path: kickstart, resume, the comparison with its files, and a mistake in one line."""
     (tmp_path / "one_for_all.py").write_text(

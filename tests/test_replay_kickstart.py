@@ -14,6 +14,7 @@ from understudy.objectives.feedback import Gated, parse_weight
 from understudy.policies.files import load_policy
 from understudy.policies.policy import About, Policy
 from understudy.policies.spec import PolicySpec, space_to_json
+from understudy.replay_kickstarting import prepare_replay
 from understudy.teachers.load import load
 
 SHOWN, BOX = "understudy/IdentityDiscrete-v0", "understudy/IdentityBox-v0"
@@ -157,6 +158,36 @@ def test_nonsense_is_refused(tmp_path, preset, settings, message):
     with pytest.raises(UserError, match=message):
         understudy.kickstart(SHOWN, teacher, preset, run=tmp_path / "run", **fits)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("stop", "phase", "updates", "warm_up", "note"),
+    [
+        (200, 500, 2, 0, "stop.env_steps 200 end before teaching.offline_steps 500 do: nothing is learnt in this run"),
+        (497, 500, 2, 9, None),  # 32 rollouts of 16 steps are 512 env steps
+        (512, 500, 0, 9, "nothing is learnt from: the student's own 0 of 512 env steps end within replay.warm_up 9"),
+        (520, 500, 2, 16, "only the teacher's data is learnt from: the student's own 16 of 528 env steps end within"),
+        (520, 500, 2, 15, None),
+        (520, 0, 0, 600, "nothing is learnt from: the student's own 528 of 528 env steps end within replay.warm_up"),
+    ],
+)
+def test_runs_that_end_within_their_first_phases_are_noted(stop, phase, updates, warm_up, note):
+    settings = {
+        "stop": {"env_steps": stop}, "teaching": {"offline_steps": phase, "offline_updates": updates},
+        "replay": {"warm_up": warm_up}, "rollout": {"num_envs": 2, "steps": 8},
+    }  # fmt: skip
+    notes = prepare_replay([teacher_of(values, SHOWN, "q_values")], SHOWN, settings, ["qdagger"]).notes
+    assert not notes if note is None else notes[0].startswith(note)
+
+
+def test_a_run_without_an_update_says_so(tmp_path, capsys):
+    words = ["kickstart", "--teacher", str(saved_teacher(tmp_path)), "--preset", "qdagger"]
+    words += ["--run", str(tmp_path / "run")]
+    words += ["--env-steps", "64", "--teaching.weight", "1", "--evaluation.final", "0", "--evaluate-every", "0"]
+    main(words)
+    shown = capsys.readouterr().out
+    assert "note: stop.env_steps 64 end before teaching.offline_steps" in shown
+    assert "note: nothing was learnt: the run ended before its first update" in shown
 
 
 def test_teachers_of_another_kind_are_refused(tmp_path):

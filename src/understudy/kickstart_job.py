@@ -254,11 +254,14 @@ def _has_value(teacher: PolicyLike) -> bool:
 
 def _notes(settings: KickstartSettings) -> list[str]:
     teaching, run = settings.teaching, settings.stop.env_steps
+    notes = []
+    if 0 < run <= settings.rollout.whole(teaching.warm_up):
+        notes = [f"teaching.warm_up {teaching.warm_up:,} lasts all {run:,} env steps: the policy stays as it begins"]
     if settings.pbt.population:
-        return []  # lambda is moved by the population
+        return notes  # lambda is moved by the population
     weight = parse_weight(teaching.weight, "teaching.weight", run)
     learns = teaching.env_reward and ends(parse(teaching.rl_weight, "teaching.rl_weight", run)) > 0
-    notes = notes_on_behaviour(settings) if learns else []
+    notes += notes_on_behaviour(settings) if learns else []
     if not learns or weight.value(0) == 0:
         return notes
     if weight.constant:

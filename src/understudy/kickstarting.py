@@ -209,11 +209,17 @@ def kickstart(
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
     names = [preset] if isinstance(preset, str) else list(preset)
     if not isinstance(settings, KickstartSettings) and method_of(settings, names) != "actor_critic":
-        return run_replay_job(prepare_replay(teachers, env, settings, names, run, resume), report)
+        replayed = prepare_replay(teachers, env, settings, names, run, resume)
+        _warn(replayed.notes)
+        return run_replay_job(replayed, report)
     job = prepare(teachers, env, settings, preset=preset, run=run, resume=resume)
-    for note in job.notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
+    _warn(job.notes)
     return run_job(job, report)
+
+
+def _warn(notes: Sequence[str]) -> None:
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=3)
 
 
 def run_job(job: KickstartJob, report: Report | None = None) -> TrainResult:

@@ -100,7 +100,22 @@ def prepare_replay(
     resolved = replace(resolved, env=own, teaching=replace(resolved.teaching, teachers=(name,)))  # type: ignore[arg-type]
     check_settings(resolved)
     _check(resolved, teacher)
-    return ReplayJob(resolved, teacher, run_folder(resolved, run, resume), resume)
+    return ReplayJob(resolved, teacher, run_folder(resolved, run, resume), resume, _notes(resolved))
+
+
+def _notes(settings: Settings) -> tuple[str, ...]:
+    """Return what the user should know of a run that ends within its first phases."""
+    teaching, warm_up, stop = settings.teaching, settings.replay.warm_up, settings.stop.env_steps
+    run, played = (settings.rollout.whole(steps) for steps in (stop, teaching.offline_steps))
+    own, offline = run - played, bool(teaching.offline_steps and teaching.offline_updates)
+    if own < 0:
+        said = f"stop.env_steps {stop:,} end before teaching.offline_steps {teaching.offline_steps:,} do"
+        return (f"{said}: nothing is learnt in this run",)
+    if own > warm_up or (offline and not own):
+        return ()
+    what = "only the teacher's data is" if offline else "nothing is"
+    said = f"the student's own {own:,} of {run:,} env steps end within replay.warm_up {warm_up:,}"
+    return (f"{what} learnt from: {said}",)
 
 
 def _check(settings: Settings, teacher: PolicyLike) -> None:

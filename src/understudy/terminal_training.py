@@ -93,6 +93,8 @@ def print_result(result: Any, episodes: int) -> None:
         console.print(told, markup=False)
     rate = result.env_steps / max(seconds["collect"] + seconds["learn"], 1e-9)
     console.print(f"  {result.env_steps:,} env steps, {result.updates:,} updates, {rate:,.0f} env steps/s")
+    if not result.updates:
+        console.print("[yellow]note: nothing was learnt: the run ended before its first update[/]", soft_wrap=True)
     if result.restarts:
         lost = f"{result.lost_episodes} unfinished episodes lost"
         console.print(f"  {result.restarts} workers or players were replaced, {lost}")

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from understudy.config import doc
+from understudy.settings.train import RolloutSettings
 
 
 @dataclass(frozen=True)
-class ReplayedRollout:
+class ReplayedRollout(RolloutSettings):
     """How much is gathered between updates."""
 
     num_envs: int = doc("environments stepped together, over all workers", 1, least=1)

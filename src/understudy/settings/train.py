@@ -67,6 +67,10 @@ class RolloutSettings:
     num_envs: int = doc("environments stepped together, over all workers; of Unity scenes, players", 8, least=1)
     steps: int = doc("steps of every environment in one rollout", 128, least=1)
 
+    def whole(self, env_steps: int) -> int:
+        """Return at least so many env steps, in whole rollouts."""
+        return -(-env_steps // (self.num_envs * self.steps)) * self.num_envs * self.steps
+
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
