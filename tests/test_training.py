@@ -11,7 +11,7 @@ from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays
 from understudy.learning.adam_states import as_vectors, by_parameter
 from understudy.objectives.actor_critic_kernel import ActorCriticKernel
-from understudy.policies.files import load_policy
+from understudy.policies.files import load_policy, read_policy
 from understudy.settings import METHODS as SETTINGS
 from understudy.terminal_training import limit
 from understudy.training import resolve_training, train
@@ -55,6 +55,23 @@ def test_a3c_learns_the_constant_action(tmp_path):
     assert seconds["gradient"] > seconds["learn"]
     share = limit(result.env_steps, seconds, "async") * result.env_steps / 1e6 / (seconds["collect"] + seconds["learn"])
     assert 0.3 < share < 1.3
+
+
+def test_a3c_counts_what_was_learnt_from(tmp_path):
+    """Two workers with a rollout of 20 steps each; what both share, what is told and what is saved is the same."""
+    rows = []
+    for stop in (1_500, 2_500):
+        result = train(
+            "understudy/ConstantAction-v0", "a3c", run=tmp_path, resume=stop > 1_500, report=rows.append,
+            rollout__steps=5, rollout__num_envs=8, policy__hidden=[8], stop__env_steps=stop, evaluation__every=0, evaluation__final=0,
+        )  # fmt: skip
+        arrays, data = read_arrays(tmp_path / "state.safetensors")
+        assert stop <= result.env_steps < stop + 2 * 20 and result.updates * 20 == result.env_steps
+        assert (arrays["env_steps"][:, 0].sum(), arrays["updates"][:, 0].sum()) == (result.env_steps, result.updates)
+        for told in (rows[-1], data["progress"], json.loads((tmp_path / "summary.json").read_text())):
+            assert (told["env_steps"], told["updates"]) == (result.env_steps, result.updates)
+        assert read_policy(tmp_path / "last.safetensors")[2]["extra"]["env_steps"] == result.env_steps
+    assert all(before["env_steps"] <= after["env_steps"] for before, after in zip(rows[:-1], rows[1:], strict=True))
 
 
 @pytest.mark.parametrize("env", ["understudy/IdentityMultiDiscrete-v0", "understudy/IdentityBox-v0"])

@@ -115,6 +115,8 @@ class TrainSession:
         self.ended, self.progress.stopped = self.progress.stopped, ""
         self._look_ahead()
         self.learner.restore(arrays, data["learner"])
+        if isinstance(self.learner, SharedWeights):
+            self.learner.count(self.progress)
 
     def _look_ahead(self) -> None:
         """Let the next checkpoint and evaluation come no later than the settings say; unchanged ones change nothing."""
@@ -141,7 +143,20 @@ class TrainSession:
             None if acting is None else acting.curriculum, () if teaching is None else teaching.levels,
         )  # fmt: skip
         stop = settings.stop
-        return Run(self.execution, learning, self.examiner, progress, stop.env_steps, stop.seconds, report, self.save)
+
+        def settled(metrics: Metrics) -> None:
+            if progress.stopped:
+                self._settle()
+            report(metrics)
+
+        return Run(self.execution, learning, self.examiner, progress, stop.env_steps, stop.seconds, settled, self.save)
+
+    def _settle(self) -> None:
+        """Let workers that learn themselves come to an end, so that all they learn is counted and judged."""
+        if isinstance(self.execution, SharedGradientExecution) and isinstance(self.learner, SharedWeights):
+            for info in self.execution.settle():
+                self.progress.note(info)
+            self.learner.count(self.progress)
 
     def _policy(self, weights: Mapping[str, Array]) -> Policy:
         return build_policy(self.spec, weights, self.policy.about)
@@ -173,6 +188,8 @@ class TrainSession:
         begin = time.perf_counter()
         self.progress.checkpoints += 1
         arrays, data = self.learner.state()
+        if isinstance(self.learner, SharedWeights):
+            self.learner.count(self.progress, arrays)
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise UserError(f"no checkpoint at {self.progress.env_steps} env steps: {name} holds NaN or infinity")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from understudy.errors import UserError
 from understudy.execution.base import Arrays, Faults, Setup
 from understudy.execution.columns import columns_of
 from understudy.execution.pool import Pool
+from understudy.execution.restarts import WorkerError
 from understudy.learning.from_rollouts import TrainProgress
 from understudy.learning.shared_optimizer import load, shared_shapes
 from understudy.learning.teaching import Teaching
@@ -26,6 +28,8 @@ from understudy.settings import TrainSettings
 
 ROLLOUTS = 20
 """Rollouts of a worker between two messages: each costs it a wait of some 0.1 ms."""
+_PASSING = ("score", "ended")
+"""What the workers share that is not saved; the score is NaN before the first evaluation."""
 
 
 Lessons = Callable[[Policy], Teaching]
@@ -77,6 +81,7 @@ class SharedGradientExecution:
 
     def begin_collect(self, mixture: Mixture, student: Arrays | None, steps: int, restart: int | None = None) -> None:
         """Set every worker going that is not."""
+        self.pool.shared["ended"][0] = 0
         for i in range(len(self.pool)):
             if not self.pool.pending(i):
                 self.pool.order(i, ("learn", steps, ROLLOUTS, restart))
@@ -86,10 +91,21 @@ class SharedGradientExecution:
         if not self._told:
             self._told = self.pool.answers(range(len(self.pool)))
         worker, info = self._told.pop(0)
-        # One worker's: in the same time the others made as many steps.
+        return self.pool.rollouts[worker], self._share(info)
+
+    def settle(self) -> list[Collected]:
+        """Let every worker finish the rollout that it is in, and wait; returns what was not told yet."""
+        self.pool.shared["ended"][0] = 1
+        with suppress(WorkerError):  # whoever fails now is not needed any more
+            while busy := [i for i in range(len(self.pool)) if self.pool.pending(i)]:
+                self._told += self.pool.answers(busy)
+        told, self._told = self._told, []
+        return [self._share(info) for _, info in told]
+
+    def _share(self, info: Collected) -> Collected:
+        """Return what one worker told with its part of the time: meanwhile the others made as many steps."""
         names = ("env_seconds", "act_seconds", "learn_seconds")
-        shares = {name: getattr(info, name) / len(self.pool) for name in names}
-        return self.pool.rollouts[worker], replace(info, **shares)
+        return replace(info, **{name: getattr(info, name) / len(self.pool) for name in names})
 
     @property
     def faults(self) -> Faults:
@@ -116,8 +132,7 @@ class SharedWeights:
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return what the workers share."""
-        arrays = {**self._shared, **self.weights()}
-        del arrays["score"]  # NaN before the first evaluation
+        arrays = {name: array for name, array in self._shared.items() if name not in _PASSING} | self.weights()
         return {name: array.copy() for name, array in arrays.items()}, {}
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
@@ -132,8 +147,13 @@ class SharedWeights:
             if name in ("env_steps", "updates", "still"):
                 array[:] = 0
                 array[0] = arrays[name].sum(axis=0) if name in arrays else 0  # "still" is younger than some checkpoints
-            elif name != "score":
+            elif name not in _PASSING:
                 array[:] = arrays[name]
+
+    def count(self, progress: TrainProgress, arrays: Mapping[str, Array] | None = None) -> None:
+        """Take over what the workers have learnt from by now, or by the time of ``state``, told or not."""
+        counters = self._shared if arrays is None else arrays
+        progress.env_steps, progress.updates = (int(counters[name][:, 0].sum()) for name in ("env_steps", "updates"))
 
     def note_score(self, score: float) -> None:
         """Tell the workers how the student did in its last evaluation."""
@@ -158,7 +178,7 @@ class FromGradients:
 
     def learn(self, rollout: Rollout, info: Collected) -> Metrics:
         """Tell what a worker did."""
-        progress = self._progress
+        self._weights.count(self._progress)
         metrics: Metrics = dict(info.metrics)
-        progress.updates += int(metrics.pop("updates"))
-        return metrics | progress.note(info)
+        del metrics["updates"]  # of one worker
+        return metrics | self._progress.note(info)

@@ -64,6 +64,8 @@ def _serve(control: Connection, place: Place, block: mmap.mmap, closing: context
             info.metrics = metrics
             restart = None
             found.append(info)
+            if shared["ended"][0] or env_steps[:, 0].sum() >= settings.stop.env_steps:
+                break
         answer = merge_collected(found)
         for name in ("env_seconds", "act_seconds", "learn_seconds"):
             setattr(answer, name, sum(getattr(info, name) for info in found))

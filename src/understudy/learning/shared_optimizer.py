@@ -19,8 +19,8 @@ from understudy.objectives.optimizers import adam_step
 def shared_shapes(policy: nn.Module, workers: int) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Return the arrays that the workers share.
 
-    Parameters, two statistics of each, counters of each worker, how many of its updates left each parameter still, and
-    the score of the last evaluation.
+    Parameters, two statistics of each, counters of each worker, how many of its updates left each parameter still, the
+    score of the last evaluation, and whether the run has ended.
     """
     size = sum(p.numel() for p in policy.parameters())
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -29,7 +29,8 @@ def shared_shapes(policy: nn.Module, workers: int) -> dict[str, tuple[tuple[int,
     # One row for each worker, on a cache line of its own: nobody else writes there, so nothing is lost.
     counters = {name: ((workers, 8), "int64") for name in ("env_steps", "updates")}
     still = (workers, len(list(policy.parameters())))
-    return shapes | counters | {"still": (still, "int64"), "score": ((1,), "float64")}
+    flags = {"score": ((1,), "float64"), "ended": ((1,), "int64")}
+    return shapes | counters | {"still": (still, "int64")} | flags
 
 
 def load(parameters: Iterable[Tensor], vector: Tensor) -> None:
