@@ -63,7 +63,8 @@ def test_a3c_counts_what_was_learnt_from(tmp_path):
     for stop in (1_500, 2_500):
         result = train(
             "understudy/ConstantAction-v0", "a3c", run=tmp_path, resume=stop > 1_500, report=rows.append,
-            rollout__steps=5, rollout__num_envs=8, policy__hidden=[8], stop__env_steps=stop, evaluation__every=0, evaluation__final=0,
+            rollout__steps=5, rollout__num_envs=8, policy__hidden=[8], stop__env_steps=stop, evaluation__every=0,
+            evaluation__final=0,
         )  # fmt: skip
         arrays, data = read_arrays(tmp_path / "state.safetensors")
         assert stop <= result.env_steps < stop + 2 * 20 and result.updates * 20 == result.env_steps
