@@ -20,6 +20,7 @@ from understudy.objectives.continuous_kernel import supports
 from understudy.objectives.flat_parameters import FlatParameters, Target
 from understudy.policies import distributions
 from understudy.policies.critics import Critics
+from understudy.policies.family import ActionMap
 from understudy.policies.policy import Policy, as_tensors
 from understudy.policies.spec import PolicySpec, encoded_size
 from understudy.rollouts.replay import ReplayBatch
@@ -53,6 +54,7 @@ class Nets:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed + 1_000_003)
             self.critics = Critics(inputs, widths, settings.objective.critics, settings.policy.activation)
+        _blind(self.critics, ActionMap(policy.action_space).constant)
         self.actor = policy
         self.target_critics = copy.deepcopy(self.critics)
         eps, limit = settings.update.eps, settings.update.max_grad_norm
@@ -69,6 +71,12 @@ class Nets:
         if isinstance(settings, DeterministicSettings):
             self.target_actor = copy.deepcopy(policy)
             self.followers["actor"] = Target(self.actor_flat, self.target_actor.parameters(), vectors("target_actor"))
+
+
+def _blind(critics: Critics, constant: Array) -> None:
+    """Zero the weights of action components [A] that are constant: 0 in every transition, they never move again."""
+    actions = critics.weights[0].detach()[..., -len(constant) :]
+    actions[..., torch.from_numpy(constant)] = 0
 
 
 def by_hand(spec: PolicySpec, settings: ReplayedSettings) -> bool:

@@ -85,13 +85,16 @@ def family_for(name: str, space: gym.Space[Any]) -> Family:
 class ActionMap:
     """Unit actions (-1 to 1 at the bounds) to environment actions and back; the identity where a bound is infinite.
 
-    Discrete actions pass through, but for the ``start`` of a space that has one, which is added.
+    Actions of whole numbers are rounded to the nearest one. Where both bounds are equal every unit action means their
+    value, whose own unit action is 0. Discrete actions pass through, but for the ``start`` of a space that has one,
+    which is added.
     """
 
     def __init__(self, space: gym.Space[Any]) -> None:
         self.space = space
         self.shape = tuple(space.shape or ())
         self.dtype = np.dtype(space.dtype) if space.dtype is not None else np.dtype(np.float32)
+        self.whole = self.dtype.kind in "iu"
         start = np.array(starts(space), np.int64)
         self.start = start[0] if isinstance(space, gym.spaces.Discrete) else start
         """[] or [parts], what is added to indices; a Box has none."""
@@ -99,19 +102,29 @@ class ActionMap:
         if isinstance(space, gym.spaces.Box):
             low, high = space.low.astype(np.float32).ravel(), space.high.astype(np.float32).ravel()
             finite = np.isfinite(low) & np.isfinite(high)
-            self.low, self.high = low, high
+            self.constant = low == high
+            # Rounded to float32, a bound may lie outside: 0.1 does.
+            self.low = np.where(low < space.low.ravel(), np.nextafter(low, np.float32(np.inf)), low)
+            self.high = np.where(high > space.high.ravel(), np.nextafter(high, np.float32(-np.inf)), high)
             self.center = np.where(finite, (low + high) / 2, 0).astype(np.float32)
-            self.half = np.where(finite, (high - low) / 2, 1).astype(np.float32)
+            self.half = np.where(finite & ~self.constant, (high - low) / 2, 1).astype(np.float32)
             self.unit_low = np.where(finite, -1, -np.inf).astype(np.float32)
 
     def to_env(self, action: np.ndarray, unit: bool = True) -> np.ndarray:
         """[N, A] or [N] or [N, parts] -> [N, *space.shape], clipped to the bounds, in the space's dtype."""
         if isinstance(self.space, gym.spaces.Box):
             scaled = self.center + self.half * action if unit else action
-            action = np.clip(scaled, self.low, self.high)
+            action = self._within(np.clip(scaled, self.low, self.high))
         elif self._moved:
             action = action + self.start
         return action.reshape(-1, *self.shape).astype(self.dtype, copy=False)
+
+    def _within(self, action: np.ndarray) -> np.ndarray:
+        """Bring clipped float32 actions [N, A] into the space's dtype, and into its bounds there."""
+        if self.dtype == np.float32:
+            return action
+        exact: np.ndarray = (np.rint(action) if self.whole else action).astype(self.dtype)
+        return np.clip(exact, self.space.low.ravel(), self.space.high.ravel())  # type: ignore[attr-defined]
 
     def to_unit(self, action: np.ndarray) -> np.ndarray:
         """[N, *space.shape] -> [N, A] unit actions, or [N] / [N, parts] indices."""

@@ -262,6 +262,7 @@ class Behaviour:
         noisy = self._draws.noisy[step].reshape(-1, *(1,) * (action.ndim - 1))
         if isinstance(self._space, gym.spaces.Box):
             disturbed = np.clip(action + self._draws.noise[step], self._space.low, self._space.high)
+            disturbed = np.rint(disturbed) if self._map.whole else disturbed
         else:
             disturbed = self._draws.noise[step]
         return np.where(noisy, disturbed, action).astype(action.dtype, copy=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -65,6 +65,8 @@ def _of_one(
     teacher_acts = rng.random(steps) < mixture.beta
     noisy = rng.random(steps) < mixture.noise_share
     if isinstance(space, gym.spaces.Box):
+        if mixture.uniform and action_map.whole:
+            return teacher_acts, noisy, _whole_numbers(rng, steps, space)
         if mixture.uniform:
             unit = rng.uniform(-1, 1, (steps, *space.shape)).astype(np.float32)
             return teacher_acts, noisy, action_map.to_env(unit.reshape(steps, -1))
@@ -78,6 +80,14 @@ def _of_one(
         highs = np.full(space.shape, 2)
     noise = rng.integers(0, highs, (steps, *(space.shape or ()))) + action_map.start.reshape(space.shape or ())
     return teacher_acts, noisy, noise
+
+
+def _whole_numbers(rng: np.random.Generator, steps: int, space: gym.spaces.Box) -> Array:
+    """Return [T, *shape] whole numbers within the bounds, each equally likely."""
+    low: Any = space.low
+    high: Any = space.high
+    drawn: Array = rng.integers(low, high, (steps, *space.shape), low.dtype, endpoint=True)
+    return drawn
 
 
 def _sample_noise(rng: np.random.Generator, steps: int, family: Family | None) -> Array:

@@ -218,7 +218,10 @@ class ExportedPolicy(OpaqueTeacher):
             memory = _forget(memory, episode_start)
         answers = self._run(obs, memory)
         if deterministic:
-            actions = answers["action"].reshape(-1, *self._map.shape).astype(self._map.dtype, copy=False)
+            actions = answers["action"].reshape(-1, *self._map.shape)
+            if self.family.continuous:
+                actions = self._map.to_env(actions.reshape(len(actions), -1), unit=False)
+            actions = actions.astype(self._map.dtype, copy=False)
         else:
             drawn = distributions.sample(self.family, self._params_of(answers)).numpy()
             actions = self._map.to_env(drawn, unit=self.family.name == "squashed_gaussian")

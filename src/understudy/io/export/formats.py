@@ -35,6 +35,7 @@ def obstacles(spec: PolicySpec, form: str) -> list[str]:
     if form == "sb3":
         found += ["a distribution of returns over fixed values (C51)"] * bool(spec.support)
         found += [f"the action mask {spec.mask!r}"] * bool(spec.mask)
+    found += ["actions of whole numbers"] * (spec.action_space["type"] == "Box" and ActionMap(spec.actions).whole)
     several = spec.tasks > 1 or bool(spec.task_actions)
     if several and form in allowed:
         found.append("a head for each of several tasks")

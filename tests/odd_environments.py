@@ -1,0 +1,48 @@
+"""Environments with unusual spaces, which check what they are given, as ``EnvSpec`` names them."""
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+VECTOR = spaces.Box(-1, 1, (3,), np.float32)
+
+
+class Odd(gym.Env):
+    """Random observations, episodes of 5 steps, reward 1; an action that is not of its space is an error."""
+
+    observation_space: gym.Space = VECTOR
+    action_space: gym.Space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.steps = 0
+        return self.see(), {}
+
+    def see(self):
+        return self.observation_space.sample()
+
+    def step(self, action):
+        if not self.action_space.contains(action):
+            raise AssertionError(f"{action!r} is not in {self.action_space}")
+        self.steps += 1
+        return self.see(), 1.0, self.steps >= 5, False, {}
+
+
+class Whole(Odd):
+    """Actions of whole numbers."""
+
+    action_space = spaces.Box(np.array([0, -2]), np.array([4, 2]), dtype=np.int64)
+
+
+class Fine(Odd):
+    """Actions of float64, whose bounds float32 does not have."""
+
+    action_space = spaces.Box(-0.1, 0.1, (1,), np.float64)
+
+
+class Constant(Odd):
+    """One action component has no choice."""
+
+    action_space = spaces.Box(np.array([0, 1], np.float32), np.array([1, 1], np.float32))

@@ -1,0 +1,83 @@
+"""Unusual spaces: what an environment is given is in its space, and what cannot be supported is refused in one line."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from tests.odd_environments import Whole
+
+from understudy.io.checkpoint import read_arrays
+from understudy.io.export.formats import FORMATS, obstacles
+from understudy.policies.family import ActionMap
+from understudy.policies.spec import PolicySpec, space_to_json
+from understudy.rollouts.behaviour import Behaviour, Mixture
+from understudy.training import train
+
+REPLAYED = {"replay__warm_up": 16, "replay__capacity": 1000, "replay__batch_size": 8}
+ON_POLICY = {"rollout__steps": 16, "update__minibatch": 16, "update__epochs": 1}
+
+
+def quick(tmp_path, env, preset, **more):
+    """Train for a few steps."""
+    settings = {
+        "rollout__num_envs": 2, "policy__hidden": [8], "stop__env_steps": 64, "evaluation__every": 0,
+        "evaluation__final": 2, "evaluation__num_envs": 2, "execution__type": "single",
+        **(ON_POLICY if preset == "ppo" else REPLAYED), **more,
+    }  # fmt: skip
+    return train(f"tests.odd_environments:{env}", preset, run=tmp_path, **settings)
+
+
+def test_unit_actions_become_the_nearest_whole_number_and_reach_both_bounds():
+    action_map = ActionMap(Whole.action_space)
+    unit = np.linspace(-1, 1, 401, dtype=np.float32)[:, None].repeat(2, axis=1)
+    found = action_map.to_env(unit)
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, np.rint(unit * 2 + [2, 0]))
+    np.testing.assert_allclose(action_map.to_env(action_map.to_unit(found)), found)
+    assert action_map.to_env(np.float32([[3.6, -1.6]]), unit=False).tolist() == [[4, -2]]
+
+
+@pytest.mark.parametrize("mixture", [Mixture(0.0, uniform=True), Mixture(0.0, noise=0.5)])
+def test_random_whole_numbers_are_spread_evenly(mixture):
+    class Still:
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            return np.full((len(observation), 2), [2, 0]), state
+
+    behaviour = Behaviour(Whole.action_space, [3, 4])
+    behaviour.begin(mixture, Still(), None, 2000)
+    found = np.stack([behaviour.act(t, np.zeros((2, 3)), np.zeros(2, bool))[0] for t in range(2000)])
+    shares = [np.bincount(column.ravel(), minlength=5) / column.size for column in (found[..., 0], found[..., 1] + 2)]
+    for share in shares:
+        assert share.min() > 0.15 if mixture.uniform else np.abs(share - share[::-1]).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [(-0.1, 0.1, np.float64), (0.3, 0.3, np.float64), (-0.1, 0.1, np.float16), (0, 2**31 - 1, np.int32)],
+)
+def test_actions_are_within_the_bounds_in_the_dtype_of_the_space(low, high, dtype):
+    space = gym.spaces.Box(low, high, (1,), dtype)
+    for unit in (True, False):
+        for action in ActionMap(space).to_env(np.float32([[-1], [0.2], [1], [5e9]]), unit=unit):
+            assert space.contains(action)
+
+
+@pytest.mark.parametrize("preset", ["ppo", "sac", "td3"])
+@pytest.mark.parametrize("env", ["Whole", "Fine", "Constant"])
+def test_training_acts_in_the_space(tmp_path, env, preset):
+    result = quick(tmp_path, env, preset)
+    assert result.score == 5.0
+    assert all(bool(parameter.isfinite().all()) for parameter in result.policy.parameters())
+
+
+def test_critics_do_not_look_at_a_constant_action(tmp_path):
+    quick(tmp_path, "Constant", "td3", replay__save=True)
+    arrays = read_arrays(tmp_path / "state.safetensors")[0]
+    (target,) = (array for name, array in arrays.items() if name.endswith("target:critics"))
+    weights = target.reshape(-1)[: 2 * 8 * 5].reshape(2, 8, 5)  # 2 critics, 8 units, 3 features and 2 actions
+    assert (weights[..., 4] == 0).all() and (weights[..., 3] != 0).all()
+
+
+def test_an_export_of_whole_numbers_is_refused():
+    spec = PolicySpec(*map(space_to_json, (Whole.observation_space, Whole.action_space)), "gaussian", std="constant")
+    for form in FORMATS:
+        assert "actions of whole numbers" in obstacles(spec, form)
