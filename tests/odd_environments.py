@@ -46,3 +46,21 @@ class Constant(Odd):
     """One action component has no choice."""
 
     action_space = spaces.Box(np.array([0, 1], np.float32), np.array([1, 1], np.float32))
+
+
+class Masked(Odd):
+    """Another choice is forbidden in every step; only choice 2 is worth something."""
+
+    observation_space = spaces.Dict(x=VECTOR, action_mask=spaces.Box(0, 1, (3,), np.int8))
+    action_space = spaces.Discrete(3, start=-1)
+
+    def see(self):
+        self.mask = np.ones(3, np.int8)
+        self.mask[self.steps % 3] = 0
+        return {"x": self.np_random.uniform(-1, 1, 3).astype(np.float32), "action_mask": self.mask}
+
+    def step(self, action):
+        if not self.mask[action + 1]:
+            raise AssertionError(f"{action} is forbidden")
+        obs, _, *rest = super().step(action)
+        return obs, float(action == 1), *rest

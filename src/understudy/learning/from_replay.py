@@ -23,7 +23,7 @@ from understudy.objectives.returns import RunningMoments
 from understudy.objectives.schedules import parse
 from understudy.policies.policy import About, Policy
 from understudy.policies.spaces import is_image, members, space_to_json
-from understudy.policies.spec import TEXTS, Encoder, PolicySpec, default_encoders
+from understudy.policies.spec import TEXTS, Encoder, PolicySpec, default_encoders, mask_of
 from understudy.policies.weights import load_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.collect import Collected
@@ -63,7 +63,7 @@ def replayed_spec(settings: ReplayedSettings, observations: gym.Space[Any], acti
             *spaces, "q_values", encoders=encoders, hidden=network.hidden, activation=network.activation,
             quantiles=1 if kind == "none" else objective.atoms,
             support=(objective.low, objective.high) if kind == "categorical" else (),
-            normalized=vector_keys(encoders) if network.normalize else (),
+            normalized=vector_keys(encoders) if network.normalize else (), mask=mask_of(observations, actions),
         )  # fmt: skip
     assert isinstance(settings, ContinuousSettings)
     if not isinstance(actions, gym.spaces.Box):

@@ -104,9 +104,9 @@ class QLearner:
         loss = (each * self._move(batch.weight)).mean()
         self._sums.add(td_loss=loss)
         if self._term is not None:
-            loss = loss + self._term.loss(self._values(out), batch)
+            loss = loss + self._term.loss(self._values(out, obs), batch)
         self._flat.descend(loss, lr)
-        self._sums.add(loss=loss, q=self._values(out.detach()).amax(dim=1).mean(), grad_norm=self._flat.norm)
+        self._sums.add(loss=loss, q=self._values(out.detach(), obs).amax(dim=1).mean(), grad_norm=self._flat.norm)
         return errors.detach()
 
     def _descend_by_hand(self, kernel: QKernel, batch: ReplayBatch, lr: float) -> Tensor:
@@ -125,9 +125,9 @@ class QLearner:
         after = map_obs(self._move, batch.next_obs)
         reward, discount = self._move(batch.reward), self._move(batch.discount)
         out = self._net(self._target, after, self._noise())  # [N, K, n]
-        judged = chooser = self._values(out)
+        judged = chooser = self._values(out, after)
         if self._settings.objective.double:
-            chooser = self._values(self._net(self._net.parameters, after, self._noise()))
+            chooser = self._values(self._net(self._net.parameters, after, self._noise()), after)
         choice = chooser.argmax(dim=1)
         if self._settings.objective.distribution == "none":
             return off_policy.td_target(reward, discount, off_policy.pick(judged, choice))
@@ -136,12 +136,11 @@ class QLearner:
             return off_policy.td_target(reward, discount, chosen)
         return off_policy.project(chosen.softmax(dim=1), reward, discount, self._atoms)
 
-    def _values(self, out: Tensor) -> Tensor:
-        """[N, K, n] -> [N, n] action values."""
+    def _values(self, out: Tensor, obs: Any) -> Tensor:
+        """[N, K, n] -> [N, n] action values, ``ABSENT`` where observations [N, ...] forbid the action."""
         if self._atoms is None:
-            return out.mean(dim=1)
-        mean: Tensor = (out.softmax(dim=1) * self._atoms.unsqueeze(-1)).sum(dim=1)
-        return mean
+            return self.policy.allowed(out.mean(dim=1), obs)
+        return self.policy.allowed((out.softmax(dim=1) * self._atoms.unsqueeze(-1)).sum(dim=1), obs)
 
     def _losses(self, chosen: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """[N, K] of the taken actions and their targets -> losses [N], and the errors [N] that priorities follow."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from understudy.objectives import off_policy
-from understudy.objectives.distances import Distance
+from understudy.objectives.distances import Distance, within_allowed
 from understudy.objectives.feedback import Gated
 from understudy.objectives.schedules import Weight
 from understudy.policies.family import Family
@@ -60,6 +60,7 @@ class ReplayTeacher:
         if self._now == 0:
             return student.new_zeros(())
         params = self.teacher.label(batch.obs)[0].params.to(student.device)
+        params = within_allowed(params, student, self._student)
         if self._distance is None:
             inverse = 1 / self._temperature if self.teacher.family.name == "q_values" else 1.0
             each = off_policy.softmax_kl((params * inverse).log_softmax(dim=-1), student, self._temperature)

@@ -34,6 +34,7 @@ from understudy.errors import UserError, suggest
 from understudy.objectives import divergences
 from understudy.policies import distributions
 from understudy.policies.family import Family
+from understudy.policies.spec import ABSENT
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Distance:
         student_params: Tensor,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """[..., P] parameters of both -> [...].
+        """[..., P] parameters of both -> [...]; choices that the student's state forbids count for neither.
 
         Args:
             teacher: Family of the teacher; that ``check`` has passed is assumed.
@@ -119,7 +120,8 @@ class Distance:
                 padded: a mean over A is the weighted mean, a sum the weighted sum; discrete actions with weight 0 are
                 taken out of both distributions.
         """
-        return _DISTANCES[self.name](self, _Pair(teacher, teacher_params, student, student_params, mask))
+        restricted = within_allowed(teacher_params, student_params, student)
+        return _DISTANCES[self.name](self, _Pair(teacher, restricted, student, student_params, mask))
 
     def compares_actions(self, student: Family) -> bool:
         """Whether mse and huber compare actions for this student."""
@@ -136,6 +138,16 @@ class Distance:
         """Return the action that the student should take, shaped as ``distributions.mode`` does."""
         action = distributions.mode(teacher, params)
         return action.clamp(-1, 1) if teacher.continuous and self.saturate else action
+
+
+def within_allowed(teacher_params: Tensor, student_params: Tensor, student: Family) -> Tensor:
+    """[..., P] -> a discrete teacher's parameters, ``ABSENT`` where the student's are: what a state's mask forbids.
+
+    A teacher that knows no mask would otherwise say that a choice is likely which the student can never make.
+    """
+    if student.continuous:
+        return teacher_params
+    return torch.where(student_params.detach() <= ABSENT / 2, ABSENT, teacher_params)
 
 
 def default_distance(teacher: Family, student: Family) -> Distance:

@@ -187,11 +187,16 @@ class Policy(nn.Module):
         if self._absent is not None:
             absent = self._absent.to(out.device)[obs["task"].argmax(dim=-1).flatten()]
             out = out.masked_fill(absent, ABSENT)
-        if spec.mask:
-            out = out.masked_fill(obs[spec.mask].reshape(len(out), -1) < 0.5, ABSENT)
+        out = self.allowed(out, obs)
         if spec.std != "none":
             out = torch.cat((out, self._log_std(latent, task)), dim=-1)
         return out
+
+    def allowed(self, logits: Tensor, obs: Any) -> Tensor:
+        """[N, P] -> the same, ``ABSENT`` where a state's mask forbids a choice."""
+        if not self.spec.mask:
+            return logits
+        return logits.masked_fill(obs[self.spec.mask].reshape(len(logits), -1) < 0.5, ABSENT)
 
     def _value(self, features: Tensor, obs: Any) -> Tensor | None:
         """[N, F] -> [N], None without a value function."""

@@ -15,6 +15,7 @@ import numpy as np
 from understudy.data import Array, Observation, Sequel, Trace
 from understudy.errors import UserError
 from understudy.policies.family import ActionMap, Family
+from understudy.rollouts.allowed import keep_allowed, mask_in
 from understudy.rollouts.draws import Draws, draw
 
 _OLD = 2**40
@@ -51,7 +52,7 @@ class Mixture:
     Attributes:
         beta: Probability that the teacher acts at a step (Ross 2011, DAgger); 1 the teacher, 0 the student.
         noise: Standard deviation of Gaussian noise added to the action, in unit actions; for discrete actions the
-            probability of a uniformly random one. One number, or one for each environment.
+            probability of a uniformly random one, of those that a mask allows. One number, or one per environment.
         noise_share: Share of the steps on which noise is added.
         sample: The student samples from its distribution, instead of its mode, and the rollout gets a trace, where it
             has one, also of steps at which the teacher acts.
@@ -156,7 +157,7 @@ class Behaviour:
         """
         assert self._draws is not None
         if self._mixture.uniform:
-            return self._draws.noise[step], np.zeros(len(episode_start), bool)
+            return self._random(obs, step), np.zeros(len(episode_start), bool)
         if self.values:
             return self._act_by_values(step, obs, sequel)
         actions: dict[str, Array] = {}
@@ -189,7 +190,7 @@ class Behaviour:
         if self._mixture.noise:
             if self._mixture.memory:
                 self._remember_noise(step, episode_start)
-            action = self._disturb(action, step)
+            action = self._disturb(action, obs, step)
         return action, teacher_acts
 
     @property
@@ -216,7 +217,7 @@ class Behaviour:
         values = self._action_values(obs)
         action = self._map.to_env(values.argmax(axis=1))
         if self._mixture.noise:
-            action = self._disturb(action, step)
+            action = self._disturb(action, obs, step)
         rows = np.arange(len(values))
         if sequel is not None:
             sequel.value[step] = values.max(axis=1)
@@ -257,14 +258,20 @@ class Behaviour:
             state = tuple(part[:, rows] for part in state)
         return explorer.value_of(obs, state, episode_start)
 
-    def _disturb(self, action: Array, step: int) -> Array:
+    def _random(self, obs: Observation, step: int) -> Array:
+        """Return the random actions of a step: allowed ones, where observations say what is."""
+        assert self._draws is not None
+        action, mask = self._draws.noise[step], mask_in(obs, self._space)
+        return action if mask is None else keep_allowed(action, mask, self._map, self._rngs)
+
+    def _disturb(self, action: Array, obs: Observation, step: int) -> Array:
         assert self._draws is not None
         noisy = self._draws.noisy[step].reshape(-1, *(1,) * (action.ndim - 1))
         if isinstance(self._space, gym.spaces.Box):
             disturbed = np.clip(action + self._draws.noise[step], self._space.low, self._space.high)
             disturbed = np.rint(disturbed) if self._map.whole else disturbed
         else:
-            disturbed = self._draws.noise[step]
+            disturbed = self._random(obs, step)
         return np.where(noisy, disturbed, action).astype(action.dtype, copy=False)
 
 

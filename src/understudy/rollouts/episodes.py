@@ -22,6 +22,8 @@ import numpy as np
 from understudy.data import Array, Observation, map_obs
 from understudy.envs.base import VectorEnv
 from understudy.errors import UserError
+from understudy.policies.family import ActionMap
+from understudy.rollouts.allowed import keep_allowed, mask_in
 
 MAX_STEPS = 100_000
 """Steps after which an episode counts as endless."""
@@ -232,7 +234,10 @@ def policy_name(policy: Any) -> str:
 
 
 class RandomPolicy:
-    """Uniform random actions; standard normal ones where a bound is infinite, clipped to the other bound."""
+    """Uniform random actions; standard normal ones where a bound is infinite, clipped to the other bound.
+
+    Where observations hold an action mask, those that it allows.
+    """
 
     def __init__(self, action_space: gym.Space[Any], seed: int, task_actions: Sequence[int] = ()) -> None:
         """Take the action space, a seed, and for several tasks the number of actions that each has."""
@@ -240,20 +245,23 @@ class RandomPolicy:
         if not isinstance(action_space, _SPACES):
             raise UserError(f"an action space of type {type(action_space).__name__} is not supported")
         self.action_space = action_space
-        self._rng = np.random.default_rng(seed)
+        self._rng, self._map = np.random.default_rng(seed), ActionMap(action_space)
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[Array, Any]:
         """Return one action for each entry of ``episode_start``, or a single action without it.
 
-        The observation is not looked at (but for its task), so its batch size is not known from it.
+        The observation is not looked at (but for its task and mask), so its batch size is not known from it.
         """
         if len(self._choices):
             choices = self._choices[np.asarray(observation["task"]).argmax(axis=-1)]
             return (self._rng.random(choices.shape) * choices).astype(np.int64), state
         count = 1 if episode_start is None else len(episode_start)
         actions = self._draw(count)
+        mask = mask_in(observation if episode_start is not None else _batched(observation), self.action_space)
+        if mask is not None:
+            actions = keep_allowed(actions, mask, self._map, [self._rng] * count)
         return (actions[0] if episode_start is None else actions), state
 
     def _draw(self, count: int) -> Array:
@@ -273,6 +281,11 @@ class RandomPolicy:
             uniform = np.where(finite, low, 0) + rng.random(shape) * np.where(finite, high - low + whole, 1)
         action = np.clip(np.where(finite, uniform, rng.standard_normal(shape)), low, high)
         return (np.floor(action) if whole else action).astype(space.dtype)
+
+
+def _batched(observation: Any) -> Any:
+    """Give one observation with keys a batch axis."""
+    return {key: np.asarray(a)[None] for key, a in observation.items()} if isinstance(observation, dict) else None
 
 
 _SPACES = (gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary, gym.spaces.Box)
