@@ -48,6 +48,26 @@ class Constant(Odd):
     action_space = spaces.Box(np.array([0, 1], np.float32), np.array([1, 1], np.float32))
 
 
+class Grid(Odd):
+    """Choices on two axes, seen and made."""
+
+    observation_space = spaces.Dict(many=spaces.MultiDiscrete([[2, 3], [4, 5]]), bits=spaces.MultiBinary((2, 2)))
+    action_space = spaces.MultiDiscrete([[2, 3], [4, 5]])
+
+
+class Bits(Odd):
+    """Bits on two axes to set, and one number without an axis to see."""
+
+    observation_space = spaces.Box(-5, 5, (), np.float32)
+    action_space = spaces.MultiBinary((2, 2))
+
+
+class Number(Bits):
+    """One number without an axis to see, and one choice."""
+
+    action_space = spaces.Discrete(2)
+
+
 class Masked(Odd):
     """Another choice is forbidden in every step; only choice 2 is worth something."""
 

@@ -3,11 +3,17 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from tests.odd_environments import Whole
 
+from understudy.data import map_obs
 from understudy.io.checkpoint import read_arrays
 from understudy.io.export.formats import FORMATS, obstacles
+from understudy.io.export.graph import Graph
 from understudy.policies.family import ActionMap
+from understudy.policies.files import load_policy
+from understudy.policies.policy import as_tensors
+from understudy.policies.spaces import space_from_json
 from understudy.policies.spec import PolicySpec, space_to_json
 from understudy.rollouts.behaviour import Behaviour, Mixture
 from understudy.training import train
@@ -75,6 +81,27 @@ def test_critics_do_not_look_at_a_constant_action(tmp_path):
     (target,) = (array for name, array in arrays.items() if name.endswith("target:critics"))
     weights = target.reshape(-1)[: 2 * 8 * 5].reshape(2, 8, 5)  # 2 critics, 8 units, 3 features and 2 actions
     assert (weights[..., 4] == 0).all() and (weights[..., 3] != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("env", "preset", "lstm"),
+    [("Grid", "ppo", 0), ("Grid", "ppo", 4), ("Bits", "ppo", 0), ("Bits", "ppo", 4), ("Number", "dqn", None)],
+)
+def test_choices_on_two_axes_and_numbers_without_one(tmp_path, env, preset, lstm):
+    more = {} if lstm is None else {"policy__lstm": lstm}
+    result = quick(tmp_path, env, preset, **more)
+    assert result.score == 5.0
+    again = load_policy(tmp_path / "last.safetensors")
+    observation, action = result.policy.observation_space, result.policy.action_space
+    assert (again.observation_space, again.action_space) == (observation, action)
+    assert action.contains(again.predict(observation.sample())[0])
+    assert space_from_json(space_to_json(observation)) == observation
+    if lstm == 0:
+        tensors = as_tensors(map_obs(lambda a: np.stack((a, a)), observation.sample()))
+        graph = Graph(again)
+        inputs = [tensors[key] if isinstance(tensors, dict) else tensors for key in graph.keys]
+        torch.testing.assert_close(graph(*inputs)[0], again(tensors).params)
+        assert obstacles(again.spec, "sb3") and not obstacles(again.spec, "onnx")
 
 
 def test_an_export_of_whole_numbers_is_refused():

@@ -171,7 +171,8 @@ def test_targets_do_not_take_a_forbidden_action_for_the_best(preset):
 @pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "cross_entropy", "jsd", "nll", "mse", "huber"])
 def test_a_teacher_without_a_mask_teaches_what_is_allowed(name):
     """Its probability of a forbidden choice is shared out over the others, in losses and in rewards."""
-    net, obs, discrete = policy(actions=gym.spaces.Discrete(5)), as_tensors(observations(6)), Family("categorical", (5,))
+    net, obs = policy(actions=gym.spaces.Discrete(5)), as_tensors(observations(6))
+    discrete = Family("categorical", (5,))
     theirs = torch.log(torch.tensor([[0.4, 0.3, 0.1, 0.1, 0.1]])).repeat(6, 1)
     batch = Batch(obs, targets=(Target(theirs),))
     term = FromTeacher(Distance(name), discrete)

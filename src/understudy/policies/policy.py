@@ -139,7 +139,7 @@ class Policy(nn.Module):
             x = x.to(torch.float32)
             if encoder.scale != 1.0:
                 x = x / (1 / encoder.scale) if encoder.scale < 1 else x * encoder.scale
-            parts.append(x.flatten(1))
+            parts.append(x.flatten(1) if x.ndim > 1 else x.unsqueeze(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def forward(

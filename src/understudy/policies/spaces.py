@@ -38,10 +38,10 @@ def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
     if isinstance(space, gym.spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
     if isinstance(space, gym.spaces.MultiDiscrete):
-        start = {"start": list(starts(space))} if any(starts(space)) else {}
-        return {"type": "MultiDiscrete", "nvec": np.asarray(space.nvec).ravel().tolist(), **start}
+        start = {"start": np.asarray(space.start).tolist()} if any(starts(space)) else {}
+        return {"type": "MultiDiscrete", "nvec": np.asarray(space.nvec).tolist(), **start}
     if isinstance(space, gym.spaces.MultiBinary):
-        return {"type": "MultiBinary", "n": int(np.prod(space.shape))}
+        return {"type": "MultiBinary", "n": list(space.shape) if len(space.shape) > 1 else int(np.prod(space.shape))}
     if isinstance(space, gym.spaces.Dict):
         return {"type": "Dict", "spaces": {key: space_to_json(sub) for key, sub in space.spaces.items()}}
     raise UserError(f"a space of type {type(space).__name__} is not supported: {space}")

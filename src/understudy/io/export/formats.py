@@ -52,7 +52,7 @@ def obstacles(spec: PolicySpec, form: str) -> list[str]:
         box = spec.actions
         if isinstance(box, gym.spaces.Box) and not box.is_bounded():
             found.append("actions without bounds")
-        found += [text for text in (_outside_sb3(spec),) if text]
+        found += [text for text in (_outside_sb3(spec), _space_outside_sb3(spec)) if text]
     if form == "unity" and any(e.type == "one_hot" for e in spec.encoders):
         found.append("the one-hot code of whole numbers")
     return found
@@ -68,6 +68,19 @@ def _outside_sb3(spec: PolicySpec) -> str:
         return "a tanh in environment units"
     if spec.family == "squashed_gaussian" and spec.std == "constant":
         return "a constant deviation before the tanh"
+    return ""
+
+
+def _space_outside_sb3(spec: PolicySpec) -> str:
+    """Name a space that Stable-Baselines3 cannot see or act in, empty where there is none."""
+    seen = {encoder.key: members(spec.observations)[encoder.key] for encoder in spec.encoders}
+    choices = gym.spaces.MultiDiscrete | gym.spaces.MultiBinary
+    if any(isinstance(space, choices) and len(space.shape) > 1 for space in (*seen.values(), spec.actions)):
+        return "choices on several axes"
+    if any(isinstance(space, gym.spaces.Box) and not space.shape for space in (*seen.values(), spec.actions)):
+        return "numbers without an axis"
+    if any(not isinstance(seen[key], gym.spaces.Box) for key in spec.normalized):
+        return "a normaliser of choices"
     return ""
 
 

@@ -98,7 +98,8 @@ class Graph(nn.Module):
             if encoder.learned:
                 parts.append(_learned(self.policy.cnns[encoder.key or "_"], x))
             else:
-                parts.append(_scaled(x.to(torch.float32), encoder).flatten(1))
+                x = _scaled(x.to(torch.float32), encoder)
+                parts.append(x.flatten(1) if x.ndim > 1 else x.unsqueeze(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def normalize(self, x: Tensor, key: str, obs: dict[str, Tensor]) -> Tensor:
