@@ -48,11 +48,23 @@ class Constant(Odd):
     action_space = spaces.Box(np.array([0, 1], np.float32), np.array([1, 1], np.float32))
 
 
+class Narrow(Odd):
+    """Numbers within bounds that other environments do not have."""
+
+    action_space = spaces.Box(-1, 2, (2,), np.float32)
+
+
 class Grid(Odd):
     """Choices on two axes, seen and made."""
 
     observation_space = spaces.Dict(many=spaces.MultiDiscrete([[2, 3], [4, 5]]), bits=spaces.MultiBinary((2, 2)))
     action_space = spaces.MultiDiscrete([[2, 3], [4, 5]])
+
+
+class GridActions(Odd):
+    """Choices on two axes to make."""
+
+    action_space = Grid.action_space
 
 
 class Bits(Odd):

@@ -4,19 +4,25 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from tests.odd_environments import Whole
+from gymnasium import spaces
+from tests.odd_environments import VECTOR, Narrow, Whole
 
-from understudy.data import map_obs
+from understudy.data import EnvSpec, map_obs
+from understudy.errors import UserError
+from understudy.evaluation.evaluate import evaluate
 from understudy.io.checkpoint import read_arrays
 from understudy.io.export.formats import FORMATS, obstacles
 from understudy.io.export.graph import Graph
+from understudy.job import check_fit
 from understudy.policies.family import ActionMap
 from understudy.policies.files import load_policy
-from understudy.policies.policy import as_tensors
+from understudy.policies.policy import Policy, as_tensors
 from understudy.policies.spaces import space_from_json
 from understudy.policies.spec import PolicySpec, space_to_json
 from understudy.rollouts.behaviour import Behaviour, Mixture
+from understudy.settings.train import NetworkSettings
 from understudy.training import train
+from understudy.training_parts import policy_spec
 
 REPLAYED = {"replay__warm_up": 16, "replay__capacity": 1000, "replay__batch_size": 8}
 ON_POLICY = {"rollout__steps": 16, "update__minibatch": 16, "update__epochs": 1}
@@ -102,6 +108,45 @@ def test_choices_on_two_axes_and_numbers_without_one(tmp_path, env, preset, lstm
         inputs = [tensors[key] if isinstance(tensors, dict) else tensors for key in graph.keys]
         torch.testing.assert_close(graph(*inputs)[0], again(tensors).params)
         assert obstacles(again.spec, "sb3") and not obstacles(again.spec, "onnx")
+
+
+def policy_for(actions, head=0.0):
+    """Return a policy for vectors whose last layer always says ``head``."""
+    spec = policy_spec(NetworkSettings(hidden=()), VECTOR, actions, True)
+    policy = Policy(spec)
+    with torch.no_grad():
+        policy.head.weight.zero_()
+        policy.head.bias.fill_(head)
+    return policy
+
+
+@pytest.mark.parametrize(
+    ("own", "env"),
+    [
+        (spaces.Discrete(2, start=3), "Odd"),
+        (spaces.MultiDiscrete([[2, 3], [4, 6]]), "GridActions"),
+        (spaces.Discrete(3), "Odd"),
+    ],
+)
+def test_a_policy_for_other_choices_is_refused(own, env):
+    policy, name = policy_for(own), f"tests.odd_environments:{env}"
+    with pytest.raises(UserError, match="acts in .*, but .* takes"):
+        evaluate(policy, env=name, episodes=2)
+    with pytest.raises(UserError, match="acts in .*, but .* takes"):
+        check_fit(policy, EnvSpec(name))
+
+
+@pytest.mark.parametrize(("low", "high"), [([-1, 0], [3, 0.5]), ([-np.inf] * 2, [np.inf] * 2), ([-5] * 2, [1] * 2)])
+@pytest.mark.parametrize("head", [9.0, -9.0])
+def test_a_policy_for_other_bounds_stays_within_those_of_the_environment(low, high, head):
+    policy = policy_for(spaces.Box(np.array(low, np.float32), np.array(high, np.float32)), head)
+    name = "tests.odd_environments:Narrow"
+    check_fit(policy, EnvSpec(name))
+    assert evaluate(policy, env=name, episodes=2).mean == 5.0
+    behaviour = Behaviour(Narrow.action_space, [0])
+    behaviour.begin(Mixture(1.0), None, policy, 1)
+    action, _ = behaviour.act(0, np.zeros((1, 3), np.float32), np.ones(1, bool))
+    assert Narrow.action_space.contains(action[0])
 
 
 def test_an_export_of_whole_numbers_is_refused():

@@ -20,6 +20,7 @@ from understudy.errors import UserError
 from understudy.io.run_folder import check_free
 from understudy.loading import load
 from understudy.policies.policy import Policy, PolicyLike
+from understudy.policies.spaces import same_choices
 from understudy.scenes import check_labels, folder_name, for_scene_distillation
 from understudy.settings import DistillSettings
 from understudy.teachers.combine import combine
@@ -69,8 +70,7 @@ def check_fit(policy: PolicyLike, spec: EnvSpec) -> None:
     """
     observation, action = spaces_of(spec)
     mine = policy.action_space
-    same_kind = type(action) is type(mine)
-    if not same_kind or action.shape != mine.shape or getattr(action, "n", 0) != getattr(mine, "n", 0):
+    if not same_choices(action, mine):
         raise UserError(f"{policy.about.source or 'the policy'} acts in {mine}, but {spec.id} takes {action}")
     expected, got = policy.observation_space, observation
     pairs = [(expected, got)]

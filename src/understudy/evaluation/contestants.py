@@ -16,6 +16,7 @@ from understudy.envs.make import env_backend, spaces_of
 from understudy.envs.multitask import task_actions
 from understudy.errors import UserError
 from understudy.loading import load
+from understudy.policies.spaces import same_choices
 from understudy.rollouts.episodes import Acts, policy_name, random_policy
 from understudy.teachers.sb3_model import is_model
 from understudy.teachers.successors import find_successors
@@ -115,10 +116,7 @@ def check_spaces(contestant: Contestant, observations: gym.Space[Any], actions: 
         UserError: The action space differs, or observations of one array differ in shape.
     """
     mine: Any = getattr(contestant.policy, "action_space", actions)
-    same = type(mine) is type(actions) and mine.shape == actions.shape
-    if same and isinstance(actions, gym.spaces.Discrete):
-        same = bool(mine.n == actions.n)
-    if not same:
+    if not same_choices(mine, actions):
         raise UserError(f"{contestant.name} acts in {mine}, but {contestant.env.id} takes {actions}")
     seen = getattr(contestant.policy, "observation_space", observations)
     boxes = isinstance(seen, gym.spaces.Box) and isinstance(observations, gym.spaces.Box)

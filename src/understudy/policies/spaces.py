@@ -70,6 +70,13 @@ def members(space: gym.Space[Any]) -> dict[str, gym.Space[Any]]:
     return dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {"": space}
 
 
+def same_choices(one: gym.Space[Any], other: gym.Space[Any]) -> bool:
+    """Say whether two action spaces are of one kind and shape, with the same choices; bounds of numbers may differ."""
+    kind = type(one) is type(other) and one.shape == other.shape
+    choices = ("n", "nvec", "start")
+    return kind and all(np.array_equal(getattr(one, name, 0), getattr(other, name, 0)) for name in choices)
+
+
 def is_image(space: gym.Space[Any]) -> bool:
     """Say whether a space is an 8-bit image (3 axes, 0 to 255)."""
     return (

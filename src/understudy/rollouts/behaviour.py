@@ -16,6 +16,7 @@ from understudy.data import Array, Observation, Sequel, Trace
 from understudy.errors import UserError
 from understudy.policies.family import ActionMap, Family
 from understudy.rollouts.allowed import keep_allowed, mask_in
+from understudy.rollouts.clipped import within
 from understudy.rollouts.draws import Draws, draw
 
 _OLD = 2**40
@@ -130,7 +131,7 @@ class Behaviour:
             "teacher": teacher if mixture.asks_teacher else None,
             "student": student if mixture.asks_student else None,
         }
-        self._names = {name: actor for name, actor in actors.items() if actor is not None}
+        self._names = {name: within(actor, self._space) for name, actor in actors.items() if actor is not None}
         self._states = {name: self._states.get(name) for name in self._names}
         self._mixture = mixture
         if not mixture.jump:

@@ -24,6 +24,7 @@ from understudy.envs.base import VectorEnv
 from understudy.errors import UserError
 from understudy.policies.family import ActionMap
 from understudy.rollouts.allowed import keep_allowed, mask_in
+from understudy.rollouts.clipped import within
 
 MAX_STEPS = 100_000
 """Steps after which an episode counts as endless."""
@@ -128,7 +129,7 @@ def run_episodes(
 
             scene: Any = env
             return run_agent_episodes(policy, scene, seeds, deterministic, on_step, max_steps)
-        return _run_waves(policy, env, seeds, deterministic, on_step, max_steps)
+        return _run_waves(within(policy, env.action_space), env, seeds, deterministic, on_step, max_steps)
 
 
 @contextmanager
