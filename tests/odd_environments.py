@@ -96,3 +96,52 @@ class Masked(Odd):
             raise AssertionError(f"{action} is forbidden")
         obs, _, *rest = super().step(action)
         return obs, float(action == 1), *rest
+
+
+PICTURE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+NAMES = spaces.Dict(a=spaces.Discrete(2), b=VECTOR)
+WRONG = {
+    "picture": (PICTURE, np.full((36, 36, 3), 0.5, np.float32), "the dtype float32, but its space says uint8"),
+    "short": (VECTOR, np.ones(1, np.float32), r"the shape \(1,\), but its space says \(3,\)"),
+    "scalar": (VECTOR, 0.3, r"the shape \(\), but"),
+    "row": (VECTOR, np.ones((1, 3), np.float32), r"the shape \(1, 3\), but"),
+    "nan": (spaces.Box(-5, 5, (2,), np.int64), np.array([np.nan, 0.5]), "the dtype float64, but its space says int64"),
+    "bytes": (spaces.Box(0, 255, (2,), np.uint8), np.array([300, -1]), "numbers that uint8 cannot hold"),
+    "nothing": (VECTOR, None, r"the shape \(\), but"),
+    "text": (spaces.Discrete(3), "1", "the dtype <U1"),
+    "no dict": (NAMES, np.ones(3), "shows ndarray, but its observation space is a dict"),
+    "lacking": (NAMES, {"a": 1}, "shows nothing under the key 'b'"),
+    "key": (NAMES, {"a": 0.5, "b": np.ones(3)}, "under the key 'a' has the dtype float64, but"),
+}
+"""Spaces, observations that are not of them, and what is said of those."""
+
+
+class Wrong(Odd):
+    """Shows what its space does not say."""
+
+    def __init__(self, case):
+        self.observation_space, self.shown, _ = WRONG[case]
+
+    def see(self):
+        return self.shown
+
+
+class Lists(Odd):
+    """Shows plain lists of Python's numbers and float64, which its space can hold."""
+
+    observation_space = spaces.Dict(a=spaces.Discrete(2), b=VECTOR, c=spaces.MultiBinary(2))
+
+    def see(self):
+        return {"a": True, "b": np.zeros(3), "c": [0, 1]}
+
+
+class Outside(Odd):
+    """From its second step on it shows a choice that its space has not."""
+
+    observation_space = spaces.Discrete(4)
+
+    def __init__(self, choice):
+        self.choice = choice
+
+    def see(self):
+        return self.choice if self.steps > 1 else 0

@@ -5,20 +5,23 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from tests.odd_environments import VECTOR, Narrow, Whole
+from tests.odd_environments import VECTOR, WRONG, Narrow, Whole
 
 from understudy.data import EnvSpec, map_obs
+from understudy.envs.make import make
 from understudy.errors import UserError
 from understudy.evaluation.evaluate import evaluate
 from understudy.io.checkpoint import read_arrays
 from understudy.io.export.formats import FORMATS, obstacles
 from understudy.io.export.graph import Graph
 from understudy.job import check_fit
+from understudy.policies.arrays import ArrayPolicy
 from understudy.policies.family import ActionMap
 from understudy.policies.files import load_policy
 from understudy.policies.policy import Policy, as_tensors
 from understudy.policies.spaces import space_from_json
 from understudy.policies.spec import PolicySpec, space_to_json
+from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Behaviour, Mixture
 from understudy.settings.train import NetworkSettings
 from understudy.training import train
@@ -153,3 +156,31 @@ def test_an_export_of_whole_numbers_is_refused():
     spec = PolicySpec(*map(space_to_json, (Whole.observation_space, Whole.action_space)), "gaussian", std="constant")
     for form in FORMATS:
         assert "actions of whole numbers" in obstacles(spec, form)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_first_observation_that_is_not_of_its_space_is_refused(case):
+    env = make(EnvSpec("tests.odd_environments:Wrong", {"case": case}), 2)
+    with pytest.raises(UserError, match=f"odd_environments:Wrong.*{WRONG[case][2]}"):
+        env.reset([0, 1])
+    env.close()
+
+
+def test_observations_that_cast_safely_are_taken():
+    env = make("tests.odd_environments:Lists", 2)
+    obs = env.reset([0, 1])
+    assert obs["a"].tolist() == [1, 1] and obs["c"].tolist() == [[0, 1]] * 2
+    env.close()
+
+
+@pytest.mark.parametrize("choice", [7, 4, -1])
+def test_a_choice_outside_of_its_space_is_named(choice):
+    env = make(EnvSpec("tests.odd_environments:Outside", {"choice": choice}), 2)
+    policy = Policy(policy_spec(NetworkSettings(hidden=(4,)), env.observation_space, env.action_space, True))
+    env.reset([0, 1])
+    for _ in range(2):
+        obs = env.step(np.zeros(2, np.int64)).obs
+    for one in (policy, ArrayPolicy(policy.spec, named_arrays(policy))):
+        with pytest.raises(UserError, match=rf"Discrete\(4\) shows {choice}, which is not one"):
+            one.predict(obs, deterministic=True)
+    env.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -36,6 +36,30 @@ def check_space(env_id: str, space: gym.Space[Any]) -> None:
             raise UserError(
                 f"{env_id}: policies cannot see observations of the space {seen}{where}; try the wrapper {wrapper}"
             )
+
+
+def check_observation(env_id: str, space: gym.Space[Any], obs: Any) -> None:
+    """Refuse an observation that is not what its space says, before it is cast or broadcast into one that is.
+
+    Raises:
+        UserError: A key is missing, or a part has another shape, or numbers that its dtype cannot hold.
+    """
+    if isinstance(space, gym.spaces.Dict) and not isinstance(obs, Mapping):
+        raise UserError(f"{env_id} shows {type(obs).__name__}, but its observation space is a dict")
+    for key, part in members(space).items():
+        where = f" under the key {key!r}" if key else ""
+        if key and key not in obs:
+            raise UserError(f"{env_id} shows nothing{where}, which its observation space names")
+        seen, dtype = np.asarray(obs[key] if key else obs), np.dtype(part.dtype)
+        if seen.shape != tuple(part.shape or ()):
+            what = f"the shape {seen.shape}, but its space says {tuple(part.shape or ())}"
+        elif seen.dtype.kind not in "biuf" or (seen.dtype.kind == "f" and dtype.kind != "f"):
+            what = f"the dtype {seen.dtype}, but its space says {dtype}"
+        elif dtype.kind != "f" and (seen.astype(dtype) != seen).any():
+            what = f"numbers that {dtype} cannot hold, as its space says"
+        else:
+            continue
+        raise UserError(f"{env_id}: the first observation{where} has {what}: correct the environment or its space")
 
 
 def new_observation(space: gym.Space[Any], num_envs: int) -> Observation:

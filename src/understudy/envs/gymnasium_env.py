@@ -11,7 +11,7 @@ import numpy as np
 from understudy.data import Array, EnvSpec, Observation
 from understudy.envs.base import Step
 from understudy.envs.build import build
-from understudy.envs.checks import Finite, check_space, new_observation
+from understudy.envs.checks import Finite, check_observation, check_space, new_observation
 from understudy.envs.quiet import quiet
 
 
@@ -41,6 +41,8 @@ class GymnasiumVectorEnv:
         self.observation_space, self.action_space = self._envs[0].observation_space, self._envs[0].action_space
         check_space(spec.id, self.observation_space)
         self._steps, self._resets = [env.step for env in self._envs], [env.reset for env in self._envs]
+        self._checked = False
+        """Whether first observations were compared with their space."""
         self._rows = range(num_envs)
         self._obs, self._final = (new_observation(self.observation_space, num_envs) for _ in range(2))
         self._reward = np.zeros(num_envs, np.float32)
@@ -56,7 +58,11 @@ class GymnasiumVectorEnv:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
         with quiet(self.spec.id):
             for i, seed in enumerate(seeds):
-                _write(self._obs, i, self._resets[i](seed=int(seed))[0])
+                seen = self._resets[i](seed=int(seed))[0]
+                if not self._checked:
+                    check_observation(self.spec.id, self.observation_space, seen)
+                _write(self._obs, i, seen)
+        self._checked = True
         self._finite.step = 0
         self._finite.check()
         return self._obs

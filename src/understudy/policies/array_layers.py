@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from understudy.data import Array
-from understudy.policies.spaces import starts
+from understudy.policies.spaces import outside, starts
 
 Layer = tuple[Array, Array]
 """Weight [in, out], contiguous, and bias [out]."""
@@ -45,7 +45,12 @@ def one_hot(x: Array, space: gym.Space[Any]) -> Array:
     """[N] or [N, parts] integers -> [N, sum of sizes] float32."""
     sizes = [int(space.n)] if isinstance(space, gym.spaces.Discrete) else np.ravel(space.nvec).tolist()  # type: ignore[attr-defined]
     columns = x.reshape(len(x), -1).astype(np.int64) - np.array(starts(space))
-    return np.concatenate([np.eye(n, dtype=np.float32)[columns[:, i]] for i, n in enumerate(sizes)], axis=1)
+    if columns.min(initial=0) < 0:
+        raise outside(x, space)
+    try:
+        return np.concatenate([np.eye(n, dtype=np.float32)[columns[:, i]] for i, n in enumerate(sizes)], axis=1)
+    except IndexError:  # a number that is none of the classes
+        raise outside(x, space) from None
 
 
 def join(policy: Sequence[Layer], value: Sequence[Layer]) -> list[Layer]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from understudy.policies.family import ActionMap, Family
-from understudy.policies.spaces import starts
+from understudy.policies.spaces import outside, starts
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 """Bounds of a state-dependent log standard deviation (Haarnoja 2018, the authors' code)."""
@@ -144,7 +144,10 @@ def one_hot(x: Tensor, space: gym.Space[Any]) -> Tensor:
     columns = x.reshape(len(x), -1).long()
     if any(starts(space)):
         columns = columns - torch.tensor(starts(space), device=x.device)
-    return torch.cat([functional.one_hot(columns[:, i], n) for i, n in enumerate(sizes)], dim=1).float()
+    try:
+        return torch.cat([functional.one_hot(columns[:, i], n) for i, n in enumerate(sizes)], dim=1).float()
+    except RuntimeError:  # a number that is none of the classes
+        raise outside(x.cpu().numpy(), space) from None
 
 
 def select_task(out: Tensor, task: Tensor) -> Tensor:

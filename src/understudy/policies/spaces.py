@@ -77,6 +77,12 @@ def same_choices(one: gym.Space[Any], other: gym.Space[Any]) -> bool:
     return kind and all(np.array_equal(getattr(one, name, 0), getattr(other, name, 0)) for name in choices)
 
 
+def outside(observations: np.ndarray, space: gym.Space[Any]) -> UserError:
+    """Return the error of observations [N, ...] that are not all in a space of choices."""
+    bad = next((row.tolist() for row in observations if not space.contains(row.astype(space.dtype))), None)
+    return UserError(f"an environment with observations of {space} shows {bad}, which is not one: its space is wrong")
+
+
 def is_image(space: gym.Space[Any]) -> bool:
     """Say whether a space is an 8-bit image (3 axes, 0 to 255)."""
     return (
