@@ -19,6 +19,7 @@ from understudy.envs.multitask import task_names, whole_tasks
 from understudy.errors import UserError
 from understudy.io.run_folder import check_free
 from understudy.loading import load
+from understudy.policies.batching import fits
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.spaces import same_choices
 from understudy.scenes import check_labels, folder_name, for_scene_distillation
@@ -81,7 +82,7 @@ def check_fit(policy: PolicyLike, spec: EnvSpec) -> None:
             raise UserError(f"{policy.about.source or 'the policy'} sees {lacking[0]!r}, which {spec.id} does not show")
         pairs = [(expected[key], got[key]) for key in keys]  # type: ignore[index]
     for mine_obs, env_obs in pairs:
-        if sorted(mine_obs.shape or ()) != sorted(env_obs.shape or ()):
+        if not fits(tuple(env_obs.shape or ()), tuple(mine_obs.shape or ())):
             raise UserError(
                 f"{policy.about.source or 'the policy'} sees observations of shape {mine_obs.shape}, but {spec.id} "
                 f"gives {env_obs.shape}: choose the environment it was trained in (understudy inspect TEACHER)"

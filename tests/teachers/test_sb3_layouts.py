@@ -13,8 +13,11 @@ from teacher_helpers import BOUNDS, CHW, HWC, VECTOR, SpacesOnly, difference, ob
 from torch import nn
 
 from understudy.errors import UserError
+from understudy.policies.arrays import ArrayPolicy
+from understudy.policies.batching import fits
 from understudy.policies.files import load_policy, save_policy
 from understudy.policies.policy import Policy
+from understudy.policies.weights import named_arrays
 from understudy.teachers.load import load
 
 D3 = spaces.Discrete(3)
@@ -230,6 +233,40 @@ def test_images_in_the_other_layout_are_turned(tmp_path):
     expected, _ = model.predict(obs, deterministic=True)
     assert (policy.predict(obs, deterministic=True)[0] == expected).all()
     assert (policy.predict(turned, deterministic=True)[0] == expected).all()
+
+
+PICTURES = {
+    "cnn": ("CnnPolicy", HWC, CNN),
+    "grid": ("MlpPolicy", spaces.Box(0, 255, (7, 7, 3), np.uint8), SMALL),
+    "dict": ("MultiInputPolicy", spaces.Dict({"vec": VECTOR, "img": HWC}), COMBINED),
+}
+
+
+@pytest.mark.parametrize("name", list(PICTURES))
+def test_everybody_who_asks_may_show_channels_last(tmp_path, name):
+    """Stable-Baselines3 saves [C, H, W] for environments that show [H, W, C]; rollouts and labels show the latter."""
+    kind, space, kwargs = PICTURES[name]
+    model = saved(tmp_path, (sb3.PPO, kind, space, D3, kwargs, {}))
+    policy, obs, start = load(tmp_path / "teacher.zip"), observations(space, 32), np.ones(32, bool)
+    tensors = model.policy.obs_to_tensor(obs)[0]
+    with torch.no_grad():
+        logits = model.policy.get_distribution(tensors).distribution.logits
+        values = model.policy.predict_values(tensors).flatten().numpy()
+    assert torch.allclose(policy.label(obs)[0].params.log_softmax(-1), logits, atol=1e-5)
+    assert difference(policy.value_of(obs, None, start), values) <= 1e-5
+    noise = np.zeros((32, 3), np.float32)
+    mode = model.predict(obs, deterministic=True)[0]
+    assert (policy.act(obs, None, start, noise)[0] == mode).all()
+    if name == "grid":
+        twin = ArrayPolicy(policy.spec, named_arrays(policy))
+        assert (twin.act(obs, None, start, noise)[0] == mode).all()
+        assert (twin.predict(obs, deterministic=True)[0] == mode).all()
+        assert difference(twin.value_of(obs, None, start), values) <= 1e-5
+
+
+def test_only_channels_may_lie_elsewhere():
+    assert fits((36, 40, 3), (3, 36, 40)) and fits((3, 36, 40), (36, 40, 3)) and fits((4,), (4,))
+    assert not fits((3, 40, 36), (3, 36, 40)) and not fits((4, 5), (5, 4)) and not fits((4,), (5,))
 
 
 @pytest.mark.parametrize("name", ["ppo-gsde", "ppo-dict", "sac", "qrdqn", "a2c-multibinary"])

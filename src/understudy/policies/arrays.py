@@ -17,6 +17,7 @@ from understudy.data import Array
 from understudy.policies.array_distributions import choose_parts, mode, sample, squashed_log_prob
 from understudy.policies.array_layers import ACTIVATIONS, Layer, expected_value, join, one_hot, select_task
 from understudy.policies.array_networks import CONVOLVED, Convolutions, GatedMemory, Memory, State
+from understudy.policies.batching import in_layout
 from understudy.policies.family import ActionMap, Family
 from understudy.policies.spaces import members
 from understudy.policies.spec import ABSENT, PolicySpec
@@ -48,6 +49,7 @@ class ArrayPolicy:
         self.family: Family = spec.distribution
         self.observation_space, self.action_space = spec.observations, spec.actions
         self._spaces = members(self.observation_space)
+        self._shapes = {key: tuple(space.shape or ()) for key, space in self._spaces.items()}
         self._map = ActionMap(self.action_space)
         self._absent = spec.absent
         self._activate = ACTIVATIONS[spec.activation]
@@ -148,6 +150,7 @@ class ArrayPolicy:
         parts = []
         for encoder in self.spec.encoders:
             x = np.asarray(obs[encoder.key] if isinstance(obs, dict) else obs)
+            x = in_layout(x, self._shapes[encoder.key])
             if encoder.type == "one_hot":
                 parts.append(one_hot(x, self._spaces[encoder.key]))
                 continue
@@ -256,7 +259,7 @@ class ArrayPolicy:
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[Array, Any]:
-        """Act on one observation or a batch, as ``Policy.predict`` does; images must be in the space's layout."""
+        """Act on one observation or a batch, as ``Policy.predict`` does."""
         key = self.spec.encoders[0].key
         probe = np.asarray(observation[key] if isinstance(observation, dict) else observation)
         single = probe.ndim == len(self._spaces[key].shape or ())

@@ -40,6 +40,26 @@ def batch_observation(observation: Any, space: gym.Space[Any], keys: Collection[
     return _batch_one(np.asarray(observation), space, "")
 
 
+def in_layout(x: Any, shape: tuple[int, ...]) -> Any:
+    """Return pictures [..., H, W, C] (arrays or tensors) as [..., C, H, W], or back, where ``shape`` has it so; a view.
+
+    Stable-Baselines3 saves [C, H, W] for environments that show [H, W, C]. Everything else is returned as it is.
+    """
+    if len(shape) != 3 or x.ndim < 3 or x.shape[-3:] == shape:
+        return x
+    height, width, channels = x.shape[-3:]
+    if (channels, height, width) == shape:
+        return x.swapaxes(-1, -2).swapaxes(-2, -3)
+    if (width, channels, height) == shape:
+        return x.swapaxes(-3, -2).swapaxes(-2, -1)
+    return x
+
+
+def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Say whether observations of one shape are of the other, at most with a picture's channels elsewhere."""
+    return bool(in_layout(np.empty((0, *shape)), wanted).shape[1:] == wanted)
+
+
 def _batch_one(array: Array, space: gym.Space[Any], key: str) -> tuple[Array, bool]:
     """Return [N, *space.shape] and whether the batch axis was added; transposes images whose channels differ."""
     shape = tuple(space.shape or ())
@@ -47,10 +67,8 @@ def _batch_one(array: Array, space: gym.Space[Any], key: str) -> tuple[Array, bo
         return array[None], True
     if array.shape[1:] == shape and array.ndim == len(shape) + 1:
         return array, False
-    if len(shape) == 3 and array.ndim >= 3:
-        to_first, to_last = np.moveaxis(array, -1, -3), np.moveaxis(array, -3, -1)
-        for moved in (to_first, to_last):
-            if moved.shape[-3:] == shape:
-                return (moved[None], True) if moved.ndim == 3 else (moved, False)
+    moved = in_layout(array, shape)
+    if len(shape) == 3 and moved.shape[-3:] == shape:
+        return (moved[None], True) if moved.ndim == 3 else (moved, False)
     where = f" under key {key!r}" if key else ""
     raise UserError(f"observation{where} has shape {array.shape}, the policy expects {shape} (one) or (N, *{shape})")

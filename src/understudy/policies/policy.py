@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from understudy.data import Array, Observation, Target, map_obs
 from understudy.policies import distributions
-from understudy.policies.batching import batch_observation
+from understudy.policies.batching import batch_observation, in_layout
 from understudy.policies.encoders import NETWORKS
 from understudy.policies.family import ActionMap, Family
 from understudy.policies.networks import mlp
@@ -56,6 +56,7 @@ class Policy(nn.Module):
         self.observation_space, self.action_space = spec.observations, spec.actions
         self._family = spec.distribution
         self._spaces = members(self.observation_space)
+        self._shapes = {key: tuple(space.shape or ()) for key, space in self._spaces.items()}
         self._map = ActionMap(self.action_space)
         self.threads = 1
         """Of the networks that see pictures, on the CPU; see ``policies.pictures``."""
@@ -115,7 +116,7 @@ class Policy(nn.Module):
         """[N, ...] observations -> [N, F] features: normalise, scale, encode, concatenate."""
         parts = []
         for encoder in self.spec.encoders:
-            x = obs[encoder.key] if isinstance(obs, dict) else obs
+            x = in_layout(obs[encoder.key] if isinstance(obs, dict) else obs, self._shapes[encoder.key])
             if encoder.type == "one_hot":
                 parts.append(distributions.one_hot(x, self._spaces[encoder.key]))
                 continue

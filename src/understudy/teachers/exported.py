@@ -20,10 +20,10 @@ from torch import Tensor
 from understudy.data import Array, EnvSpec, Observation, Target, map_obs
 from understudy.errors import UserError
 from understudy.policies import distributions
-from understudy.policies.batching import batch_observation
+from understudy.policies.batching import batch_observation, in_layout
 from understudy.policies.family import Family, family_for
 from understudy.policies.policy import State, TensorState
-from understudy.policies.spaces import space_from_json
+from understudy.policies.spaces import members, space_from_json
 from understudy.teachers.opaque import Asked, OpaqueTeacher
 
 FORMAT = "understudy-export-1"
@@ -170,7 +170,10 @@ class ExportedPolicy(OpaqueTeacher):
         return list(self._run(obs, None).values())
 
     def _run(self, obs: Observation, memory: tuple[Array, Array] | None) -> dict[str, Array]:
-        answers = self._engine.run(obs if isinstance(obs, dict) else {"": obs}, memory)
+        seen = obs if isinstance(obs, dict) else {"": obs}
+        spaces = members(self.observation_space)
+        seen = {key: in_layout(array, tuple(spaces[key].shape or ())) for key, array in seen.items() if key in spaces}
+        answers = self._engine.run(seen, memory)
         if not all(np.isfinite(answer).all() for answer in answers.values()):
             raise UserError(f"{self.name} answered NaN or infinity; it cannot act")
         return answers

@@ -17,7 +17,7 @@ from understudy.envs.multitask import whole_tasks
 from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays
 from understudy.policies import distributions
-from understudy.policies.batching import batch_observation
+from understudy.policies.batching import batch_observation, in_layout
 from understudy.policies.family import ActionMap
 from understudy.policies.policy import Policy
 from understudy.policies.spaces import members
@@ -74,6 +74,7 @@ def record(policy: Policy, env: EnvSpec, count: int = STATES, seed: int = 0) -> 
     Raises:
         UserError: The environment cannot be made, or does not fit the policy.
     """
+    shapes = {key: tuple(space.shape or ()) for key, space in members(policy.observation_space).items()}
     size = sum(
         int(np.prod(s.shape or (1,))) * np.dtype(s.dtype).itemsize for s in members(policy.observation_space).values()
     )
@@ -89,7 +90,8 @@ def record(policy: Policy, env: EnvSpec, count: int = STATES, seed: int = 0) -> 
             return
         begins = np.full(len(visit.active), visit.step == 0) if visit.starts is None else np.array(visit.starts)
         obs = visit.obs if isinstance(visit.obs, dict) else {"": visit.obs}
-        steps.append(({k: np.array(obs[k]) for k in policy.spec.needed_keys}, np.array(visit.active), begins))
+        seen = {k: np.array(in_layout(obs[k], shapes[k])) for k in policy.spec.needed_keys}
+        steps.append((seen, np.array(visit.active), begins))
         found += int(visit.active.sum())
         if found >= count:
             raise _Enough
@@ -129,6 +131,7 @@ def read_states(path: Path, policy: Policy, count: int = STATES) -> States:
             raise UserError(
                 f"{path} does not match the student: it has no array {name!r} (it has {', '.join(columns)})"
             )
+        array = in_layout(array, wanted)
         if array.shape[1:] != wanted or array.dtype.kind not in "fiub":
             raise UserError(
                 f"{path} does not match the student: {name!r} holds observations of shape {array.shape[1:]}, the "
