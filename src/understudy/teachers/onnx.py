@@ -39,7 +39,8 @@ class OnnxTeacher(OpaqueTeacher):
     """An ONNX graph with one input (or one per observation key), asked on the CPU.
 
     Of several outputs, those with the name of their meaning count (``action``, ``logits``, ``q_values``; ``mean`` and
-    ``log_std``), else the first (two for a Gaussian).
+    ``log_std`` of a Gaussian, whose mean is the action if nobody says that it is one), else the first (two for a
+    Gaussian).
 
     Raises:
         UserError: onnxruntime is not installed, the file is damaged, or its inputs do not fit the observations.
@@ -74,6 +75,7 @@ class OnnxTeacher(OpaqueTeacher):
         if self._output == "gaussian" and {"mean", "log_std"} <= set(names):
             return ["mean", "log_std"]
         known = [name for name in names if name in (*OUTPUTS, "actions")]
+        known = known or [name for name in names if name == "mean"]
         return [next((name for name in known if name == self._output), known[0])] if known else names[:2]
 
     def _ask(self, obs: Observation) -> list[Array]:
@@ -107,7 +109,17 @@ class OnnxTeacher(OpaqueTeacher):
         missing = set(self._inputs) - set(obs)
         if missing:
             raise UserError(f"{self._path} wants inputs {', '.join(sorted(missing))}, which observations have not")
-        return {name: obs[name].astype(self._type(node), copy=False) for name, node in self._inputs.items()}
+        return {name: self._fed(obs[name], node) for name, node in self._inputs.items()}
+
+    def _fed(self, array: Array, node: Any) -> Array:
+        """Return the array in the type of the input."""
+        wanted = np.dtype(self._type(node))
+        if array.dtype.kind == "f" and wanted.kind != "f":
+            raise UserError(
+                f"{self._path}: input {node.name!r} takes {wanted}, which would cut off the digits of observations "
+                f"({array.dtype}): export it with an input of float32"
+            )
+        return array.astype(wanted, copy=False)
 
     def _type(self, node: Any) -> type[Any]:
         if node.type not in _TYPES:
