@@ -262,6 +262,105 @@ def test_named_onnx_outputs_count(tmp_path):
     assert (teacher.label(obs)[0].params <= 0).all(), "the output called logits is the second"
 
 
+def test_a_mean_and_a_deviation_are_found_by_their_names(tmp_path):
+    obs = observations(VECTOR, 4)
+    path = made("onnx", TwoHeads(2), tmp_path, output_names=["log_std", "mean"])
+    mean = np.clip(TwoHeads(2)(torch.as_tensor(obs))[1].detach().numpy(), BOUNDS.low, BOUNDS.high)
+    for output in (None, "gaussian"):
+        teacher = load(path, **BOX, output=output)
+        assert difference(teacher.predict(obs, deterministic=True)[0], mean) <= 1e-6
+
+
+def test_onnx_that_takes_whole_numbers_sees_no_real_ones(tmp_path):
+    class Whole(Net):
+        def forward(self, x):
+            return self.layers(x.float())
+
+    path = made("onnx", Whole(), tmp_path, torch.zeros(2, 5, dtype=torch.int64))
+    with pytest.raises(UserError, match="input 'obs' takes int64, which would cut off the digits"):
+        load(path, **SPACES).predict(observations(VECTOR, 4))
+    counts = spaces.Box(0, 9, (5,), np.int32)
+    assert len(load(path, observation_space=counts, action_space=D3).predict(observations(counts, 4))[0]) == 4
+
+
+class Halves(Net):
+    def forward(self, x):
+        return self.layers(x.mul_(0.5))
+
+
+def halves(obs):
+    obs *= 0.5
+    return np.argmax(obs[:, :3], axis=1)
+
+
+class Halver:
+    def predict(self, obs, deterministic=True):
+        return halves(obs)
+
+
+@pytest.mark.parametrize("source", [Halves(), halves, Halver(), "torchscript"])
+def test_a_teacher_that_changes_its_argument_gets_a_copy(tmp_path, source):
+    obs, seen = observations(VECTOR, 4), observations(VECTOR, 4)
+    teacher = load(made("torchscript", Halves(), tmp_path) if source == "torchscript" else source, **SPACES)
+    teacher.predict(seen)
+    teacher.label(seen)
+    np.testing.assert_array_equal(seen, obs)
+
+
+class Bare:
+    def predict(self, obs, deterministic=True):
+        return np.arange(len(obs)) % 3
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Bare(),
+        lambda o: (np.arange(len(o)) % 3, None),
+        lambda o: (np.arange(len(o)) % 3, (np.zeros((1, len(o), 2)), np.zeros((1, len(o), 2)))),
+        lambda o: (np.arange(len(o)) % 3, np.zeros((7, 7))),
+        lambda o: [int(i) % 3 for i in range(len(o))],
+        lambda o: torch.arange(len(o)) % 3,
+    ],
+)
+def test_answers_of_many_forms(source):
+    assert load(source, **SPACES).predict(observations(VECTOR, 8))[0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (["left"] * 8, "an array of text, not numbers"),
+        (np.array([1] * 8, object), "an array of object, not numbers"),
+        ({"action": np.zeros(8)}, "a dict, not numbers"),
+        (None, "None, not numbers"),
+        (np.int64(1), r"shape \(\) to a batch of 8 observations: its first axis must be theirs"),
+    ],
+)
+def test_answers_that_are_no_array_of_numbers(answer, words):
+    with pytest.raises(UserError, match=words):
+        load(lambda o: answer, **SPACES).predict(observations(VECTOR, 8))
+
+
+class Raises(Net):
+    def forward(self, x):
+        raise IndexError("index out of range")
+
+
+class Nameless(nn.Module):
+    @torch.jit.export
+    def act(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("module", "words"), [(Raises(), "index out of range"), (torch.jit.script(Nameless()), "no attribute 'forward'")]
+)
+def test_modules_that_cannot_be_asked_say_so_in_a_line(module, words):
+    with pytest.raises(UserError, match=f"cannot be asked: .*{words}"):
+        load(module, **SPACES).predict(observations(VECTOR, 4))
+
+
 def test_damaged_files(tmp_path):
     for name in ("teacher.pt", "teacher.onnx"):
         (tmp_path / name).write_bytes(b"damaged")

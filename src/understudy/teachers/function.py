@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from understudy.data import Array, Observation
+from understudy.data import Array, Observation, map_obs
 from understudy.errors import UserError
 from understudy.imports import find
 from understudy.teachers.opaque import Asked, OpaqueTeacher
 
 
 class FunctionTeacher(OpaqueTeacher):
-    """A function from observations [N, ...] to an array [N, ...], or a tuple of arrays.
+    """A function from observations [N, ...] to an array [N, ...], a tuple of arrays, or what ``predict`` returns.
 
     An object with ``predict`` (a Stable-Baselines3 model) is asked for its deterministic actions; its own spaces are
     used where the caller gives none.
@@ -33,10 +34,19 @@ class FunctionTeacher(OpaqueTeacher):
         super().__init__(name, "Python", asked)
 
     def _ask(self, obs: Observation) -> list[Array]:
+        obs = map_obs(np.array, obs)  # a copy: it may be changed in place
         if self._predict is not None:
-            return [np.asarray(self._predict(obs, deterministic=True)[0])]
-        out = self._source(obs)
-        return [_array(part) for part in (out if isinstance(out, (tuple, list)) else [out])]
+            out = self._predict(obs, deterministic=True)
+            return [_array(out[0] if isinstance(out, tuple) else out)]
+        return [_array(part) for part in _parts(self._source(obs))]
+
+
+def _parts(out: Any) -> Sequence[Any]:
+    """Return the arrays of an answer; of actions and a state, as ``predict`` returns them, the actions."""
+    if isinstance(out, tuple) and len(out) == 2 and (out[1] is None or isinstance(out[1], (tuple, dict))):
+        return out[:1]
+    several = isinstance(out, tuple) or (isinstance(out, list) and any(np.ndim(part) for part in out))
+    return out if several else [out]
 
 
 def _array(value: Any) -> Array:

@@ -123,14 +123,24 @@ class OpaqueTeacher(ABC):
     def _params(self, obs: Observation) -> Array:
         """[N, ...] -> [N, P] float32 parameters, continuous ones in environment units."""
         count = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-        answers = [np.asarray(answer) for answer in self._ask(obs)]
-        if not answers or answers[0].shape[:1] != (count,):
-            shape = answers[0].shape if answers else "nothing"
-            raise UserError(f"the teacher {self.name} answered {shape} to a batch of {count} observations")
+        answers = [np.asarray(answer) for answer in self._ask(obs)][: 2 if self._output == "gaussian" else 1]
+        for answer in answers:
+            if answer.dtype.kind not in "fiub":
+                raise UserError(
+                    f"the teacher {self.name} answered {_kind(answer)}, not numbers: it must return an array [N, ...] "
+                    "for N observations"
+                )
+        if not answers or any(answer.shape[:1] != (count,) for answer in answers):
+            shape = " and ".join(str(answer.shape) for answer in answers) or "nothing"
+            raise UserError(
+                f"the teacher {self.name} answered an array of shape {shape} to a batch of {count} observations: its "
+                "first axis must be theirs"
+            )
         if not self._output or self._family is None:
             self._settle(self._output or self._guess(answers[0]))
         assert self._family is not None
-        raw = self._joined([answer.reshape(count, -1) for answer in answers])
+        # A Gaussian may come as two arrays, of everything else the first is taken.
+        raw = np.concatenate([answer.reshape(count, -1) for answer in answers], axis=1)
         if not np.isfinite(raw).all():
             raise UserError(f"the teacher {self.name} answered NaN or infinity; it cannot teach")
         params = self._encode(raw)
@@ -166,12 +176,6 @@ class OpaqueTeacher(ABC):
         discrete_action = self._output == "action" and not self._family.continuous
         return len(self._family.sizes) if discrete_action else self._family.param_size
 
-    def _joined(self, answers: list[Array]) -> Array:
-        """[N, k] numbers that count: a Gaussian may come as two arrays, of everything else the first is taken."""
-        if self._output == "gaussian" and len(answers) > 1:
-            return np.concatenate(answers[:2], axis=1)
-        return answers[0]
-
     def _encode(self, raw: Array) -> Array:
         """Turn discrete actions into logits that leave no doubt, and Bernoulli logits into pairs."""
         assert self._family is not None
@@ -188,6 +192,14 @@ class OpaqueTeacher(ABC):
             if ((chosen[:, part] < 0) | (chosen[:, part] >= size)).any():
                 raise UserError(f"the teacher {self.name} answered an action outside of {self.action_space}")
         return np.concatenate([_SURE * np.eye(n, dtype=np.float32)[chosen[:, i]] for i, n in enumerate(sizes)], axis=1)
+
+
+def _kind(answer: Array) -> str:
+    """Say what an array holds that is not numbers."""
+    if answer.ndim:
+        return "an array of text" if answer.dtype.kind in "US" else f"an array of {answer.dtype}"
+    value = answer.item()
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _zeros(space: gym.Space[Any]) -> Any:

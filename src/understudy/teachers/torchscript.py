@@ -36,7 +36,7 @@ class ModuleTeacher(OpaqueTeacher):
     def _ask(self, obs: Observation) -> list[Array]:
         try:
             out: Any = self._module(map_obs(self._tensor, obs))
-        except (RuntimeError, TypeError) as error:
+        except Exception as error:  # a module is anybody's program, and may lack its method forward
             raise UserError(f"the teacher {self.name} cannot be asked: {_last_line(error)}") from error
         outputs = out if isinstance(out, (tuple, list)) else [out]
         if not all(isinstance(output, torch.Tensor) for output in outputs):
@@ -44,8 +44,8 @@ class ModuleTeacher(OpaqueTeacher):
         return [output.cpu().numpy() for output in outputs]
 
     def _tensor(self, array: Array) -> torch.Tensor:
-        if array.dtype == np.float64:
-            array = array.astype(np.float32)
+        # A copy: the module may change its argument in place.
+        array = np.array(array, np.float32 if array.dtype == np.float64 else array.dtype)
         return torch.as_tensor(array, device=self._device)
 
 
