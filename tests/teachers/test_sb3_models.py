@@ -54,6 +54,23 @@ def test_what_normalises_its_observations_comes_along():
     np.testing.assert_array_equal(found.returns, understudy.evaluate(teacher, episodes=3).returns)
 
 
+def test_a_normaliser_of_rewards_alone_leaves_no_doubt():
+    model = ppo(VecNormalize(make_vec_env("CartPole-v1", 1), norm_obs=False))
+    model.learn(64)
+    teacher = understudy.load(model)
+    assert not teacher.spec.normalized and not any("VecNormalize" in note for note in teacher.about.notes)
+    both = ppo(VecNormalize(VecNormalize(make_vec_env("CartPole-v1", 1)), norm_obs=False))
+    assert understudy.load(both).spec.normalized == ("",)
+
+
+def test_normalisers_that_are_not_one_around_everything_are_refused():
+    envs = VecNormalize(make_vec_env("CartPole-v1", 1))
+    with pytest.raises(UserError, match="the PPO model sees observations that 2 VecNormalize changed one after the"):
+        understudy.load(ppo(VecNormalize(envs)))
+    with pytest.raises(UserError, match=r"^its VecNormalize normalises .* shape \(4,\), but the PPO model sees \(8,\)"):
+        understudy.load(ppo(VecFrameStack(envs, 2)))
+
+
 def test_environments_that_cannot_be_built_again_are_asked_for():
     model = ppo(VecFrameStack(make_vec_env("CartPole-v1", 1), 2))
     assert understudy.load(model).about.env is None

@@ -16,13 +16,16 @@ from understudy.teachers.sb3_zip import read_zip
 from understudy.teachers.vecnormalize import Normalizer
 
 
-def load_sb3(path: Path, normalizer: Normalizer | None = None, env: EnvSpec | None = None) -> Policy:
+def load_sb3(
+    path: Path, normalizer: Normalizer | None = None, env: EnvSpec | None = None, complete: bool = False
+) -> Policy:
     """Translate a zip; ``predict`` of the result takes raw observations.
 
     Args:
         path: The file that ``model.save`` wrote.
         normalizer: Statistics of the ``VecNormalize`` that the policy was trained behind, None for none.
         env: The environment it fits today, if that is known.
+        complete: Whether it is known that no other statistics belong to it.
 
     Raises:
         UserError: The file is damaged, or holds something whose meaning is not known for certain.
@@ -38,7 +41,7 @@ def load_sb3(path: Path, normalizer: Normalizer | None = None, env: EnvSpec | No
         spec = _with_normalizer(spec, normalizer, path)
     about = About(saved.algorithm, str(path), env, [*translation.notes])
     on_policy = saved.kind in ("actor_critic", "ars")
-    if normalizer is None and on_policy and saved.data.get("_last_original_obs") is not None:
+    if normalizer is None and not complete and on_policy and saved.data.get("_last_original_obs") is not None:
         # On-policy algorithms keep these only behind a VecNormalize (which may be for rewards alone).
         about.notes.append("trained behind VecNormalize, no statistics found: if it normalised observations, they lack")
     if saved.version:

@@ -38,16 +38,33 @@ def load_model(model: Any) -> Policy:
         except Exception as error:  # what it holds may not be made to be saved
             raise UserError(f"the {name} cannot be saved ({type(error).__name__}: {error})") from error
         normalizer = None
-        behind = model.get_vec_normalize_env()
-        if behind is not None:
-            behind.save(str(statistics))
+        behind = _normalizers(model.get_vec_normalize_env())
+        acting = [one for one in behind if one.norm_obs]
+        if len(acting) > 1:
+            raise UserError(
+                f"the {name} sees observations that {len(acting)} VecNormalize changed one after the other, which is "
+                "not supported: train it behind one (norm_obs=False for the others)"
+            )
+        if acting:
+            acting[0].save(str(statistics))
             normalizer = read_normalizer(statistics)
         try:
-            policy = load_sb3(file, normalizer, _environment(model.get_env()))
+            policy = load_sb3(file, normalizer, _environment(model.get_env()), complete=bool(behind))
         except UserError as error:
-            raise UserError(str(error).replace(str(file), f"the {name}")) from error
+            text = str(error).replace(str(file), f"the {name}")
+            raise UserError(text.replace(str(statistics), "its VecNormalize")) from error
     policy.about.source = name
     return policy
+
+
+def _normalizers(env: Any) -> list[Any]:
+    """Return every ``VecNormalize`` around an environment, from the outside."""
+    found = []
+    while env is not None:
+        if any(base.__name__ == "VecNormalize" for base in type(env).__mro__):
+            found.append(env)
+        env = getattr(env, "venv", None)
+    return found
 
 
 def _environment(env: Any) -> EnvSpec | None:
