@@ -78,6 +78,8 @@ def test_inspect_evaluate_compare_play(run, monkeypatch, capsys):
     main(["evaluate", "run", "--episodes", "5", "--json", "e.json"])
     assert "95 % interval" in capsys.readouterr().out
     assert len(json.loads((folder / "e.json").read_text())["returns"]) == 5
+    main(["evaluate", "random", "--env", "CartPole-v1", "--episodes", "5", "--num-envs", "2"])
+    assert "random" in capsys.readouterr().out
     main(["compare", "run/best.safetensors", "run/last.safetensors", "--episodes", "5"])
     shown = capsys.readouterr().out
     assert "best" in shown and "last" in shown

@@ -13,7 +13,7 @@ from understudy.data import Array
 from understudy.errors import UserError
 from understudy.policies.policy import About, Policy, PolicyLike
 from understudy.policies.spaces import space_to_json
-from understudy.policies.spec import Encoder, PolicySpec, default_encoders, mask_of
+from understudy.policies.spec import Encoder, PolicySpec, default_encoders, mask_of, stored
 from understudy.settings import StudentSettings
 
 STD_FLOOR = 1e-2
@@ -73,8 +73,8 @@ def teacher_statistics(teacher: PolicyLike) -> dict[str, tuple[Array, Array]]:
         return {}
     return {
         key: (
-            teacher.get_buffer(f"normalizer_mean:{key}").numpy(),
-            teacher.get_buffer(f"normalizer_var:{key}").numpy(),
+            teacher.get_buffer(f"normalizer_mean:{stored(key)}").numpy(),
+            teacher.get_buffer(f"normalizer_var:{stored(key)}").numpy(),
         )
         for key in teacher.spec.normalized
     }
@@ -106,7 +106,7 @@ def fit_normalizer(
     """
     known = teacher_statistics(teacher) if settings.normalize in ("auto", "teacher") else {}
     for key in student.spec.normalized:
-        if key in known and known[key][0].shape == student.get_buffer(f"normalizer_mean:{key}").shape:
+        if key in known and known[key][0].shape == student.get_buffer(f"normalizer_mean:{stored(key)}").shape:
             student.set_normalizer(key, *known[key])
             continue
         sample = columns[f"obs:{key}"].astype(np.float64)

@@ -118,9 +118,12 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     from understudy.evaluation.evaluate import evaluate
     from understudy.evaluation.tables import print_evaluation
 
-    policy = _load(arguments.policy, arguments.env)
+    policy, env = arguments.policy, arguments.env
+    if policy != "random":
+        policy = _load(policy, env)
+        env = policy.about.env
     found = evaluate(
-        policy, policy.about.env, arguments.episodes, seed=arguments.seed, num_envs=_rows(arguments, policy.about.env),
+        policy, env, arguments.episodes, seed=arguments.seed, num_envs=_rows(arguments, env),
         deterministic=not arguments.stochastic,
     )  # fmt: skip
     print_evaluation(found, console)

@@ -23,6 +23,7 @@ DICT = spaces.Dict({"camera": CHW, "mode": spaces.Discrete(4), "speed": spaces.B
 MASKED = spaces.Dict({"action_mask": spaces.Box(0, 1, (5,), np.float32), "x": spaces.Box(-9, 9, (4,), np.float32)})
 PARTS = spaces.MultiDiscrete([3, 2])
 TASKS = spaces.Dict({"obs": spaces.Box(-9, 9, (4,), np.float32), "task": spaces.Box(0, 1, (2,), np.float32)})
+DOTS = spaces.Dict({"a.b": spaces.Box(-9, 9, (3,), np.float32), "speed": spaces.Box(-9, 9, (2,), np.float32)})
 TEXT = spaces.Box(0, 255, (6,), np.uint8)
 
 
@@ -57,7 +58,7 @@ def student(observation, action, family, seed=0, scales=True, **fields):
         for name, parameter in made.named_parameters():
             if name.startswith(("head", "log_std")):
                 parameter.copy_(torch.randn_like(parameter) * 0.5)
-    for key in made.spec.normalized if scales and not made.spec.task_actions else ():
+    for key in made.spec.normalized if scales and observation is VECTOR else ():
         made.set_normalizer(key, np.linspace(-1, 300, 5), np.linspace(0.5, 4, 5))
     return made.eval()
 
@@ -95,6 +96,7 @@ VECTORS = {
     "td3": (VECTOR, BOUNDS, "deterministic", {"head_activation": "tanh", "activation": "relu"}),
     "linear": (VECTOR, BOUNDS, "deterministic", {"hidden": (), "head_bias": False, "unit_actions": False}),
     "whole numbers": (spaces.MultiDiscrete([3, 4]), D3, "categorical", {}),
+    "dots": (DOTS, D3, "categorical", {"normalized": ("a.b", "speed")}),
     "tasks": (
         TASKS,
         D3,

@@ -150,3 +150,10 @@ def test_the_student_is_played_where_no_data_are_given(tmp_path):
     found = export(policy, "onnx", tmp_path / "o.onnx", states=50)
     assert "CartPole-v1" in found.states and found.states.startswith("50 ")
     assert load(found.path).about.env == EnvSpec("CartPole-v1")
+
+
+def test_the_caller_says_where_a_loaded_student_plays(tmp_path):
+    env = gym.make("CartPole-v1")
+    policy = student(env.observation_space, env.action_space, "categorical", normalized=())
+    found = export(policy, "onnx", tmp_path / "o.onnx", states=20, env="CartPole-v1")
+    assert "CartPole-v1" in found.states and policy.about.env is None

@@ -40,6 +40,7 @@ def states(tmp_path):
         ("gsde", "c", "gSDE cannot"),
         ("two heads", "sb3", r"the second head \(log_std_head\)"),
         ("half open", "sb3", "actions without bounds"),
+        ("dots", "sb3", "the dot in the key 'a.b' cannot .* onnx, torchscript, c, unity can"),
     ],
 )
 def test_a_part_that_a_format_lacks_is_named_with_the_formats_that_have_it(case, form, words, tmp_path, states):
@@ -62,6 +63,14 @@ def test_stable_baselines3_counts_from_0(late):
     family = "categorical" if isinstance(late, spaces.Discrete) else "multi_categorical"
     assert obstacles(student(VECTOR, late, family).spec, "sb3") == ["actions that do not start at 0"]
     assert obstacles(student(late, D3, "categorical").spec, "sb3") == ["observations that do not start at 0"]
+
+
+@pytest.mark.parametrize("space", [spaces.MultiBinary(3), spaces.Dict({"x": VECTOR, "b": spaces.MultiBinary(3)})])
+def test_vecnormalize_takes_no_bits(space):
+    key = "b" if isinstance(space, spaces.Dict) else ""
+    spec = student(space, D3, "categorical", scales=False, normalized=(key,)).spec
+    assert "a normaliser of MultiBinary observations" in obstacles(spec, "sb3")[0]
+    assert not obstacles(replace(spec, normalized=()), "sb3")
 
 
 def test_a_calibration_set_that_does_not_match(tmp_path, states):

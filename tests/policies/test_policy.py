@@ -17,6 +17,7 @@ BOX = gym.spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.
 DICT = gym.spaces.Dict(
     {"a": gym.spaces.Box(-1, 1, (2, 2)), "b": gym.spaces.Discrete(3), "c": gym.spaces.MultiDiscrete([2, 4])}
 )
+TRUTHS = gym.spaces.Dict({"x.y": gym.spaces.Box(0, 1, (3,), np.bool_), "x": gym.spaces.Box(0, 1, (2,), np.bool_)})
 
 LATE = gym.spaces.Dict({"a": DICT["a"], "c": gym.spaces.MultiDiscrete([2, 4], start=[-1, 3])})
 
@@ -48,6 +49,7 @@ CASES = {
     "multi discrete": policy("multi_categorical", actions=gym.spaces.MultiDiscrete([2, 3])),
     "late parts": policy("multi_categorical", LATE, gym.spaces.MultiDiscrete([3, 2], start=[1, -1])),
     "dict": policy("categorical", DICT, gym.spaces.Discrete(4), normalized=("a",)),
+    "true or false": policy("categorical", TRUTHS, gym.spaces.Discrete(4), normalized=("x.y",)),
 }
 
 

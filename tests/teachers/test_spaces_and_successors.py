@@ -32,6 +32,13 @@ def test_boxes_of_old_and_new_files():
     assert read(wide).high[0] == np.finfo(np.float32).max
 
 
+def test_boxes_of_true_and_false():
+    box = spaces.Box(0, 1, (3,), np.bool_)
+    field = described("Box", dtype="bool", _shape=[3], low="[False False False]", high="[ True  True  True]")
+    assert read(field) == box
+    assert read({**field, "low_repr": "False", "high_repr": "True"}) == box
+
+
 def test_texts_with_gaps():
     gap = "[[[0 0 0 ... 0 0 0]\n  ...\n  [0 0 0 ... 0 0 0]]]"
     image = described("Box", dtype="uint8", _shape=[3, 36, 36], low=gap, high=gap.replace("0", "255"))

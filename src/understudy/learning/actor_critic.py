@@ -18,6 +18,7 @@ from understudy.objectives.optimizers import Optimizer
 from understudy.objectives.returns import RewardScaler, RunningMoments, gae, vtrace
 from understudy.objectives.schedules import absolute, parse
 from understudy.policies.policy import Policy
+from understudy.policies.spec import stored
 from understudy.policies.tape import Tape
 from understudy.policies.weights import load_arrays, named_arrays
 from understudy.settings.train import TrainSettings
@@ -76,7 +77,7 @@ class ActorCritic:
         self._rng = np.random.default_rng((settings.seed, 2))
         self._scaler = RewardScaler(envs, objective.gamma) if objective.normalize_reward else None
         self._moments = {
-            key: RunningMoments(policy.get_buffer(f"normalizer_mean:{key}").shape)
+            key: RunningMoments(policy.get_buffer(f"normalizer_mean:{stored(key)}").shape)
             for key in policy.spec.normalized
             if teaching is None or not teaching.keeps_normalizer
         }

@@ -23,7 +23,7 @@ from understudy.objectives.returns import RunningMoments
 from understudy.objectives.schedules import parse
 from understudy.policies.policy import About, Policy
 from understudy.policies.spaces import is_image, members, space_to_json
-from understudy.policies.spec import TEXTS, Encoder, PolicySpec, default_encoders, mask_of
+from understudy.policies.spec import TEXTS, Encoder, PolicySpec, default_encoders, mask_of, stored
 from understudy.policies.weights import load_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.collect import Collected
@@ -169,7 +169,8 @@ class OffPolicy:
         run = settings.stop.env_steps
         self._lr, self._beta = parse(settings.update.lr, "update.lr", run), parse(kept.beta, "replay.beta", run)
         self._moments = {
-            key: RunningMoments(policy.get_buffer(f"normalizer_mean:{key}").shape) for key in policy.spec.normalized
+            key: RunningMoments(policy.get_buffer(f"normalizer_mean:{stored(key)}").shape)
+            for key in policy.spec.normalized
         }
         self._rng = np.random.default_rng((settings.seed, 2))
         self.owed = 0.0

@@ -20,7 +20,7 @@ from understudy.policies.array_networks import CONVOLVED, Convolutions, GatedMem
 from understudy.policies.batching import in_layout
 from understudy.policies.family import ActionMap, Family
 from understudy.policies.spaces import members
-from understudy.policies.spec import ABSENT, PolicySpec
+from understudy.policies.spec import ABSENT, PolicySpec, stored
 from understudy.policies.tape import Tape
 
 JOINT_LIMIT = 50_000
@@ -77,7 +77,7 @@ class ArrayPolicy:
         if self._memory is not None:
             self._memory.update(arrays)
         for key, convolutions in self._convolutions.items():
-            convolutions.update(arrays, f"cnns.{key or '_'}")
+            convolutions.update(arrays, f"cnns.{stored(key) or '_'}")
         layers = {"body": [layer(f"body.{2 * i}") for i in range(len(spec.hidden))], "head": [layer("head")]}
         if spec.std == "state":
             layers["log_std_head"] = [layer("log_std_head")]
@@ -93,8 +93,8 @@ class ArrayPolicy:
             self._vectors["std"] = [np.exp(self._log_std)]
             self._log_scale = float((self._log_std + _HALF_LOG_2PI).sum())
         for key in spec.normalized:
-            mean = np.array(arrays[f"normalizer_mean:{key}"])
-            inverse_std = 1 / np.sqrt(np.asarray(arrays[f"normalizer_var:{key}"]) + spec.normalizer_epsilon)
+            mean = np.array(arrays[f"normalizer_mean:{stored(key)}"])
+            inverse_std = 1 / np.sqrt(np.asarray(arrays[f"normalizer_var:{stored(key)}"]) + spec.normalizer_epsilon)
             bound = np.full(mean.shape, spec.normalizer_clip)
             self._vectors[f"normalizer:{key}"] = [mean, inverse_std, -bound, bound]
 

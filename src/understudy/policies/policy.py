@@ -18,7 +18,7 @@ from understudy.policies.pictures import in_threads
 from understudy.policies.protocol import About, PolicyLike, State, TensorState
 from understudy.policies.recurrence import blank_state, remember
 from understudy.policies.spaces import members
-from understudy.policies.spec import ABSENT, PICTURES, PolicySpec, encoded_size
+from understudy.policies.spec import ABSENT, PICTURES, PolicySpec, encoded_size, stored
 from understudy.policies.tape import Tape
 
 
@@ -62,12 +62,12 @@ class Policy(nn.Module):
         """Of the networks that see pictures, on the CPU; see ``policies.pictures``."""
         for key in spec.normalized:
             shape = (*((len(spec.task_actions),) if spec.task_actions else ()), *(self._spaces[key].shape or ()))
-            self.register_buffer(f"normalizer_mean:{key}", torch.zeros(shape, dtype=torch.float64))
-            self.register_buffer(f"normalizer_var:{key}", torch.ones(shape, dtype=torch.float64))
+            self.register_buffer(f"normalizer_mean:{stored(key)}", torch.zeros(shape, dtype=torch.float64))
+            self.register_buffer(f"normalizer_var:{stored(key)}", torch.ones(shape, dtype=torch.float64))
         self._absent = None if spec.absent is None else torch.from_numpy(spec.absent)
         # Older than encoders of text, and part of the names in saved policies.
         self.cnns = nn.ModuleDict(
-            {e.key or "_": NETWORKS[e.type](self._spaces[e.key], e) for e in spec.encoders if e.learned}
+            {stored(e.key) or "_": NETWORKS[e.type](self._spaces[e.key], e) for e in spec.encoders if e.learned}
         )
         width = encoded_size(spec)
         # Older than GRUs, and part of the names in saved policies too.
@@ -109,8 +109,8 @@ class Policy(nn.Module):
 
     def set_normalizer(self, key: str, mean: Any, var: Any) -> None:
         """Set the running statistics of a normalised key, each of the key's shape; for K tasks [K, ...]."""
-        self.get_buffer(f"normalizer_mean:{key}").copy_(torch.as_tensor(np.asarray(mean)))
-        self.get_buffer(f"normalizer_var:{key}").copy_(torch.as_tensor(np.asarray(var)))
+        self.get_buffer(f"normalizer_mean:{stored(key)}").copy_(torch.as_tensor(np.asarray(mean)))
+        self.get_buffer(f"normalizer_var:{stored(key)}").copy_(torch.as_tensor(np.asarray(var)))
 
     def encode(self, obs: Any, tape: Tape | None = None) -> Tensor:
         """[N, ...] observations -> [N, F] features: normalise, scale, encode, concatenate."""
@@ -120,10 +120,12 @@ class Policy(nn.Module):
             if encoder.type == "one_hot":
                 parts.append(distributions.one_hot(x, self._spaces[encoder.key]))
                 continue
+            if x.dtype == torch.bool:  # which knows no subtraction
+                x = x.to(torch.uint8)
             if encoder.key in self.spec.normalized:
                 # In float64 and rounded once, as VecNormalize computes in NumPy.
-                mean = self.get_buffer(f"normalizer_mean:{encoder.key}")
-                var = self.get_buffer(f"normalizer_var:{encoder.key}")
+                mean = self.get_buffer(f"normalizer_mean:{stored(encoder.key)}")
+                var = self.get_buffer(f"normalizer_var:{stored(encoder.key)}")
                 if self.spec.task_actions:
                     task = obs["task"].argmax(dim=-1)
                     mean, var = mean[task], var[task]
@@ -131,11 +133,11 @@ class Policy(nn.Module):
                 x = x.clamp(-self.spec.normalizer_clip, self.spec.normalizer_clip)
             if encoder.learned and tape is not None:
                 layers = [layer.reshape(-1, *layer.shape[2:]) for layer in tape.pictures[encoder.key]]
-                parts.append(self.cnns[encoder.key or "_"].recall(x, layers))  # type: ignore[operator]
+                parts.append(self.cnns[stored(encoder.key) or "_"].recall(x, layers))  # type: ignore[operator]
                 continue
             if encoder.learned:
                 threads = self.threads if encoder.type in PICTURES else 1
-                parts.append(in_threads(self.cnns[encoder.key or "_"], x, threads))
+                parts.append(in_threads(self.cnns[stored(encoder.key) or "_"], x, threads))
                 continue
             x = x.to(torch.float32)
             if encoder.scale != 1.0:

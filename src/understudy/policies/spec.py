@@ -193,6 +193,11 @@ def differences(saved: PolicySpec, wanted: PolicySpec) -> str:
     return ", ".join(f"{name} {was} instead of {now}" for name, was, now in pairs if was != now)
 
 
+def stored(key: str) -> str:
+    """Return an observation key as names of weights and statistics hold it: PyTorch lets no dot stand in them."""
+    return key.replace(".", "%2E")
+
+
 MASK = "action_mask"
 """The observation key under which environments say which choices are allowed: 1, or forbidden: 0."""
 
@@ -286,4 +291,5 @@ __all__ = [
     "feature_count",
     "mask_of",
     "space_to_json",
+    "stored",
 ]

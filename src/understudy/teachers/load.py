@@ -77,7 +77,7 @@ def load(
     if isinstance(policy, Policy):
         _check_finite(policy)
         policy.to(device)
-        policy.about.env = _chosen_env(policy.about.env, env)
+        policy.about.env = chosen_env(policy.about.env, env)
     elif isinstance(policy, OpaqueTeacher) and isinstance(source, (str, os.PathLike)):
         # What another process needs to load the same teacher again.
         given = {"env": env, "observation_space": observation_space, "action_space": action_space, "output": output}
@@ -123,8 +123,9 @@ def env_spec(env: EnvLike | None) -> EnvSpec | None:
     return EnvSpec(successor.id, successor.kwargs, successor.wrappers)
 
 
-def _chosen_env(own: EnvSpec | None, asked: str | EnvSpec | None) -> EnvSpec | None:
+def chosen_env(own: EnvSpec | None, asked: EnvLike | None) -> EnvSpec | None:
     """Return the teacher's own environment or the one asked for; an id alone keeps the teacher's own wrappers."""
+    asked = named(asked)
     spec = env_spec(asked)
     if spec is None or own is None or isinstance(asked, EnvSpec):
         return spec or own

@@ -82,6 +82,8 @@ def _bound(field: Mapping[str, Any], name: str, shape: tuple[int, ...], dtype: n
     size = int(np.prod(shape))
     numbers: list[float] = []
     for text in (str(field.get(f"{name}_repr") or ""), str(field.get(name, ""))):
+        if dtype.kind == "b":
+            text = text.replace("False", "0").replace("True", "1")
         numbers = [float(number) for number in _NUMBER.findall(text)]
         if len(numbers) == size and "..." not in text:
             return _cast(np.array(numbers).reshape(shape), dtype)

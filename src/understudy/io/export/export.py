@@ -17,7 +17,7 @@ from understudy.io.export.states import STATES, Answers, States, ask, read_state
 from understudy.policies import distributions
 from understudy.policies.files import write_atomic
 from understudy.policies.policy import Policy, PolicyLike
-from understudy.teachers.load import load
+from understudy.teachers.load import chosen_env, load
 
 _SUFFIX = {"onnx": ".onnx", "torchscript": ".pt", "c": ".c", "sb3": ".zip", "unity": ".onnx"}
 _INT8 = ("onnx", "c")
@@ -97,6 +97,9 @@ def export(
     policy = load(student, env=env)
     if not isinstance(policy, Policy):
         raise UserError(f"{_name(policy)} is a black box: only policies whose network is known can be exported")
+    if policy is student and env is not None:
+        policy = copy.copy(policy)  # the caller's own object keeps its environment
+        policy.about = replace(policy.about, env=chosen_env(policy.about.env, env))
     if policy.device.type != "cpu":
         policy = copy.deepcopy(policy).cpu()  # the caller's own object stays where it is
     formats.refuse(policy, form)

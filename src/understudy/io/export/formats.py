@@ -53,6 +53,13 @@ def obstacles(spec: PolicySpec, form: str) -> list[str]:
         if isinstance(box, gym.spaces.Box) and not box.is_bounded():
             found.append("actions without bounds")
         found += [text for text in (_outside_sb3(spec), _space_outside_sb3(spec)) if text]
+        found += [f"the dot in the key {e.key!r}" for e in spec.encoders if "." in e.key]
+        found += [
+            f"a normaliser of {type(seen[key]).__name__} observations (VecNormalize takes a Box only: distill with "
+            "--student.normalize none)"
+            for key in spec.normalized
+            if not isinstance(seen[key], gym.spaces.Box)
+        ]
     if form == "unity" and any(e.type == "one_hot" for e in spec.encoders):
         found.append("the one-hot code of whole numbers")
     return found

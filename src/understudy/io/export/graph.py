@@ -19,7 +19,7 @@ from understudy.policies.encoders import GridCNN, GridMLP
 from understudy.policies.family import ActionMap
 from understudy.policies.policy import Policy
 from understudy.policies.spaces import members, starts
-from understudy.policies.spec import ABSENT, Encoder, PolicySpec
+from understudy.policies.spec import ABSENT, Encoder, PolicySpec, stored
 from understudy.policies.text import TextBag, TextLSTM, TextWords
 from understudy.teachers.exported import PARAMETERS
 
@@ -44,12 +44,14 @@ class Graph(nn.Module):
         self.keys += [self.spec.mask] if self.spec.mask and self.spec.mask not in self.keys else []
         self.map = ActionMap(policy.action_space)
         for key in self.spec.normalized:
-            mean = policy.get_buffer(f"normalizer_mean:{key}")
-            var = policy.get_buffer(f"normalizer_var:{key}")
+            mean = policy.get_buffer(f"normalizer_mean:{stored(key)}")
+            var = policy.get_buffer(f"normalizer_var:{stored(key)}")
             rough = mean.float()
-            self.register_buffer(f"mean:{key}", rough)
-            self.register_buffer(f"rest:{key}", (mean - rough.double()).float())
-            self.register_buffer(f"inverse_std:{key}", (1 / torch.sqrt(var + self.spec.normalizer_epsilon)).float())
+            self.register_buffer(f"mean:{stored(key)}", rough)
+            self.register_buffer(f"rest:{stored(key)}", (mean - rough.double()).float())
+            self.register_buffer(
+                f"inverse_std:{stored(key)}", (1 / torch.sqrt(var + self.spec.normalizer_epsilon)).float()
+            )
         if self.policy.family.continuous:
             for name in ("center", "half", "low", "high"):
                 self.register_buffer(f"action_{name}", torch.as_tensor(getattr(self.map, name)))
@@ -96,7 +98,7 @@ class Graph(nn.Module):
             if encoder.key in self.spec.normalized:
                 x = self.normalize(x.to(torch.float32), encoder.key, obs)
             if encoder.learned:
-                parts.append(_learned(self.policy.cnns[encoder.key or "_"], x))
+                parts.append(_learned(self.policy.cnns[stored(encoder.key) or "_"], x))
             else:
                 x = _scaled(x.to(torch.float32), encoder)
                 parts.append(x.flatten(1) if x.ndim > 1 else x.unsqueeze(1))
@@ -105,7 +107,7 @@ class Graph(nn.Module):
     def normalize(self, x: Tensor, key: str, obs: dict[str, Tensor]) -> Tensor:
         """[N, ...] float32 -> normalised and clipped."""
         names = ("mean", "rest", "inverse_std")
-        mean, rest, inverse_std = (self.get_buffer(f"{name}:{key}") for name in names)
+        mean, rest, inverse_std = (self.get_buffer(f"{name}:{stored(key)}") for name in names)
         if self.spec.task_actions:
             task = obs["task"].argmax(dim=-1)
             mean, rest, inverse_std = mean[task], rest[task], inverse_std[task]

@@ -16,7 +16,7 @@ from understudy.io.export.c.ranges import Ranges
 from understudy.policies.family import ActionMap
 from understudy.policies.policy import Policy
 from understudy.policies.spaces import has_channels_last, picture_shape, starts
-from understudy.policies.spec import Encoder, encoded_size
+from understudy.policies.spec import Encoder, encoded_size, stored
 
 
 @dataclass
@@ -167,7 +167,7 @@ def _input(
     last = one.convolutions[-1]
     shape = last.weight.shape[3], last.out_height, last.out_width
     rows_first = np.arange(last.out_size).reshape(shape).transpose(1, 2, 0).ravel()
-    name = f"cnns.{encoder.key or '_'}.linear.0"
+    name = f"cnns.{stored(encoder.key) or '_'}.linear.0"
     if f"{name}.weight" not in arrays:
         one.width = last.out_size
         return one, rows_first
@@ -181,7 +181,7 @@ def _input(
 
 
 def _normalizer(policy: Policy, key: str, arrays: dict[str, Array]) -> tuple[Array, Array | None, Array, float]:
-    mean, var = arrays[f"normalizer_mean:{key}"].ravel(), arrays[f"normalizer_var:{key}"].ravel()
+    mean, var = arrays[f"normalizer_mean:{stored(key)}"].ravel(), arrays[f"normalizer_var:{stored(key)}"].ravel()
     rough, inverse = _f32(mean), _f32(1 / np.sqrt(var + policy.spec.normalizer_epsilon))
     rest = _f32(mean - rough.astype(np.float64))
     matters = bool(np.abs(rest * inverse).max() > 1e-7)
@@ -195,7 +195,7 @@ def _add_convolutions(
     last = has_channels_last(space)
     one.strides = (width * channels, channels, 1) if last else (width, 1, height * width)
     scale, one.scale = encoder.scale, 1.0  # goes into the first weights
-    network = policy.cnns[encoder.key or "_"].cnn
+    network = policy.cnns[stored(encoder.key) or "_"].cnn
     assert isinstance(network, nn.Sequential)
     found = ranges.pictures[encoder.key] if ranges is not None else {}
     span = 0.0

@@ -14,7 +14,7 @@ from understudy.io.export.c.quantise import MARGIN
 from understudy.io.export.states import States
 from understudy.policies.policy import Policy, as_tensors
 from understudy.policies.recurrence import remember
-from understudy.policies.spec import feature_count
+from understudy.policies.spec import feature_count, stored
 
 _BOUNDED = ("tanh", "sigmoid")
 
@@ -59,7 +59,7 @@ def calibrate(policy: Policy, states: States) -> Ranges:
     hidden = [1.0 if bounded else max(MARGIN * seen[f"body.{2 * i + 1}"], 1e-6) for i in range(len(spec.hidden))]
     pictures = {}
     for encoder in (e for e in spec.encoders if e.learned):
-        prefix = f"cnns.{encoder.key or '_'}.cnn."
+        prefix = f"cnns.{stored(encoder.key) or '_'}.cnn."
         found = {name.removeprefix(prefix): max(v, 1e-6) for name, v in seen.items() if name.startswith(prefix)}
         pictures[encoder.key] = {"in": _largest_input(policy, states, encoder.key), **found}
     return Ranges(_features(policy, features.abs().amax(dim=0).double().numpy()), hidden, pictures)
