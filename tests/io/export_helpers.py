@@ -23,7 +23,7 @@ DICT = spaces.Dict({"camera": CHW, "mode": spaces.Discrete(4), "speed": spaces.B
 MASKED = spaces.Dict({"action_mask": spaces.Box(0, 1, (5,), np.float32), "x": spaces.Box(-9, 9, (4,), np.float32)})
 PARTS = spaces.MultiDiscrete([3, 2])
 TASKS = spaces.Dict({"obs": spaces.Box(-9, 9, (4,), np.float32), "task": spaces.Box(0, 1, (2,), np.float32)})
-DOTS = spaces.Dict({"a.b": spaces.Box(-9, 9, (3,), np.float32), "speed": spaces.Box(-9, 9, (2,), np.float32)})
+DOTS = spaces.Dict({"a.b": spaces.Box(-9, 9, (3,), np.float32), "c": spaces.Box(-9, 9, (2,), np.float32)})
 TEXT = spaces.Box(0, 255, (6,), np.uint8)
 
 
@@ -96,7 +96,7 @@ VECTORS = {
     "td3": (VECTOR, BOUNDS, "deterministic", {"head_activation": "tanh", "activation": "relu"}),
     "linear": (VECTOR, BOUNDS, "deterministic", {"hidden": (), "head_bias": False, "unit_actions": False}),
     "whole numbers": (spaces.MultiDiscrete([3, 4]), D3, "categorical", {}),
-    "dots": (DOTS, D3, "categorical", {"normalized": ("a.b", "speed")}),
+    "dots": (DOTS, D3, "categorical", {"normalized": ("a.b", "c")}),
     "tasks": (
         TASKS,
         D3,
