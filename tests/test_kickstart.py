@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
 from tests.teachers_for_tests import MemoryTeacher, PrivilegedTeacher
 
 import understudy
@@ -14,9 +15,13 @@ from understudy.config import preset, presets
 from understudy.data import Rollout, Trace
 from understudy.errors import UserError
 from understudy.kickstart_job import prepare, resolve
+from understudy.kickstarting import copy_teacher
 from understudy.learning.from_dataset import TeacherLabels
 from understudy.learning.teaching import log_prob_reward, value_reward
 from understudy.policies.files import load_policy
+from understudy.policies.policy import Policy
+from understudy.policies.spaces import space_to_json
+from understudy.policies.spec import PolicySpec
 from understudy.replay_kickstarting import prepare_replay
 from understudy.rollouts.buffers import new_rollout
 from understudy.teachers.load import load
@@ -366,3 +371,13 @@ def test_the_command_prints_what_the_teacher_saved(tmp_path, monkeypatch, capsys
         main(["kickstart", "--env", CONSTANT])
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "no teacher: pass --teacher" in said
+
+
+def test_a_flattened_picture_is_not_copied_into_another_layout():
+    def sees(*shape):
+        space = Box(0, 1, shape, np.float32)
+        return Policy(PolicySpec(space_to_json(space), space_to_json(Discrete(2)), "categorical", hidden=(4,)))
+
+    copy_teacher(sees(3, 5, 4), sees(3, 5, 4))
+    with pytest.raises(UserError, match="they differ in observation_space"):
+        copy_teacher(sees(3, 5, 4), sees(5, 4, 3))

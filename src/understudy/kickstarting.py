@@ -28,6 +28,7 @@ from understudy.objectives.distances import Distance
 from understudy.objectives.feedback import Curriculum, Gated, Product, Scaled, parse_jump, parse_weight
 from understudy.objectives.schedules import Constant, parse
 from understudy.policies.policy import Policy, PolicyLike
+from understudy.policies.spaces import members
 from understudy.policies.spec import PolicySpec
 from understudy.replay_kickstarting import method_of, prepare_replay, run_replay_job
 from understudy.rollouts.episodes import Episodes
@@ -163,6 +164,10 @@ def copy_teacher(teacher: PolicyLike, student: Policy) -> None:
     mine, theirs = asdict(student.spec), asdict(teacher.spec)
     apart = {"observation_space", "action_space", "value_hidden", "normalizer_clip", "normalizer_epsilon"}
     differ = [name for name in mine if name not in apart and mine[name] != theirs[name]]
+    seen, shown = members(student.observation_space), members(teacher.observation_space)
+    flat = [e.key for e in student.spec.encoders if not e.learned and e.key in shown]
+    if any(seen[key].shape != shown[key].shape for key in flat):  # a picture's numbers in another order
+        differ.append("observation_space")
     weights = teacher.state_dict()
     with torch.no_grad():
         for name, tensor in student.state_dict().items():
