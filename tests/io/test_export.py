@@ -157,3 +157,15 @@ def test_the_caller_says_where_a_loaded_student_plays(tmp_path):
     policy = student(env.observation_space, env.action_space, "categorical", normalized=())
     found = export(policy, "onnx", tmp_path / "o.onnx", states=20, env="CartPole-v1")
     assert "CartPole-v1" in found.states and policy.about.env is None
+
+
+def test_states_and_exports_with_channels_elsewhere(tmp_path):
+    """A policy that Stable-Baselines3 trained sees [C, H, W], and its environment shows [H, W, C]."""
+    policy = make("nature chw lstm")
+    pictures = observations(policy.observation_space, 8)
+    np.savez(tmp_path / "states.npz", obs=np.moveaxis(pictures, 1, -1))
+    found = export(policy, "torchscript", tmp_path / "o.pt", data=tmp_path / "states.npz")
+    expected = ask(policy, States({"": pictures}, np.arange(8) == 0, "")).params
+    for each in (policy, load(found.path)):
+        target, _ = each.label(np.moveaxis(pictures, 1, -1)[:, None], each.initial_state(1), np.zeros((8, 1), bool))
+        np.testing.assert_allclose(target.params[:, 0], expected, atol=1e-5)
