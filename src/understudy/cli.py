@@ -20,7 +20,7 @@ from typing import Any
 
 from understudy.cli_parser import SETTINGS, command_parser, given_by, refuse
 from understudy.config import flags, merge, nest, read_yaml
-from understudy.errors import UserError
+from understudy.errors import UserError, tell
 from understudy.scene_flags import describe_scene
 
 _HOMES = {
@@ -155,8 +155,7 @@ def _keep_method(run: str, saved: Mapping[str, Any], settings: Mapping[str, Any]
         )
 
 
-def _run(argv: Sequence[str] | None) -> None:
-    words = list(sys.argv[1:] if argv is None else argv)
+def _run(words: Sequence[str]) -> None:
     asked = words and words[0] in SETTINGS and not {"-h", "--help"}.isdisjoint(words)
     parser = command_parser(given_by(words[0], words[1:]) if asked else None)
     arguments, unknown = parser.parse_known_args(words or ["--help"])
@@ -165,6 +164,10 @@ def _run(argv: Sequence[str] | None) -> None:
     settings = {name for cls in SETTINGS.get(arguments.command, ()) for name, _, _ in flags(cls)}
     dotted = {name: value for name, value in vars(arguments).items() if name in settings}
     describe_scene(arguments, dotted)
+    if arguments.command in SETTINGS:
+        from understudy.terminal_progress import console
+
+        console.needs_reader = False
     if arguments.command == "distill":
         return _distill(arguments, dotted)
     if arguments.command == "sweep":
@@ -196,30 +199,28 @@ def main(argv: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="replace")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", module="gymnasium")
+    words = sys.argv[1:] if argv is None else argv
     try:
         with _ended_by() as signals:
-            _run(argv)
+            _run(words)
     except UserError as error:
         details = getattr(error, "details", "")
-        sys.stderr.write(f"{details}understudy: error: {error}\n")
+        tell(f"{details}understudy: error: {error}\n")
         sys.exit(2)
     except KeyboardInterrupt as stop:
-        with contextlib.suppress(OSError):  # the terminal may be closed
-            sys.stderr.write(f"understudy: {str(stop) or 'interrupted'}\n")
+        tell(f"understudy: {str(stop) or 'interrupted'}\n")
         sys.exit(128 + (signals or [signal.SIGINT])[0])
-    except BrokenPipeError:
-        sys.exit(0)
-    except OSError:
-        if not signals:
+    except OSError as error:
+        if signals:
+            sys.exit(128 + signals[0])  # what was to be shown at the end went to a closed terminal
+        if not isinstance(error, BrokenPipeError) or words[:1] and words[0] in SETTINGS:
             raise
-        sys.exit(128 + signals[0])  # what was to be shown at the end went to a closed terminal
+        sys.exit(0)  # whoever read what was shown has seen enough
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
         wanted = " ".join(str(error).split())
-        sys.stderr.write(
-            f"understudy: error: not enough memory; choose smaller networks, batches or replays: {wanted}\n"
-        )
+        tell(f"understudy: error: not enough memory; choose smaller networks, batches or replays: {wanted}\n")
         sys.exit(2)
 
 

@@ -1,5 +1,8 @@
 """Errors that a user can make and mend; the command line prints them as one line, without a traceback."""
 
+import contextlib
+import os
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -13,6 +16,17 @@ class UserError(Exception):
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, once what there was is saved; the message says where."""
+
+
+def tell(text: str) -> None:
+    """Write to stderr; where nobody reads that any more, the run goes on, and what it says from now on is lost."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # what could not be written would be tried again at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> UserError:

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-console = Console(highlight=False)
+
+class _Terminal(Console):
+    """Standard output. A run goes on when its reader goes away (``| head``); what only shows something ends there.
+
+    Attributes:
+        needs_reader: Whether it ends.
+    """
+
+    needs_reader = True
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more."""
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()
+        if self.needs_reader:
+            raise SystemExit(1)
+
+
+console = _Terminal(highlight=False)
 
 
 class ProgressLine:

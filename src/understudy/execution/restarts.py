@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 
-from understudy.errors import UserError
+from understudy.errors import UserError, tell
 
 
 class WorkerError(UserError):
@@ -60,4 +59,4 @@ class Restarts:
             raise WorkerError(f"{line}{limit}", details)
         self.used += 1
         self.lost_episodes += episodes
-        sys.stderr.write(f"{details}understudy: {line}; replaced, restart {self.used} of {self._limit}\n")
+        tell(f"{details}understudy: {line}; replaced, restart {self.used} of {self._limit}\n")

@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import mmap
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from understudy.data import Array
+from understudy.errors import tell
 from understudy.execution.line import GONE, Line, LineError
 from understudy.execution.processes import death_of, end_all, shared_memory, spawn
 from understudy.objectives.continuous_halves import Half, Plan
@@ -224,7 +224,7 @@ class TwoHalves:
         self.pace.lost()
         self.restarts += 1
         then = "another one is started" if self.restarts <= self._limit else "this one does its work from now on"
-        sys.stderr.write(f"understudy: the learner's second process {what}; {then}\n")
+        tell(f"understudy: the learner's second process {what}; {then}\n")
 
     def settle(self) -> None:
         """See that nobody writes to the memory: an update that was interrupted stays half done."""

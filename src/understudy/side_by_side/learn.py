@@ -23,7 +23,7 @@ from understudy.config import plain
 from understudy.envs.unity.companions import load_companion
 from understudy.envs.unity.hub import Hub
 from understudy.envs.unity.options import UnityOptions
-from understudy.errors import Interrupted, UserError
+from understudy.errors import Interrupted, UserError, tell
 from understudy.evaluation.evaluate import Evaluation
 from understudy.io.log import as_json
 from understudy.io.run_folder import in_use
@@ -159,7 +159,7 @@ class _Runs:
             else:
                 self._break_off()
                 if kind == "crash":
-                    sys.stderr.write(told)
+                    tell(told)
                     told = "its run failed by a mistake of ours, see above"
                 raise UserError(f"{name}: {told}; the others saved what they had: {self._way_on}")
 

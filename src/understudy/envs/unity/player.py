@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,7 @@ from understudy.envs.unity.link import Gone, Link, PortInUse
 from understudy.envs.unity.messages import COMMUNICATION_VERSION, STATUS_OK, initialization, messages
 from understudy.envs.unity.options import EDITOR_PORT, UnityOptions
 from understudy.envs.unity.process import PlayerProcess, find_player
-from understudy.errors import UserError
+from understudy.errors import UserError, tell
 
 _LOOK = 0.1
 """Seconds between two looks whether a silent player is alive."""
@@ -70,7 +69,7 @@ class Player:
             UserError: It speaks another version of the protocol.
         """
         if self._process is None:
-            sys.stderr.write(f"understudy: waiting for the Unity editor on port {self._link.port}: press Play\n")
+            tell(f"understudy: waiting for the Unity editor on port {self._link.port}: press Play\n")
         greeting = self._receive()
         told = greeting.unity_output.rl_initialization_output
         theirs, ours = told.communication_version, COMMUNICATION_VERSION

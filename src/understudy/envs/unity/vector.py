@@ -7,7 +7,6 @@ of its agents that were never answered are ``cut``.
 
 from __future__ import annotations
 
-import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from understudy.envs.unity.probe import look, settled
 from understudy.envs.unity.roster import Behavior, Roster
 from understudy.envs.unity.scene import Rows, Scene
 from understudy.envs.unity.starting import Starter
-from understudy.errors import UserError
+from understudy.errors import UserError, tell
 
 
 class UnityVectorEnv:
@@ -249,7 +248,7 @@ class UnityVectorEnv:
                 raise UserError(f"{line}{f' (all {limit} restarts are used up)' if limit else ''}")
             self.restarts += 1
             count = f"{self.restarts} of {limit}" if limit >= 0 else str(self.restarts)
-            sys.stderr.write(f"understudy: {line}; {lost} unfinished episodes lost, restart {count}\n")
+            tell(f"understudy: {line}; {lost} unfinished episodes lost, restart {count}\n")
             self._attempts[i] += 1
             player = self._start(i) and self._players[i]
             try:
@@ -278,7 +277,7 @@ class UnityVectorEnv:
         most = max(scene.surplus for scene in self._scenes)
         if most and not self._warned:
             self._warned, agents = True, self._options.agents
-            sys.stderr.write(
+            tell(
                 f"understudy: {self.spec.id}: {most} agents have no slot and rest; give the scene --env-agents "
                 f"{agents + most}\n"
             )
