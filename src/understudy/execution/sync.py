@@ -7,6 +7,7 @@ fixed by the order of the calls, never by timing, so the same seed gives the sam
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from understudy.data import Rollout
@@ -76,8 +77,14 @@ class SyncExecution:
         return self.pool.rollouts[0].first(self._steps), merge_collected([found[i] for i in sorted(found)])
 
     def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Episodes]:
-        """Run the jobs, each shared out over all workers."""
-        return [evaluate_shared(self.pool, job) for job in jobs]
+        """Run the jobs, each shared out over all workers, while none of them gathers a rollout."""
+        found = []
+        for job in jobs:
+            if job.arrays is not None:
+                # Not through the pipe: the learner would wait for ever for a fresh worker that hangs at its start.
+                self.pool.board.publish(job.arrays)
+            found.append(evaluate_shared(self.pool, replace(job, arrays=None)))
+        return found
 
     @property
     def faults(self) -> Faults:
