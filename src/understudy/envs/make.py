@@ -26,7 +26,8 @@ def make(
         spec: The description, or just an id.
         num_envs: B.
         render: Whether environment 0 can be rendered; libraries that cannot give way to gymnasium.
-        alive: Called now and then while a step waits for a simulator that has time limits of its own.
+        alive: Called between the environments that are built, reset and stepped one after the other, and now and then
+            while a step waits for a simulator that has time limits of its own.
 
     Raises:
         UserError: The id, an argument or a wrapper is wrong, or a package is not installed; the message says which.
@@ -38,7 +39,7 @@ def make(
     if backend == MULTITASK:
         from understudy.envs.multitask import from_spec
 
-        return from_spec(spec, num_envs, render=render)
+        return from_spec(spec, num_envs, render=render, alive=alive)
     if backend == UNITY:
         from understudy.envs.unity.vector import UnityVectorEnv
 
@@ -56,7 +57,7 @@ def make(
         return AleVectorEnv(spec, num_envs)
     from understudy.envs.gymnasium_env import GymnasiumVectorEnv
 
-    return GymnasiumVectorEnv(spec, num_envs, render)
+    return GymnasiumVectorEnv(spec, num_envs, render, alive)
 
 
 def env_backend(spec: EnvSpec | str, *, render: bool = False) -> str:

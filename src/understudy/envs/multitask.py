@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +10,7 @@ import numpy as np
 
 from understudy.data import Array, EnvSpec, Observation
 from understudy.envs.base import Step, VectorEnv
+from understudy.envs.closing import close_all
 from understudy.envs.unity.options import is_unity
 from understudy.envs.unity.probe import agents_of
 from understudy.errors import UserError
@@ -33,7 +34,14 @@ class MultiTaskEnv:
         task_of: [B] int, the task of each row.
     """
 
-    def __init__(self, specs: Sequence[EnvSpec], counts: Sequence[int], *, render: bool = False) -> None:
+    def __init__(
+        self,
+        specs: Sequence[EnvSpec],
+        counts: Sequence[int],
+        *,
+        render: bool = False,
+        alive: Callable[[], None] | None = None,
+    ) -> None:
         """Build all tasks, ``counts[k]`` environments of ``specs[k]``.
 
         Raises:
@@ -48,7 +56,7 @@ class MultiTaskEnv:
         self._envs: list[VectorEnv] = []
         try:
             for k, (spec, count) in enumerate(zip(specs, counts, strict=True)):
-                self._envs.append(make(spec, count, render=render and k == 0))
+                self._envs.append(make(spec, count, render=render and k == 0, alive=alive))
             self._decoders = [_decoder(env) for env in self._envs]
             self.action_space = _action_space(self._envs)
         except BaseException:
@@ -106,8 +114,7 @@ class MultiTaskEnv:
 
     def close(self) -> None:
         """Close all tasks; may be called twice."""
-        while self._envs:
-            self._envs.pop().close()
+        close_all(self._envs, self.spec.id)
 
 
 def task_specs(spec: EnvSpec) -> list[EnvSpec]:
@@ -149,7 +156,9 @@ def task_shares(spec: EnvSpec) -> tuple[int, ...]:
     return tuple(weights)
 
 
-def from_spec(spec: EnvSpec, num_envs: int, *, render: bool = False) -> MultiTaskEnv:
+def from_spec(
+    spec: EnvSpec, num_envs: int, *, render: bool = False, alive: Callable[[], None] | None = None
+) -> MultiTaskEnv:
     """Build the description's tasks, with as many environments each as their weights say.
 
     Raises:
@@ -161,7 +170,7 @@ def from_spec(spec: EnvSpec, num_envs: int, *, render: bool = False) -> MultiTas
         nearest = max(round(num_envs / unit), 1) * unit
         weighed = f"{len(specs)} tasks" if unit == len(specs) else f"{len(specs)} tasks of weights {list(shares)}"
         raise UserError(f"multitask: {num_envs} environments do not divide among {weighed}; take {nearest}")
-    env = MultiTaskEnv(specs, [share * (num_envs // unit) for share in shares], render=render)
+    env = MultiTaskEnv(specs, [share * (num_envs // unit) for share in shares], render=render, alive=alive)
     env.spec = spec
     return env
 

@@ -52,13 +52,13 @@ class StationActor:
         from understudy.rollouts.buffers import rollout_views
 
         self._version = version
-        self._beat = np.zeros(1, np.int64)
+        self._beat = np.zeros(2, np.int64)
         self._out = rollout_views(layout, np.zeros(size, np.uint8))
         self._station = Station(replace(setup, attempt=attempt), columns, eval_envs, beat=self._beat)
 
     def beat(self) -> tuple[int, int, str]:
-        """Return the steps so far, the process and its machine; runs beside ``work``, on a thread of its own."""
-        return int(self._beat[0]), os.getpid(), socket.gethostname()
+        """Return steps and signs of life, the process and its machine; runs beside ``work``, on a thread of its own."""
+        return int(self._beat.sum()), os.getpid(), socket.gethostname()
 
     def work(self, command: str, *arguments: Any) -> tuple[Any, ...]:
         """Do as told; returns ``("done", answer)``, ``("mistake", message)`` or ``("error", message, traceback)``."""

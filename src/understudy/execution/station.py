@@ -12,6 +12,7 @@ import numpy as np
 
 from understudy.data import Array, Rollout
 from understudy.envs.base import Step, VectorEnv
+from understudy.envs.closing import close_all
 from understudy.envs.make import make
 from understudy.envs.multitask import task_actions, whole_tasks
 from understudy.execution.base import Arrays, EvaluationJob, Portable, Setup, actor_of, update_actor
@@ -120,10 +121,9 @@ class Station:
 
     def close(self) -> None:
         """Close the environments."""
-        for env in (self._collector.env if self._collector else None, self._eval_env):
-            if env is not None:
-                env.close()
+        envs = [self._collector.env if self._collector else None, self._eval_env]
         self._collector = self._eval_env = None
+        close_all([env for env in envs if env is not None], self._setup.env.id)
 
 
 class Watched:
