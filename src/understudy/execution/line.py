@@ -7,6 +7,8 @@ import select
 from multiprocessing.connection import Connection
 
 GONE = "is gone"
+_LONGEST = 2**31 - 1
+"""Milliseconds that ``poll`` can wait, 25 days."""
 _BYTE = b"."
 _TRIES = 100
 """Looks before a process goes to sleep, some 0.1 ms: it takes the system as long to wake it up again."""
@@ -53,7 +55,7 @@ class Line:
                 return
         # Looked at twice: whoever was stopped and goes on finds the other one silent for long, and nothing wrong there.
         for seconds in (self._timeout, 0.5):
-            if self._poll.poll(1000 * seconds) and self.heard():
+            if self._poll.poll(min(1000 * seconds, _LONGEST)) and self.heard():
                 return
         raise LineError(f"was silent for {self._timeout:g} s")
 
