@@ -21,7 +21,7 @@ from understudy.io.log import RunLog, as_json
 from understudy.io.run_folder import check_free, in_use
 from understudy.job import Job, prepare
 from understudy.loop import train
-from understudy.policies.files import write_atomic
+from understudy.policies.files import remove_leftovers, write_atomic
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.session import Report, Session
 from understudy.settings import DistillSettings
@@ -100,6 +100,7 @@ def _run_alone(job: Job, report: Report | None) -> DistillResult:
     log: RunLog | None = None
     session = Session(job.teacher, job.env, job.settings, job.folder, job.resume)
     try:
+        remove_leftovers(job.folder)
         write_atomic(job.folder / "config.yaml", yaml.safe_dump(job.described, sort_keys=False).encode())
         log = RunLog(job.folder, fresh=not job.resume)
 
@@ -120,9 +121,11 @@ def _run_alone(job: Job, report: Report | None) -> DistillResult:
     except WorkerError as error:
         raise WorkerError(f"{error}; {_way_on(job.folder)}", error.details) from None
     finally:
-        session.execution.close()
-        if log is not None:
-            log.close()
+        try:
+            session.execution.close()
+        finally:
+            if log is not None:
+                log.close()
     return _result(session)
 
 

@@ -23,7 +23,7 @@ from understudy.execution.restarts import WorkerError
 from understudy.io.log import RunLog, as_json, logged_curve
 from understudy.io.run_folder import check_free, in_use
 from understudy.loop import train as loop
-from understudy.policies.files import write_atomic
+from understudy.policies.files import remove_leftovers, write_atomic
 from understudy.policies.policy import Policy
 from understudy.scenes import folder_name, for_scene
 from understudy.session import Report
@@ -138,6 +138,7 @@ def _run_alone(
     session = TrainSession(for_scene(resolved), folder, resume, teach)
     log: RunLog | None = None
     try:
+        remove_leftovers(folder)
         write_atomic(folder / "config.yaml", yaml.safe_dump({"settings": plain(resolved)}, sort_keys=False).encode())
         curve = logged_curve(folder / "log.jsonl", session.progress.env_steps) if resume else []
         log = RunLog(folder, fresh=not resume)
@@ -170,9 +171,11 @@ def _run_alone(
         error.add_note(session.rescue())
         raise
     finally:
-        session.close()
-        if log is not None:
-            log.close()
+        try:
+            session.close()
+        finally:
+            if log is not None:
+                log.close()
 
 
 def run_folder(settings: AnySettings, run: str | os.PathLike[str] | None, resume: bool) -> Path:

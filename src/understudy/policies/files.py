@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,26 @@ def write_atomic(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):  # a file stands where a folder should
             temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror}; what was there before is intact") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what ``write_atomic`` had begun in a run's folder in processes that were killed."""
+    for part in (folder, folder / "data"):
+        for path in part.glob(".*.tmp"):
+            writer = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+            if writer and not _lives(int(writer[1])):
+                with contextlib.suppress(OSError):  # somebody else's, or removed meanwhile
+                    path.unlink()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's
+        return True
+    return True
 
 
 def save_policy(policy: Policy, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None) -> Path:

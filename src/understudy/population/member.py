@@ -15,7 +15,7 @@ from understudy.io.checkpoint import read_arrays
 from understudy.kickstart_job import KickstartJob
 from understudy.kickstarting import Lessons
 from understudy.loop import train as loop
-from understudy.policies.files import save_policy, write_atomic
+from understudy.policies.files import remove_leftovers, save_policy, write_atomic
 from understudy.population.values import Result, Values, interval, member_settings
 from understudy.training_session import TrainSession
 
@@ -45,6 +45,7 @@ class Member:
         self.number, self.values, self.parent, self.done, self.best = number, dict(values), number, 0, float("-inf")
         self._job, self._every = job, interval(job.settings)
         self.folder = member_folder(job.folder, number)
+        remove_leftovers(self.folder)
         settings = member_settings(job.settings, number, values)
         self.session = TrainSession(
             settings, source or self.folder, source is not None, Lessons(replace(job, settings=settings))
