@@ -131,11 +131,16 @@ class Session:
             evaluation.num_envs,
         )
         self.execution = make_execution(settings, self.setup, teacher)
-        self.judge = Judge(self.execution.evaluate, evaluation, settings.stop, task_names(spec), settings.judge_seed)
-        self.progress = DistillProgress()
-        self.labels = TeacherLabels(teacher)
-        if saved is not None:
-            self._restore(*saved)
+        try:
+            tasks = task_names(spec)
+            self.judge = Judge(self.execution.evaluate, evaluation, settings.stop, tasks, settings.judge_seed)
+            self.progress = DistillProgress()
+            self.labels = TeacherLabels(teacher)
+            if saved is not None:
+                self._restore(*saved)
+        except BaseException:
+            self.execution.close()
+            raise
 
     def run(self, report: Report) -> Run:
         """Return the run for ``train``."""

@@ -72,17 +72,18 @@ class TrainSession:
         self.evaluator: Evaluator | None = None
         self.execution: Execution
         self.learner: ActorCritic | SharedWeights | OffPolicy
-        if isinstance(settings, ReplayedSettings):
-            self.learner = OffPolicy(self.policy, settings, replay_teacher)  # refuses a replay that is too large
-            self.execution = make_execution(settings, setup, teacher)
-        elif settings.execution.shared_gradients:
-            lessons = cast(Lessons, teach) if teaching is not None else None
-            execution = SharedGradientExecution(setup, self.policy, settings, lessons)
-            self.execution, self.learner = execution, SharedWeights(self.policy, execution.pool.shared)
-        else:
-            self.execution = make_execution(settings, setup, teacher)
-            self.learner = ActorCritic(self.policy, settings, teaching=teaching)
         try:
+            if isinstance(settings, ReplayedSettings):
+                self.learner = OffPolicy(self.policy, settings, replay_teacher)  # refuses a replay that is too large
+                self.execution = make_execution(settings, setup, teacher)
+            elif settings.execution.shared_gradients:
+                lessons = cast(Lessons, teach) if teaching is not None else None
+                execution = SharedGradientExecution(setup, self.policy, settings, lessons)
+                self.execution = execution
+                self.learner = SharedWeights(self.policy, execution.pool.shared)
+            else:
+                self.execution = make_execution(settings, setup, teacher)
+                self.learner = ActorCritic(self.policy, settings, teaching=teaching)
             limits = settings.execution
             if settings.evaluation.every or settings.evaluation.final:
                 self.evaluator = Evaluator(setup, limits.worker_timeout, limits.restarts)
@@ -244,9 +245,11 @@ class TrainSession:
         with contextlib.ExitStack() as closing:
             if self.evaluator is not None:
                 closing.callback(self.evaluator.close)
-            if isinstance(self.learner, OffPolicy):
-                closing.callback(self.learner.core.close)
-            closing.callback(self.execution.close)
+            learner, execution = getattr(self, "learner", None), getattr(self, "execution", None)  # a start may fail
+            if isinstance(learner, OffPolicy):
+                closing.callback(learner.core.close)
+            if execution is not None:
+                closing.callback(execution.close)
 
 
 def final_seeds(settings: TrainSettings | ReplayedSettings) -> tuple[int, ...]:

@@ -158,7 +158,6 @@ class OffPolicy:
         spaces = policy.observation_space, policy.action_space
         stacks = stacked_pictures(settings.env.spec(), spaces[0]) if kept.frames_once else {}
         check_bytes(*spaces, kept.capacity, kept.prioritised, kept.max_bytes, stacks)
-        self.core = make_core(policy, settings, teacher)
         gamma = settings.objective.gamma  # type: ignore[attr-defined]
         prioritised = Prioritised(kept.alpha) if kept.prioritised else None
         envs = settings.rollout.num_envs
@@ -177,6 +176,7 @@ class OffPolicy:
         """Gradient steps that are still to be taken."""
         self.offline = teacher is not None and teacher.offline.env_steps > 0
         """Whether the replay holds the teacher's data still."""
+        self.core = make_core(policy, settings, teacher)  # last: it may start a process
 
     def add(self, rollout: Rollout, info: Collected) -> None:
         """Put a rollout into the replay and its observations into the statistics; owe the gradient steps for it."""
