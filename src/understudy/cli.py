@@ -124,7 +124,7 @@ def _saved(arguments: argparse.Namespace) -> dict[str, Any]:
     run, command = arguments.resume, arguments.command
     fixed = ["preset", "run"] + (["teacher", "env", "ensemble"] if command == "distill" else [])
     for name in fixed:
-        if getattr(arguments, name):
+        if getattr(arguments, name) and not (name == "run" and Path(arguments.run) == Path(run)):
             flag = "TEACHER" if name == "teacher" else f"--{name}"
             raise UserError(f"--resume {run} goes on with the run as it is there, settings excepted: leave {flag} out")
     path = Path(run) / "config.yaml"

@@ -102,9 +102,8 @@ class _Statistics:
             number, name = key.split(":")
             slot = self._slots.get(name)
             if slot is None:
-                raise UserError(
-                    f"the run was saved by an optimiser with {name}: resume without changing update.optimizer"
-                )
+                kind = "rmsprop" if name == "square_avg" else "adam"
+                raise UserError(f"the run learnt with {kind}: resume it without changing update.optimizer")
             if int(number) >= len(slot) or slot[int(number)].shape != array.shape:
                 raise UserError("the optimiser state does not fit this student; resume with the same network")
             slot[int(number)].copy_(torch.as_tensor(array))
