@@ -124,6 +124,8 @@ def test_the_command_line_in_sync(tmp_path, capsys):
     main([*words, "--evaluation.final", "20"])
     assert "over 20 fresh episodes" in capsys.readouterr().out
     assert load(tmp_path / "run").family.name == "q_values"
+    main(["report", str(tmp_path / "run"), "--no-play"])
+    assert (tmp_path / "run" / "report.html").exists()
 
 
 def test_the_weight_follows_the_scores():

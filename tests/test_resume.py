@@ -1,6 +1,7 @@
 """What a resumed run takes over, what may change, and what is refused in one line."""
 
 import json
+import time
 
 import pytest
 from tests.test_kickstart import CONSTANT, RIGHT, WRONG, always
@@ -11,7 +12,9 @@ import understudy
 from understudy.cli import main
 from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays, write_arrays
-from understudy.io.log import logged_curve
+from understudy.io.log import RunLog, logged_curve
+from understudy.io.run_folder import new_folder
+from understudy.policies.files import load_policy, save_policy
 from understudy.training import resolve_training, train
 
 A3C = {"execution__type": "async", "execution__shared_gradients": True, "execution__num_workers": 1}
@@ -89,6 +92,30 @@ def test_rows_of_evaluations_that_are_not_whole_are_left_out(tmp_path):
     assert logged_curve(tmp_path / "log.jsonl", 10) == [(4, 2.0)]
 
 
+def test_logs_of_killed_runs_go_on(tmp_path):
+    """A line that was not written to its end spoils no other, and an evaluation that was made again counts once."""
+    path, rows = (
+        tmp_path / "log.jsonl",
+        [{"env_steps": 640, "eval_return": r, "eval_env_steps": 640} for r in (1.0, 2.0)],
+    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"env_steps": 700, "eval_ret')
+    log = RunLog(tmp_path)
+    log.write(800, {"eval_return": 3.0, "eval_env_steps": 768})
+    log.close()
+    assert logged_curve(path, 1000) == [(640, 2.0), (768, 3.0)]
+
+
+def test_the_best_policy_may_be_younger_than_the_last_checkpoint(tmp_path):
+    best = tmp_path / "best.safetensors"
+    quick(tmp_path, "CartPole-v1", stop__env_steps=256, evaluation__every=128, evaluation__wait=True)
+    save_policy(load_policy(best), best, {"score": 501.0, "env_steps": 200})
+    kept = best.read_bytes()
+    result, _ = quick(
+        tmp_path, "CartPole-v1", stop__env_steps=512, evaluation__every=128, evaluation__wait=True, resume=True
+    )
+    assert len(result.curve) > 2 and best.read_bytes() == kept
+
+
 def test_a_finished_run_stays_finished_and_its_times_are_of_one_kind(tmp_path):
     first, _ = quick(tmp_path, "CartPole-v1", stop__env_steps=512, evaluation__final=2)
     second, _ = quick(tmp_path, "CartPole-v1", stop__env_steps=1024, resume=True, evaluation__final=2)
@@ -136,3 +163,11 @@ def test_what_a_resumed_run_cannot_change_is_refused(tmp_path, capsys, command, 
 def test_a_run_has_at_least_one_step():
     with pytest.raises(UserError, match="stop.env_steps is 0; it must be at least 1"):
         resolve_training({"env": {"id": "CartPole-v1"}, "stop": {"env_steps": 0}}, "ppo")
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda form: "20261130-020000")
+    made = [new_folder("CartPole-v1") for _ in range(3)]
+    assert [folder.name for folder in made] == [f"CartPole-v1-20261130-020000{end}" for end in ("", "-2", "-3")]
+    assert all(folder.is_dir() for folder in made)

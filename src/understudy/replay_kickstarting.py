@@ -167,8 +167,10 @@ def measured(job: ReplayJob) -> tuple[float, float]:
     """Return the mean returns of teacher and random policy; measured once for each folder and teacher."""
     path, names = job.folder / "scores.json", job.settings.teaching.teachers
     known = read_scores(path, names) if job.resume else {}
-    if is_number(known.get("teacher")) and is_number(known.get("random")):
-        return float(known["teacher"]), float(known["random"])
+    teachers = known.get("teachers")
+    told = [*teachers, known.get("random")] if isinstance(teachers, list) else []
+    if len(told) == 2 and all(map(is_number, told)):
+        return float(told[0]), float(told[1])
     evaluation = job.settings.evaluation
     count, seed = evaluation.final or evaluation.episodes, evaluation.seed + 700_000
     found = []
@@ -177,7 +179,7 @@ def measured(job: ReplayJob) -> tuple[float, float]:
         found.append(
             float(np.mean(play_out(player, count, seed, evaluation.num_envs, evaluation.deterministic).returns))
         )
-    write_scores(path, names, {"teacher": found[0], "random": found[1], "episodes": count})
+    write_scores(path, names, {"teachers": found[:1], "random": found[1], "episodes": count})
     return found[0], found[1]
 
 

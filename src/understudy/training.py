@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from understudy.evaluation.statistics import bootstrap_interval
 from understudy.execution.base import workers_alive
 from understudy.execution.restarts import WorkerError
 from understudy.io.log import RunLog, as_json, logged_curve
-from understudy.io.run_folder import check_free, in_use
+from understudy.io.run_folder import check_free, in_use, new_folder
 from understudy.loop import train as loop
 from understudy.policies.files import remove_leftovers, write_atomic
 from understudy.policies.policy import Policy
@@ -184,8 +183,7 @@ def run_folder(settings: AnySettings, run: str | os.PathLike[str] | None, resume
     Raises:
         UserError: It holds a run already, or what is left of one.
     """
-    name = folder_name(settings.env.id)
-    folder = Path(run) if run is not None else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path(run) if run is not None else new_folder(folder_name(settings.env.id))
     if not resume:
         check_free(folder)
     return folder

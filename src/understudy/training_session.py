@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from understudy.errors import UserError
 from understudy.execution.base import Execution, Faults, Setup
 from understudy.execution.evaluator import Evaluator
 from understudy.io.checkpoint import read_arrays, write_arrays
+from understudy.io.scores import is_number
 from understudy.learning.actor_critic import ActorCritic
 from understudy.learning.beside import BesideExaminer
 from understudy.learning.from_gradients import FromGradients, Lessons, SharedGradientExecution, SharedWeights
@@ -28,6 +30,7 @@ from understudy.loop import Learning, Metrics, Run
 from understudy.policies.files import save_policy
 from understudy.policies.policy import Policy
 from understudy.policies.spec import PolicySpec, differences
+from understudy.policies.stored import read_policy
 from understudy.policies.weights import build as build_policy
 from understudy.session import Report, portable
 from understudy.settings import ReplayedSettings, TrainSettings
@@ -114,6 +117,7 @@ class TrainSession:
         if "spent" not in data["progress"]:  # of an earlier version
             self.progress.spent["total"] = sum(self.progress.seconds.values())
         self.ended, self.progress.stopped = self.progress.stopped, ""
+        self.progress.best = max(self.progress.best, self._kept_score())
         self._look_ahead()
         self.learner.restore(arrays, data["learner"])
         if isinstance(self.learner, SharedWeights):
@@ -164,6 +168,14 @@ class TrainSession:
 
     def _keep_best(self, weights: dict[str, Array], score: float, env_steps: int) -> None:
         save_policy(self._policy(weights), self.folder / "best.safetensors", {"score": score, "env_steps": env_steps})
+
+    def _kept_score(self) -> float:
+        """Return the score of the best policy in the folder, which may be younger than the last checkpoint."""
+        try:
+            score = read_policy(self.folder / "best.safetensors")[2].get("extra", {}).get("score")
+        except UserError:  # none yet, or no whole one
+            score = None
+        return float(score) if is_number(score) else -math.inf
 
     def save(self, metrics: Metrics) -> None:
         """Write a checkpoint if it is time.

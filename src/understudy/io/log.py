@@ -44,6 +44,8 @@ class RunLog:
                 for left in (folder / "log.jsonl", *(folder / "tensorboard").glob("events.out.tfevents.*")):
                     left.unlink(missing_ok=True)
             self._file = open(folder / "log.jsonl", "a", buffering=1)  # noqa: SIM115 (open as long as the run)
+            if _torn(folder / "log.jsonl"):
+                self._file.write("\n")
             self._events = _Events(folder / "tensorboard")
         except OSError as error:
             self._give_up(error)
@@ -143,6 +145,14 @@ def as_json(value: Any) -> Any:
     return [as_json(item) for item in value] if isinstance(value, list | tuple) else _jsonable(value)
 
 
+def _torn(path: Path) -> bool:
+    """Say whether the last line lacks its end, as that of a killed run may."""
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        return file.read(1) not in (b"", b"\n")
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Read the rows of ``log.jsonl``; a last line that is still being written, or a broken one, is left out."""
     try:
@@ -178,4 +188,5 @@ def logged_curve(path: Path, env_steps: int) -> list[tuple[int, float]]:
     """Return (env steps, mean return) of the evaluations that were logged by ``env_steps``."""
     rows = [row for row in read_log(path) if row["env_steps"] <= env_steps]
     points = [(row.get("eval_env_steps"), row.get("eval_return")) for row in rows]
-    return [(steps, value) for steps, value in points if isinstance(steps, int) and isinstance(value, (int, float))]
+    whole = [(steps, value) for steps, value in points if isinstance(steps, int) and isinstance(value, (int, float))]
+    return list(dict(whole).items())  # one evaluation of each, where a killed run made it and then a resumed one again

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +40,18 @@ def check_free(folder: Path) -> None:
                 f"{folder} holds {name} of an earlier run, which cannot go on without its state.safetensors: remove "
                 "what you do not need, or start in another folder with --run"
             )
+
+
+def new_folder(name: str) -> Path:
+    """Make the folder of a run that was given none: ``runs/NAME-TIME``, numbered where that is taken."""
+    first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in itertools.count(1):
+        folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            with contextlib.suppress(PermissionError):  # the first who writes says so
+                folder.mkdir(parents=True)
+            return folder
+    raise AssertionError
 
 
 @contextlib.contextmanager
