@@ -148,6 +148,7 @@ def test_ctrl_c_ends_cleanly_and_leaves_nobody(run):
         (["distill", "--resume", "nowhere"], "no run to resume at nowhere"),
         (["evaluate", "nothing.onnx"], "no teacher at nothing.onnx"),
         (["inspect", "x.txt"], "no teacher at x.txt"),
+        (["evaluate", ""], "no teacher is named"),
         (["kickstart", "--preset", "qdagger", "--pbt"], "not from a replay as those of the method q_learning"),
         (["kickstart", "--preset", "sac-from-teacher", "--against-scratch"], "--against-scratch are .* method soft"),
         (["train", "--env", "A", "--env.kwargs", "{foo: 1"], "env.kwargs is '{foo: 1'; it must be a mapping"),
@@ -251,6 +252,24 @@ def test_a_run_keeps_its_method(command, own, words, other, tmp_path, capsys):
         main([command, "--resume", str(tmp_path), *words])
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and other in error
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "message"),
+    [
+        (b"settings: 5", ["train", "--resume"], "does not describe a run that can be resumed"),
+        (b"\xff\xfe", ["watch", "--once"], "cannot be read as YAML"),
+        (b"a: [", ["report", "--no-play"], "cannot be read as YAML"),
+        (b"settings: {teaching: {}}", ["train", "--resume"], "understudy kickstart --resume '.*a b' goes on"),
+    ],
+)
+def test_a_broken_run_is_one_line(config, words, message, tmp_path, capsys):
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "config.yaml").write_bytes(config)
+    with pytest.raises(SystemExit) as ended:
+        main([*words, str(tmp_path / "a b")])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.count("\n") == 1 and re.search(message, error)
 
 
 def test_presets_stand_under_the_command_that_they_are_for(tmp_path, monkeypatch, capsys):

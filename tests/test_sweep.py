@@ -106,6 +106,7 @@ def test_the_smallest_that_passed():
     ("words", "message"),
     [
         (["--sizes", "8by8"], "the size '8by8' cannot be read"),
+        (["--sizes", "0", "0x8"], "the size '0x8' cannot be read"),
         (["--sizes", "8", "8"], "each once"),
         (["--sizes", "25%"], "which are not known"),
         (["--student.hidden", "8"], "--sizes 8x8 16x16"),

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import io
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -131,12 +132,14 @@ def _saved(arguments: argparse.Namespace) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"no run to resume at {run}: there is no {path}")
     saved = read_yaml(path)
-    if not saved.keys() & {"settings", "by_behaviour", "behaviours"}:
+    known = saved.keys() & {"settings", "by_behaviour", "behaviours"}
+    if not known or not isinstance(saved.get("settings", {}), Mapping):
         raise UserError(f"{path} does not describe a run that can be resumed")
     distilled = saved.keys() & {"teachers", "by_behaviour"}
     made = "distill" if distilled else "kickstart" if "teaching" in saved.get("settings", {}) else "train"
     if made != command:
-        raise UserError(f"{run} is a run of understudy {made}: understudy {made} --resume {run} goes on with it")
+        again = shlex.join(["understudy", made, "--resume", run])
+        raise UserError(f"{run} is a run of understudy {made}: {again} goes on with it")
     return saved
 
 

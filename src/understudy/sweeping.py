@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from understudy.config import merge, nest, plain
+from understudy.config import merge, nest, plain, read_yaml
 from understudy.data import EnvSpec
 from understudy.distillation import distill
 from understudy.env_names import EnvLike
@@ -30,7 +28,7 @@ from understudy.student import new_student, student_spec
 
 Tell = Callable[[str, str], None]
 """Told of every size, and what is done about it."""
-_LAYERS = re.compile(r"^[1-9]\d*(x[1-9]\d*)*$")
+_LAYERS = re.compile(r"^(0|[1-9]\d*(x[1-9]\d*)*)$")
 _SHARE = re.compile(r"^\d+(\.\d+)?%$")
 _WIDEST = 4096
 _KEPT = ("state.safetensors", "summary.json")
@@ -218,7 +216,7 @@ def _check_same(job: Job) -> None:
     path = job.folder / "config.yaml"
     if not job.resume or not path.exists():
         return
-    saved, asked = yaml.safe_load(path.read_text()), json.loads(json.dumps(job.described))
+    saved, asked = read_yaml(path), json.loads(json.dumps(job.described))
     for key in ("teachers", "environment"):
         if saved[key] != asked[key]:
             raise UserError(f"{job.folder} holds a run with other {key}: take another folder with --run")

@@ -165,6 +165,7 @@ def run_compare(arguments: argparse.Namespace) -> None:
 def _write_json(path: str | None, found: Any) -> None:
     if path:
         try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_text(json.dumps(found.to_json(), indent=2))
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from None

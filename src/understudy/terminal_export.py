@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import Any
 
 from rich.markup import escape
@@ -32,8 +33,8 @@ def run_export(arguments: argparse.Namespace) -> None:
     if arguments.check_episodes:
         _parity(arguments, found)
     else:
-        env = f" --env {arguments.env}" if arguments.env else ""
-        _row("play it", f"understudy evaluate {found.path}{env}")
+        env = ["--env", arguments.env] if arguments.env else []
+        _row("play it", shlex.join(["understudy", "evaluate", str(found.path), *env]))
 
 
 def _row(name: str, text: str) -> None:
@@ -53,7 +54,9 @@ def _parity(arguments: argparse.Namespace, found: Any) -> None:
         names=["student", found.path.name],
     )  # fmt: skip
     row = played.rows[1]
-    assert row.parity is not None
+    if row.parity is None:  # a note of the comparison says why
+        console.print("[bold]no test was possible[/]")
+        return print_comparison(played, console)
     verdict = "on par" if row.parity.passed else "NOT on par"
     share = f"at 95 % confidence the file reaches at least {played.wanted_ratio:.0%} of the student's return"
     shown = share if row.parity.passed else f"not shown that {share}"

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,18 @@ def test_printed_at_any_width(comparison, width, tmp_path):
     assert all(len(line) <= width for line in text.splitlines())
     for cell in ("teacher", "untrained", "IQM", number(comparison.rows[2].evaluation.mean)):
         assert cell in text
+
+
+def test_names_are_no_markup_and_every_policy_is_shown(comparison, tmp_path):
+    rows = [replace(row, name=name) for row, name in zip(comparison.rows, ("a [bold] [/b]", "s"), strict=False)]
+    for width, head in (160, "policy "), (40, " a [bold] "), (20, "  s"):
+        with open(tmp_path / "out", "w") as file:
+            console = Console(width=width, record=True, file=file)
+            print_comparison(replace(comparison, rows=rows), console)
+            text = console.export_text()
+        first, *rest = text.splitlines()
+        assert head in f"{first} " and max(map(len, (first, *rest))) <= width
+        assert width == 20 or ("[bold]" in text and "[/b]" in text)
 
 
 def test_picture(comparison, tmp_path):

@@ -61,6 +61,12 @@ def test_nothing_is_left_behind_when_it_fails(tmp_path):
 def test_refusals(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="take .mp4 or .gif"):
         play(new_policy(), video=tmp_path / "x.avi")
+    with pytest.raises(UserError, match="at least 1 episode"):
+        play(new_policy(), episodes=0, video=tmp_path / "x.gif")
+    with pytest.raises(UserError, match="seeds are not negative"):
+        play(new_policy(), seed=-1)
+    with pytest.raises(UserError, match="seeds are not negative"):
+        compare_video([new_policy()], tmp_path / "x.gif", seed=-1)
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(UserError, match="no display for a window"):

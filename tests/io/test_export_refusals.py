@@ -12,11 +12,13 @@ from gymnasium import spaces
 
 from understudy.cli import main
 from understudy.data import EnvSpec
+from understudy.envs.make import spaces_of
 from understudy.errors import UserError
 from understudy.io.export.export import export
 from understudy.io.export.formats import FORMATS, obstacles
 from understudy.policies.files import save_policy
-from understudy.policies.spec import Encoder
+from understudy.policies.policy import About, Policy
+from understudy.policies.spec import Encoder, PolicySpec, space_to_json
 from understudy.teachers import exported_c
 from understudy.teachers.load import load
 
@@ -122,6 +124,7 @@ def test_nothing_is_overwritten_without_force(tmp_path, states):
         ("o.txt", {}, "ends in .onnx, not 'o.txt'"),
         ("states.npz/o.onnx", {}, "is not a folder that may be written to"),
         ("o.onnx", {"states": 0}, "at least 1 state"),
+        ("o.onnx", {"seed": -1}, "seeds are not negative"),
         ("o.onnx", {"algorithm": "PPO"}, "for the format sb3 only"),
     ],
 )
@@ -204,3 +207,13 @@ def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["export", str(path), "--format", "onnx"])
     assert "give --env ID, or recorded states with --data" in capsys.readouterr().err
+
+
+def test_one_episode_is_no_test_and_paths_are_quoted(tmp_path, capsys):
+    spec = EnvSpec("CartPole-v1")
+    policy = Policy(PolicySpec(*map(space_to_json, spaces_of(spec)), "categorical"), About("by hand", "", spec))
+    path = save_policy(policy, tmp_path / "s.safetensors")
+    main(["export", str(path), "--format", "onnx", "--check-episodes", "1", "--states", "5"])
+    assert "no test was possible" in capsys.readouterr().out
+    main(["export", str(path), "--format", "onnx", "--out", str(tmp_path / "a b.onnx"), "--states", "5"])
+    assert f"understudy evaluate '{tmp_path / 'a b.onnx'}'" in capsys.readouterr().out

@@ -109,6 +109,18 @@ def resolve_all(
     return unique
 
 
+def check_episodes(episodes: int, seed: int, num_envs: int = 1) -> None:
+    """Refuse to play nothing, and seeds that are none.
+
+    Raises:
+        UserError: With the numbers.
+    """
+    if episodes < 1 or num_envs < 1:
+        raise UserError(f"an evaluation needs at least 1 episode and 1 environment, not {episodes} and {num_envs}")
+    if seed < 0:
+        raise UserError(f"seeds are not negative, but seed is {seed}")
+
+
 def check_spaces(contestant: Contestant, observations: gym.Space[Any], actions: gym.Space[Any]) -> None:
     """Refuse an environment that a policy was not made for, before it fails somewhere inside.
 

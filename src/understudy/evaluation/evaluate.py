@@ -10,8 +10,7 @@ from understudy.data import Array
 from understudy.env_names import EnvLike
 from understudy.envs.make import env_backend, make
 from understudy.envs.multitask import task_names, whole_tasks
-from understudy.errors import UserError
-from understudy.evaluation.contestants import Contestant, check_spaces, resolve
+from understudy.evaluation.contestants import Contestant, check_episodes, check_spaces, resolve
 from understudy.evaluation.statistics import Interval, bootstrap_interval, iqm, mean
 from understudy.rollouts.episodes import MAX_STEPS, Episodes, Visit, run_episodes
 
@@ -164,10 +163,7 @@ def play_out(
     Raises:
         UserError: As ``evaluate``.
     """
-    if episodes < 1 or num_envs < 1:
-        raise UserError(f"an evaluation needs at least 1 episode and 1 environment, not {episodes} and {num_envs}")
-    if seed < 0:
-        raise UserError(f"seeds are not negative, but seed is {seed}")
+    check_episodes(episodes, seed, num_envs)
     rows = min(num_envs, episodes * len(task_names(contestant.env)))
     vector = make(contestant.env, whole_tasks(contestant.env, rows))
     try:

@@ -19,7 +19,7 @@ from understudy.data import Array
 from understudy.env_names import EnvLike
 from understudy.envs.base import VectorEnv
 from understudy.errors import UserError
-from understudy.evaluation.contestants import Contestant, check_spaces, resolve, resolve_all
+from understudy.evaluation.contestants import Contestant, check_episodes, check_spaces, resolve, resolve_all
 from understudy.evaluation.evaluate import Evaluation, describe
 from understudy.evaluation.rendering import Video, Window, drawable, frames_per_second, picture_of
 from understudy.rollouts.episodes import MAX_STEPS, Acts, Episodes, policy_name, seeded
@@ -87,6 +87,7 @@ def play(
     Raises:
         UserError: The policy or the environment cannot be found, do not fit, or cannot be drawn here.
     """
+    check_episodes(episodes, seed)
     contestant = resolve(policy, env, seed=seed)
     begin = time.perf_counter()
     ends: list[Scene] = []
@@ -142,6 +143,7 @@ def compare_video(
     Raises:
         UserError: As ``play``.
     """
+    check_episodes(1, seed)
     contestants = resolve_all(policies, env, names, seed)
     with ExitStack() as stack:
         vectors = [stack.enter_context(drawable(contestant.env)) for contestant in contestants]

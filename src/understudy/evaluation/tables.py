@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from understudy.errors import UserError
@@ -130,13 +131,13 @@ def to_rich(comparison: Comparison, width: int = 120) -> Table:
         for i, header in enumerate(headers):
             table.add_column(header, justify="right" if i else "left", no_wrap=True)
         for cells, style in zip(rows, styles, strict=True):
-            table.add_row(*cells, style=style)
+            table.add_row(*map(escape, cells), style=style)
         return table
-    table.add_column(headers[0], no_wrap=True, style="dim")
+    table.add_column(headers[0], style="dim", min_width=1)
     for cells, style in zip(rows, styles, strict=True):
-        table.add_column(cells[0], justify="right", style=style, overflow="fold")
+        table.add_column(escape(cells[0]), justify="right", style=style, overflow="fold", min_width=1)
     for i, header in enumerate(headers[1:], start=1):
-        table.add_row(header, *(cells[i] for cells in rows))
+        table.add_row(header, *(escape(cells[i]) for cells in rows))
     return table
 
 

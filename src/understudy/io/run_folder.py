@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,8 @@ def check_free(folder: Path) -> None:
         UserError: It holds a run already, or policies and results of one.
     """
     if any((folder / name).exists() for name in _GOES_ON):
-        raise UserError(f"{folder} holds a run already: --resume {folder} goes on with it, --run FOLDER starts another")
+        again = f"--resume {shlex.quote(str(folder))}"
+        raise UserError(f"{folder} holds a run already: {again} goes on with it, --run FOLDER starts another")
     for name in (*RUN_FILES, "summary.json"):
         if (folder / name).exists():
             raise UserError(

@@ -121,8 +121,8 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{folder} is not the folder of a run: there is no {path.name} in it (understudy distill, train and "
             "kickstart write one)"
         ) from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} cannot be read as YAML: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     settings = config.get("settings") if isinstance(config, Mapping) else None
     if not isinstance(settings, Mapping) or not isinstance(settings.get("stop"), Mapping):
         raise UserError(f"{path} does not describe a run: it lacks the settings")

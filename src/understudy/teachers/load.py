@@ -135,6 +135,8 @@ def chosen_env(own: EnvSpec | None, asked: EnvLike | None) -> EnvSpec | None:
 
 
 def _load_text(source: str, asked: Asked) -> PolicyLike:
+    if not source:  # as of an unset shell variable; it is no name of this folder
+        raise UserError(f"no teacher is named; give {_FORMATS}")
     path = Path(source).expanduser()
     if source.startswith("hf://"):
         return _load_hub(source.removeprefix("hf://"), asked)

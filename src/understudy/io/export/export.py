@@ -93,7 +93,7 @@ def export(
         UserError: The format cannot express the student, states do not match, the file cannot be written, or the export
             does not act as the student does.
     """
-    _check_request(form, int8, algorithm, states)
+    _check_request(form, int8, algorithm, states, seed)
     policy = load(student, env=env)
     if not isinstance(policy, Policy):
         raise UserError(f"{_name(policy)} is a black box: only policies whose network is known can be exported")
@@ -113,7 +113,7 @@ def export(
     return made
 
 
-def _check_request(form: str, int8: bool, algorithm: str | None, states: int) -> None:
+def _check_request(form: str, int8: bool, algorithm: str | None, states: int, seed: int) -> None:
     if form not in formats.FORMATS:
         raise UserError(f"the format {form!r} is unknown; there are {', '.join(formats.FORMATS)}")
     if int8 and form not in _INT8:
@@ -122,6 +122,8 @@ def _check_request(form: str, int8: bool, algorithm: str | None, states: int) ->
         raise UserError("an algorithm is chosen for the format sb3 only")
     if states < 1:
         raise UserError(f"an export is checked in at least 1 state, not {states}")
+    if seed < 0:
+        raise UserError(f"seeds are not negative, but seed is {seed}")
 
 
 def _name(policy: PolicyLike) -> str:
