@@ -12,15 +12,16 @@ from understudy.settings import EvaluationSettings, StopSettings
 class World:
     """Returns drawn from normal distributions; the student's arrays carry its mean."""
 
-    def __init__(self, teacher=100.0, random=0.0, scatter=5.0, seed=0):
+    def __init__(self, teacher=100.0, random=0.0, scatter=5.0, seed=0, steady_teacher=False):
         self.means = {"teacher": teacher, "random": random}
+        self.steady = {"teacher"} if steady_teacher else set()
         self.scatter, self.rng, self.played = scatter, np.random.default_rng(seed), {}
 
     def evaluate(self, jobs):
         found = []
         for job in jobs:
             mean = self.means.get(job.who, job.arrays["mean"] if job.arrays else 0.0)
-            returns = self.rng.normal(mean, self.scatter, len(job.seeds))
+            returns = self.rng.normal(mean, 0.0 if job.who in self.steady else self.scatter, len(job.seeds))
             self.played[job.who] = self.played.get(job.who, 0) + len(job.seeds)
             lengths = np.ones(len(job.seeds), np.int64)
             found.append(Episodes(returns, lengths, np.array(job.seeds), 0.0))
@@ -66,6 +67,24 @@ def test_wrong_verdicts_are_as_rare_as_promised():
         tested = judge(World(scatter=20.0, seed=seed), max_episodes=40)
         wrong += any(p is not None and p.passed for p, _ in (tested.look({"mean": 95.0}) for _ in range(5)))
     assert wrong / 80 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 80)
+
+
+def test_looks_that_end_before_a_test_make_no_wrong_verdict_likelier():
+    """With alpha 0.2, 200 runs of 10 looks at the boundary; a third would pass if only good beginnings spent alpha."""
+    wrong, settings = 0, EvaluationSettings(screen=4, episodes=10, max_episodes=10)
+    for seed in range(200):
+        world = World(scatter=20.0, seed=seed, steady_teacher=True)
+        tested = Judge(world.evaluate, settings, StopSettings(ratio=0.95, alpha=0.2))
+        wrong += any(p is not None and p.passed for p, _ in (tested.look({"mean": 95.0}) for _ in range(10)))
+    assert wrong / 200 <= 0.2 + 2 * np.sqrt(0.2 * 0.8 / 200), wrong
+
+
+def test_a_look_past_its_screen_spends_whether_it_is_tested_or_not():
+    tested = judge(World(scatter=0.0, seed=3))
+    tested.prepare()
+    tested.teacher[:, 4:] += 20.0  # as good as its teacher in the screen, short afterwards
+    parity, returns = tested.look({"mean": 100.0})
+    assert parity is None and returns.shape == (1, 10) and tested.sequential.looks == 1
 
 
 def test_a_scattering_teacher_gets_a_second_chance_before_it_is_refused():

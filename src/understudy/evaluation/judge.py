@@ -1,8 +1,17 @@
 """Is the student as good as its teacher? Evaluation beside learning, spent where it decides.
 
 A look at a student costs ``screen`` episodes if it is clearly short, ``episodes`` if the test passes at once, and is
-extended up to ``max_episodes`` while the student looks good enough but the test is undecided. Stopping early for want
-of return never makes a wrong success likelier; every test that could succeed spends its part of alpha.
+extended up to ``max_episodes`` while the student looks good enough but the test is undecided.
+
+The total probability of a wrong success, over all looks of a run, is at most ``stop.alpha``:
+
+- A look that gets past its screen spends its part of alpha whatever comes of it, tested or not. If only good beginnings
+  were counted, a test would pass wrongly about twice as often as its level says.
+- Its stages (episodes, twice as many, ...) divide that part, 3/4, 3/16, ...: ``_STAGES``.
+- The screen is free: a student that it sends back spends nothing. A student at the boundary is sent back with
+  probability s = P(t < -1), so that one which is not passes up to 1 / (1 - s) times as often; all levels are 1 - s of
+  what they could be without a screen, 0.80 for 4 episodes. Students below the boundary, and looks that share the
+  teacher's episodes, only make it less (p / (1 - s) rises with what is to a student's good, and so does 1 - s).
 
 Returns are [K, n]: K tasks (usually 1), n episodes of each, all on the same seeds. The student must be on par in every
 task; its ratio is that of its worst.
@@ -15,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtr
 
 from understudy.data import Array
 from understudy.errors import UserError
@@ -24,6 +34,8 @@ from understudy.rollouts.episodes import Episodes
 from understudy.settings import EvaluationSettings, StopSettings
 
 Evaluate = Callable[[Sequence[EvaluationJob]], list[Episodes]]
+_STAGES = 0.25
+"""Level of a stage of a look as a share of the one before: most is for the first, which decides quickly."""
 
 
 class Judge:
@@ -116,7 +128,7 @@ class Judge:
         """Judge a student; returns the last test of its worst task, None if clearly short, and returns [K, n]."""
         if not self.teacher.size:
             self.prepare()
-        returns, tested = self.teacher[:, :0], None
+        returns, tested, stage = self.teacher[:, :0], None, 0
         wanted = min(self._settings.screen, self.episodes)
         while True:
             if wanted > self.teacher.shape[1]:
@@ -125,12 +137,17 @@ class Judge:
             returns = np.concatenate((returns, new), axis=1)
             if self._short(returns):
                 if wanted >= self.episodes:  # short after all: the next student need not cost as much to find out
+                    self.sequential.spend()
                     self.episodes = max(self._settings.episodes, self.episodes // 2)
                 return tested, returns
             if wanted >= self.episodes:
-                tests = self.sequential.look_each(list(returns), list(self.teacher[:, :wanted]), list(self.random))
+                tests = self.sequential.test_each(
+                    list(returns), list(self.teacher[:, :wanted]), list(self.random), self._level(stage)
+                )
                 tested = max(tests, key=lambda test: test.p_value)
-                if tested.passed or not self._worth_extending(returns):
+                stage += 1
+                if tested.passed or not self._worth_extending(returns, self._level(stage)):
+                    self.sequential.spend()
                     # Good enough, but too few episodes to say so: testing a later student on as few would only spend
                     # more of alpha.
                     self.episodes = wanted if tested.passed else min(2 * wanted, self._most)
@@ -142,6 +159,11 @@ class Judge:
     def _most(self) -> int:
         return max(self._settings.max_episodes, self._settings.episodes)
 
+    def _level(self, stage: int) -> float:
+        """Return what a stage of this look, from 0, may spend; see the module."""
+        kept = float(stdtr(self._settings.screen - 1, 1.0))
+        return kept * self.sequential.next_alpha * (1 - _STAGES) * _STAGES**stage
+
     def _short(self, returns: Array) -> bool:
         """Whether a task's return is below what is asked for; after the screen, by more than its standard error."""
         count = returns.shape[1]
@@ -152,13 +174,13 @@ class Judge:
                 return True
         return False
 
-    def _worth_extending(self, returns: Array) -> bool:
+    def _worth_extending(self, returns: Array, alpha: float) -> bool:
         """Whether so many more episodes would probably decide as there may be; if not, learning is better spent."""
         count = returns.shape[1]
         if count >= self._settings.max_episodes:
             return False
         for student, teacher, random in zip(returns, self.teacher[:, :count], self.random, strict=True):
-            needed = episodes_needed(student, teacher, random, self._ratio, self.sequential.next_alpha)
+            needed = episodes_needed(student, teacher, random, self._ratio, alpha)
             if needed is None or needed > self._settings.max_episodes:
                 return False
         return True

@@ -273,7 +273,8 @@ class SequentialParity:
 
     The j-th look may spend alpha_j = alpha / (j (j + 1)), whose sum over all j is alpha: however many looks there are,
     and however they depend on each other, the union bound holds. Early looks spend most: they decide whether a fast run
-    is believed.
+    is believed. It holds as long as whether a look counts does not depend on what it shows: who looks first and tests
+    only what looks good must ``spend`` for what it did not test.
     """
 
     def __init__(self, ratio: float, alpha: float = 0.05, paired: bool = True, guard_falls: bool = False) -> None:
@@ -297,12 +298,22 @@ class SequentialParity:
         An intersection-union test (Berger 1982): if one task is short, all pass at most as often as that one does, so
         nothing has to be divided among the tasks.
         """
-        results = [
-            parity_test(s, t, r, self.ratio, self.next_alpha, self.paired, self.guard_falls)
+        results = self.test_each(student, teacher, random, self.next_alpha)
+        self.spend()
+        return results
+
+    def test_each(
+        self, student: Sequence[Array], teacher: Sequence[Array], random: Sequence[Array], alpha: float
+    ) -> list[Parity]:
+        """Test K tasks at a part of ``next_alpha``, as one of several stages of a look that ``spend`` ends."""
+        return [
+            parity_test(s, t, r, self.ratio, alpha, self.paired, self.guard_falls)
             for s, t, r in zip(student, teacher, random, strict=True)
         ]
+
+    def spend(self) -> None:
+        """Count a look: what it might have spent is gone."""
         self.looks += 1
-        return results
 
     def state(self) -> dict[str, Any]:
         """Return what ``restore`` needs, as JSON-able data."""
