@@ -118,9 +118,7 @@ class Session:
         self.learner: Learner = make_learner(
             self.student, teacher.family, self.distance, settings, spec.id == "multitask"
         )
-        # A resumed run begins new episodes: with the seeds of its first start it would see those again.
-        past = saved[1]["progress"]["round"] if saved else 0
-        seeds = tuple(settings.seed * 1_000 + past * 1_000_003 + i for i in range(settings.data.num_envs))
+        seeds = settings.collection_seeds(saved[1]["progress"]["round"] if saved else 0)
         evaluation = settings.evaluation
         self.setup = Setup(
             spec,

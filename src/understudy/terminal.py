@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -36,7 +37,8 @@ class Live:
         text = f"round {metrics['round']}  loss {metrics.get('loss', float('nan')):.4g}"
         if "ratio" in metrics:
             goal = f"{self._ratio:.0%}"
-            text += f"  return {metrics['student_return']:.4g} = {metrics['ratio']:.1%} of the teacher's (goal {goal})"
+            share = f"{metrics['ratio']:.1%}" if math.isfinite(metrics["ratio"]) else "an unknown share"
+            text += f"  return {metrics['student_return']:.4g} = {share} of the teacher's (goal {goal})"
         if "parity_p" in metrics:
             text += f"  p {metrics['parity_p']:.3g}"
         self._line.update(metrics["env_steps"], text)

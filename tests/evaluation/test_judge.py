@@ -5,8 +5,9 @@ import pytest
 
 from understudy.errors import UserError
 from understudy.evaluation.judge import Judge
+from understudy.learning.from_dataset import DistillProgress, ParityExaminer
 from understudy.rollouts.episodes import Episodes
-from understudy.settings import EvaluationSettings, StopSettings
+from understudy.settings import DistillSettings, EvaluationSettings, StopSettings
 
 
 class World:
@@ -29,7 +30,7 @@ class World:
 
 
 def judge(world, **options):
-    settings = EvaluationSettings(screen=4, episodes=10, **{"max_episodes": 160, **options})
+    settings = EvaluationSettings(screen=4, **{"episodes": 10, "max_episodes": 160, **options})
     return Judge(world.evaluate, settings, StopSettings(ratio=0.95))
 
 
@@ -103,3 +104,62 @@ def test_state_goes_on():
     again.restore(first.state())
     np.testing.assert_array_equal(again.teacher, first.teacher)
     assert again.state() == first.state()
+
+
+def fixed(teacher, student, random, **options):
+    """Return a judge of given returns, by seed."""
+    known = {"teacher": teacher, "student": student, "random": random}
+
+    def evaluate(jobs):
+        found = [np.asarray(known[job.who], float)[list(job.seeds)] for job in jobs]
+        return [Episodes(x, np.ones(len(x), np.int64), np.arange(len(x)), 0.0) for x in found]
+
+    return Judge(evaluate, EvaluationSettings(**{"screen": 4, "episodes": 10, **options}), StopSettings())
+
+
+def test_a_ratio_is_of_the_same_episodes_and_unknown_where_the_teacher_is_not_above_random():
+    luck = np.r_[np.full(4, -40.0), np.full(316, 10.0)]  # of the seeds, shared by all
+    tested = fixed(luck, luck - 3, luck - 5)
+    tested.prepare()
+    assert tested.ratio(tested.teacher[:, :4] - 3) == pytest.approx(0.4)
+    tested.random[:, :4] += 6
+    assert np.isnan(tested.ratio(tested.teacher[:, :4] - 9)) and tested.means(4)[1] == -40
+
+
+def test_a_look_begins_with_as_many_episodes_as_the_teacher_needs():
+    waver = np.tile([0.1, -0.1], 160)
+    teacher = np.r_[np.full(10, -1.0), np.full(310, 5.0)] + waver
+    tested = fixed(teacher, teacher + 3, 5 * waver)
+    parity, returns = tested.look({})
+    assert parity.passed and returns.shape == (1, 20)
+
+
+def test_a_resumed_judge_listens_to_its_settings():
+    first = judge(World())
+    first.look({"mean": 97.0})
+    seeded = Judge(World(seed=2).evaluate, EvaluationSettings(screen=4, episodes=10), StopSettings(), seed=7)
+    seeded.restore(first.state())
+    assert not seeded.teacher.size and seeded.sequential.looks == first.sequential.looks
+    assert seeded.look({"mean": 110.0})[0].passed
+    longer = judge(World(seed=3), episodes=40)
+    longer.restore(first.state())
+    assert longer.look({"mean": 110.0})[1].shape == (1, 40)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 1_001_000, 2_000])
+def test_data_is_never_gathered_in_episodes_of_evaluations(seed):
+    settings = DistillSettings(seed=seed)
+    evaluation = range(settings.judge_seed, settings.judge_seed + 1_000_000)
+    for rounds in range(60):
+        assert not any(s in evaluation for s in settings.collection_seeds(rounds))
+    assert len({settings.collection_seeds(rounds) for rounds in range(60)}) == 60
+
+
+def test_the_best_student_is_not_one_of_a_screen():
+    progress = DistillProgress()
+    examiner = ParityExaminer(None, None, None, progress)
+    assert examiner._better(1.3, False) and not examiner._better(float("nan"), True)
+    progress.best, progress.best_full = 1.3, False
+    assert examiner._better(0.4, True) and not examiner._better(1.2, False)
+    progress.best, progress.best_full = 0.4, True
+    assert examiner._better(0.5, True) and not examiner._better(1.3, False)

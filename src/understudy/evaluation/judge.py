@@ -99,9 +99,21 @@ class Judge:
                 "understudy evaluate TEACHER"
             )
 
-    def _not_above_random(self) -> list[str]:
-        pairs = zip(self.tasks, self.teacher.mean(axis=1), self.random.mean(axis=1), strict=True)
+    def _not_above_random(self, count: int | None = None) -> list[str]:
+        """Return the tasks in which the teacher's first ``count`` episodes, or all, are no better than random ones."""
+        pairs = zip(self.tasks, self.teacher[:, :count].mean(axis=1), self.random.mean(axis=1), strict=True)
         return [name for name, teacher, random in pairs if teacher <= random]
+
+    def _begin(self) -> None:
+        """Measure who is compared, and let a look begin with so many episodes that the teacher is above random."""
+        if not self.teacher.size:
+            self.prepare()
+        while True:
+            if self.episodes > self.teacher.shape[1]:
+                self._extend(self.episodes)
+            if not self._not_above_random(self.episodes) or self.episodes >= self._most:
+                return
+            self.episodes = min(2 * self.episodes, self._most)
 
     def _extend(self, count: int) -> None:
         """Let teacher and random policy play up to ``count`` episodes, so that neither is what leaves it open."""
@@ -114,20 +126,22 @@ class Judge:
             self.random = np.concatenate((self.random, more[1]), axis=1)
 
     def ratios(self, returns: Array) -> dict[str, float]:
-        """Return (S - R) / (T - R) of mean returns [K, n] by task, the teacher's on the same seeds."""
-        base = self.random.mean(axis=1)
-        teacher = self.teacher[:, : returns.shape[1]].mean(axis=1)
-        values = (returns.mean(axis=1) - base) / (teacher - base)
-        return dict(zip(self.tasks, values.tolist(), strict=True))
+        """Return (S - R) / (T - R) of mean returns [K, n] by task, all on the same seeds; NaN where T <= R on these."""
+        base, teacher = self.means(returns.shape[1])
+        above = np.where(teacher > base, teacher - base, np.nan)
+        return dict(zip(self.tasks, ((returns.mean(axis=1) - base) / above).tolist(), strict=True))
 
     def ratio(self, returns: Array) -> float:
-        """Return the ratio of the worst task."""
-        return min(self.ratios(returns).values())
+        """Return the ratio of the worst task; NaN where that of a task is unknown."""
+        return float(np.min(list(self.ratios(returns).values())))
+
+    def means(self, count: int) -> tuple[Array, Array]:
+        """Return mean returns [K] of the random policy and of the teacher on the first ``count`` seeds."""
+        return self.random[:, :count].mean(axis=1), self.teacher[:, :count].mean(axis=1)
 
     def look(self, student: Mapping[str, Array]) -> tuple[Parity | None, Array]:
         """Judge a student; returns the last test of its worst task, None if clearly short, and returns [K, n]."""
-        if not self.teacher.size:
-            self.prepare()
+        self._begin()
         returns, tested, stage = self.teacher[:, :0], None, 0
         wanted = min(self._settings.screen, self.episodes)
         while True:
@@ -141,6 +155,9 @@ class Judge:
                     self.episodes = max(self._settings.episodes, self.episodes // 2)
                 return tested, returns
             if wanted >= self.episodes:
+                if stage and self._not_above_random(wanted):  # the teacher's luck turned: no test is possible on these
+                    self.sequential.spend()
+                    return tested, returns
                 tests = self.sequential.test_each(
                     list(returns), list(self.teacher[:, :wanted]), list(self.random), self._level(stage)
                 )
@@ -192,12 +209,17 @@ class Judge:
             "random": self.random.tolist(),
             "sequential": self.sequential.state(),
             "episodes": self.episodes,
+            "asked": self._settings.episodes,
+            "seed": self._seed,
             "seconds": self.seconds,
             "env_steps": self.env_steps,
         }
 
     def restore(self, data: Mapping[str, Any]) -> None:
-        """Go on from ``state``."""
-        self.teacher, self.random = np.atleast_2d(data["teacher"]), np.atleast_2d(data["random"])
+        """Go on from ``state``; what was measured on other seeds is measured again."""
+        if data.get("seed", self._seed) == self._seed:  # runs of earlier versions do not say it
+            self.teacher, self.random = np.atleast_2d(data["teacher"]), np.atleast_2d(data["random"])
         self.sequential.restore(data["sequential"])
-        self.seconds, self.env_steps, self.episodes = data["seconds"], data["env_steps"], data["episodes"]
+        self.seconds, self.env_steps = data["seconds"], data["env_steps"]
+        if data.get("asked", self._settings.episodes) == self._settings.episodes:
+            self.episodes = min(data["episodes"], self._most)

@@ -35,6 +35,8 @@ class DistillProgress(Progress):
     )
     best: float = -np.inf
     """Best evaluation so far, as a ratio of the teacher's return."""
+    best_full: bool = True
+    """Whether that evaluation had as many episodes as a first test; a screen's ratio is mostly luck."""
     ratio: float = float("nan")
     next_look: int = 1
     """Round of the next evaluation."""
@@ -154,8 +156,9 @@ class ParityExaminer:
         parity, returns = judge.look(self.learner.weights())
         ratio = judge.ratio(returns)
         progress.ratio, progress.ratios = ratio, judge.ratios(returns)
-        found: dict[str, Any] = {"student_return": float(returns.mean()), "teacher_return": float(judge.teacher.mean())}
-        found |= {"random_return": float(judge.random.mean()), "ratio": ratio, "eval_episodes": returns.size}
+        random, teacher = judge.means(returns.shape[1])
+        found: dict[str, Any] = {"student_return": float(returns.mean()), "teacher_return": float(teacher.mean())}
+        found |= {"random_return": float(random.mean()), "ratio": ratio, "eval_episodes": returns.size}
         if len(judge.tasks) == 1:  # returns of different tasks have no common deviation
             found["student_std"] = float(returns.std())
         else:
@@ -163,8 +166,14 @@ class ParityExaminer:
         if parity is not None:
             found["parity_p"] = parity.p_value
         passed = parity is not None and parity.passed
-        if passed or ratio > progress.best:
-            progress.best = ratio
+        full = returns.shape[1] >= self.settings.evaluation.episodes
+        if passed or self._better(ratio, full):
+            progress.best, progress.best_full = ratio, full
             found["best"] = True
         metrics |= found
         return passed
+
+    def _better(self, ratio: float, full: bool) -> bool:
+        """Whether an evaluation is better than the best so far; none of a screen alone is better than a full one."""
+        held = self.progress.best_full and bool(np.isfinite(self.progress.best))
+        return bool(np.isfinite(ratio)) and (full, ratio) > (held, self.progress.best)

@@ -164,6 +164,16 @@ class DistillSettings:
         """First seed of the final comparison: episodes that no decision was taken on."""
         return self.judge_seed + 500_000
 
+    def collection_seeds(self, rounds: int) -> tuple[int, ...]:
+        """Seeds of the environments that data is gathered in, after so many rounds; never those of evaluations.
+
+        A resumed run begins new episodes: with the seeds of its first start it would see those again.
+        """
+        first = self.seed * 1_000 + rounds * 1_000_003
+        if self.judge_seed - self.data.num_envs < first < self.judge_seed + 1_000_000:
+            first += 2_000_000 + self.data.num_envs
+        return tuple(range(first, first + self.data.num_envs))
+
     def check(self) -> None:
         """Refuse numbers out of their bounds and settings that contradict each other.
 
