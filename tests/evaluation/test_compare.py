@@ -13,6 +13,7 @@ from understudy.errors import UserError
 from understudy.evaluation.compare import compare
 from understudy.evaluation.picture import draw
 from understudy.evaluation.tables import NONE, number, print_comparison, to_markdown, to_text, write_table
+from understudy.report.verdict import _measured
 
 
 def good_cartpole(seed=0, hidden=(16,)):
@@ -69,6 +70,16 @@ def test_written_as_json_markdown_and_text(comparison, tmp_path):
     assert repr(comparison) == text
     one = comparison.rows[0].evaluation
     assert repr(one).startswith(f"<Evaluation of {one.name} in {one.env}: return {one.mean:.5g} [")
+
+
+def test_of_several_tasks_it_says_what_is_of_each_and_what_of_the_worst(comparison):
+    random = replace(comparison.random, tasks=(comparison.random,) * 2)
+    several, student = replace(comparison, random=random), comparison.rows[1]
+    student = replace(student, parity=replace(student.parity, episodes=6))
+    several = replace(several, rows=[comparison.rows[0], student])
+    assert "6 episodes of each task cannot show" in to_text(several) and "12 episodes cannot" in to_text(comparison)
+    worst = "in its worst task, measured from the random policy up; over all tasks, "
+    assert worst in _measured(student, several) and "task" not in _measured(student, comparison)
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])

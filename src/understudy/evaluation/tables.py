@@ -92,11 +92,12 @@ def legend(comparison: Comparison) -> str:
         f"ratio: 0 is random ({number(random.mean)}), 1 is {first.name}. "
         f"≥ {comparison.wanted_ratio:g}?: paired one-sided t-test at level {comparison.alpha:g}."
     ]
-    unseen = next((row.parity.unseen_rate for row in comparison.rows if row.parity), None)
-    if unseen is not None:
+    tested = next((row.parity for row in comparison.rows if row.parity), None)
+    if tested is not None:
+        each = " of each task" if random.tasks else ""
         lines.append(
-            f"{count} episodes cannot show what happens in less than {100 * unseen:.1f} % of them: rare falls may be "
-            "missed."
+            f"{tested.episodes} episodes{each} cannot show what happens in less than {100 * tested.unseen_rate:.1f} % "
+            "of them: rare falls may be missed."
         )
     return "\n".join([*lines, *comparison.notes])
 

@@ -74,7 +74,10 @@ def _against_teacher(run: RunFolder, table: Comparison) -> Verdict:
     above = row.evaluation.mean_interval.low > table.reference.evaluation.mean_interval.high
     text = [_measured(row, table), _tested(row, table)]
     unseen = row.parity.unseen_rate
-    text.append(f"{row.parity.episodes} episodes cannot show what happens in less than {100 * unseen:.1f} % of them.")
+    each = " of each task" if table.random.tasks else ""
+    text.append(
+        f"{row.parity.episodes} episodes{each} cannot show what happens in less than {100 * unseen:.1f} % of them."
+    )
     text.append(_ended(run))
     if not row.parity.passed:
         headline = "Not shown to be on par with its teacher"
@@ -84,10 +87,12 @@ def _against_teacher(run: RunFolder, table: Comparison) -> Verdict:
 
 def _measured(row: Row, table: Comparison) -> str:
     teacher = table.reference.evaluation
+    worst, link = (" in its worst task", "; over all tasks, ") if table.random.tasks else ("", ": ")
     return (
-        f"On {row.evaluation.episodes} fresh episodes the student earns {_share(row.ratio)} of its teacher’s return, "
-        f"measured from the random policy up: {number(row.evaluation.mean)} {interval(row.evaluation.mean_interval)} "
-        f"against {number(teacher.mean)} {interval(teacher.mean_interval)}, random {number(table.random.mean)}."
+        f"On {row.evaluation.episodes} fresh episodes the student earns {_share(row.ratio)} of its teacher’s return"
+        f"{worst}, measured from the random policy up{link}{number(row.evaluation.mean)} "
+        f"{interval(row.evaluation.mean_interval)} against {number(teacher.mean)} {interval(teacher.mean_interval)}, "
+        f"random {number(table.random.mean)}."
     )
 
 
