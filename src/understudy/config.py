@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
@@ -239,6 +239,34 @@ def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
             here = here.setdefault(parent, {})
         here[leaf] = value
     return out
+
+
+def with_overrides(
+    kind: Any, settings: Any, overrides: Mapping[str, Any], preset: str | Sequence[str] | None = None
+) -> Any:
+    """Return settings with keywords such as ``stop__ratio`` on top: an object stays one, mappings become a dict.
+
+    Args:
+        kind: Class of the object, or several as a union.
+        settings: Such an object, nested mappings, or None.
+        overrides: The keywords.
+        preset: That is to lie under the settings, which only mappings let through.
+
+    Raises:
+        UserError: An object of another class, or one beside a preset.
+    """
+    over = nest({name.replace("__", "."): value for name, value in overrides.items()})
+    if not is_dataclass(settings):
+        return merge(settings or {}, over)
+    if not isinstance(settings, kind):
+        wanted = " or ".join(one.__name__ for one in get_args(kind) or (kind,))
+        raise UserError(f"settings is an object of {type(settings).__name__}; it must be {wanted}, or nested mappings")
+    if preset:
+        raise UserError(
+            "settings given as an object are whole, and no preset lies under them: leave preset out, or give the "
+            "settings as nested mappings or keywords"
+        )
+    return build(type(settings), merge(plain(settings), over)) if over else settings
 
 
 def presets() -> dict[str, Path]:

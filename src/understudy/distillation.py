@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from understudy.config import merge, nest
+from understudy.config import with_overrides
 from understudy.env_names import EnvLike
 from understudy.errors import Interrupted
 from understudy.execution.base import workers_alive
@@ -69,7 +69,8 @@ def distill(
     Args:
         teacher: Anything that ``understudy.load`` takes, or a list of several; or a ``Job`` from ``prepare``.
         env: Environment id, or a class or function that makes one; or one per teacher; the teachers' own by default.
-        settings: ``DistillSettings``, or nested mappings such as ``{"student": {"hidden": [64, 64]}}``.
+        settings: ``DistillSettings``, under which no preset lies, or nested mappings such as
+            ``{"student": {"hidden": [64, 64]}}``.
         preset: Name of a preset under the settings; by default that of the teacher's kind of action.
         run: Folder of the run; by default ``runs/ENV-TIME``.
         resume: Go on with the run in that folder.
@@ -82,8 +83,7 @@ def distill(
     """
     if isinstance(teacher, Job):
         return _run_job(teacher, report)
-    if not isinstance(settings, DistillSettings):
-        settings = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
+    settings = with_overrides(DistillSettings, settings, overrides, preset)
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
     job = prepare(teachers, env, settings, preset=preset, run=run, resume=resume, ensemble=ensemble)
     return _run_job(job, report)

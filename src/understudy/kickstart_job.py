@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from understudy.checks import check_schedule, check_settings
-from understudy.config import build, merge
+from understudy.config import build, merge, plain
 from understudy.config import preset as read_preset
 from understudy.data import EnvSpec
 from understudy.env_names import EnvLike, env_settings
@@ -92,6 +92,8 @@ def prepare(
     if not isinstance(settings, KickstartSettings):
         over = dict(settings or {})
         settings = resolve(merge(over, env_settings(env)), [preset] if isinstance(preset, str) else preset)
+    elif named := env_settings(env):
+        settings = replace(settings, env=build(EnvSettings, merge(plain(settings.env), named["env"])))
     sources = list(teachers) or list(settings.teaching.teachers)
     if not sources:
         raise UserError("no teacher: pass --teacher FILE, or use understudy train to learn without one")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from understudy.config import merge, nest
+from understudy.config import with_overrides
 from understudy.env_names import EnvLike
 from understudy.envs.multitask import task_names
 from understudy.errors import UserError
@@ -200,7 +200,8 @@ def kickstart(
         env: Environment id, a class or function that makes one, or a description; the teacher's own by default.
         teacher: Anything that ``understudy.load`` takes, or a list of several.
         preset: Name of a preset, or several, merged from left to right; ``kickstarting`` by default.
-        settings: ``KickstartSettings``, or nested mappings such as ``{"teaching": {"weight": "gated(1)"}}``.
+        settings: ``KickstartSettings``, under which no preset lies, or nested mappings such as
+            ``{"teaching": {"weight": "gated(1)"}}``.
         run: Folder of the run; by default ``runs/ENV-TIME``.
         resume: Go on with the run in that folder.
         report: Called with the metrics of each round.
@@ -209,8 +210,7 @@ def kickstart(
     Raises:
         UserError: Anything the user can mend.
     """
-    if not isinstance(settings, KickstartSettings):
-        settings = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
+    settings = with_overrides(KickstartSettings, settings, overrides, preset)
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
     names = [preset] if isinstance(preset, str) else list(preset)
     if not isinstance(settings, KickstartSettings) and method_of(settings, names) != "actor_critic":

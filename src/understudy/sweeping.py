@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from understudy.config import merge, nest, plain, read_yaml
+from understudy.config import merge, plain, read_yaml, with_overrides
 from understudy.data import EnvSpec
 from understudy.distillation import distill
 from understudy.env_names import EnvLike
@@ -90,7 +90,7 @@ def sweep(
     teacher: Any,
     env: EnvLike | Sequence[EnvLike] | None = None,
     sizes: Sequence[str] = ("8x8", "16x16", "32x32", "64x64"),
-    settings: Mapping[str, Any] | None = None,
+    settings: DistillSettings | Mapping[str, Any] | None = None,
     *,
     preset: str | None = None,
     run: str | os.PathLike[str] = "runs/sweep",
@@ -121,7 +121,9 @@ def sweep(
             ``distill`` raises.
     """
     _check_sizes(sizes)
-    over = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
+    over = with_overrides(DistillSettings, settings, overrides, preset)
+    if isinstance(over, DistillSettings):
+        over = plain(over)  # which says every setting, so that nothing of a preset is left under it
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
     folder = Path(run)
     jobs = [_job(size, teachers, env, over, folder, preset=preset, ensemble=ensemble) for size in sizes]

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from understudy.checks import check_settings
-from understudy.config import build, merge, nest, plain, preset
+from understudy.config import build, merge, plain, preset, with_overrides
 from understudy.env_names import EnvLike, env_settings
 from understudy.errors import Interrupted, UserError, suggest
 from understudy.evaluation.statistics import bootstrap_interval
@@ -98,7 +98,7 @@ def train(
     Args:
         env: Environment id, a class or function that makes one, or a description; the preset's by default.
         preset: Name of a preset under the settings, such as ``ppo``; see ``understudy presets``.
-        settings: Those of a method, such as ``TrainSettings``, or nested mappings such as
+        settings: Those of a method, such as ``TrainSettings``, under which no preset lies, or nested mappings such as
             ``{"rollout": {"num_envs": 8}}``.
         run: Folder of the run; by default ``runs/ENV-TIME``.
         resume: Go on with the run in that folder, from its last checkpoint.
@@ -112,14 +112,14 @@ def train(
         Interrupted: Ctrl-C; what was learnt is saved.
     """
     named = env_settings(env)
+    settings = with_overrides(AnySettings, settings, overrides, preset)
     if isinstance(settings, AnySettings):
         resolved = settings
         if named:
             resolved = replace(settings, env=build(EnvSettings, merge(plain(settings.env), named["env"])))
         check_settings(resolved)
     else:
-        over = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
-        resolved = resolve_training(merge(over, named), preset)
+        resolved = resolve_training(merge(settings or {}, named), preset)
     return _run(resolved, run_folder(resolved, run, resume), resume, report, teach)
 
 

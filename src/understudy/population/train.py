@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from understudy.config import merge, nest, plain
+from understudy.config import merge, plain, with_overrides
 from understudy.env_names import EnvLike
 from understudy.envs.make import spaces_of
 from understudy.errors import Interrupted, UserError
@@ -66,9 +66,9 @@ def kickstart_population(
         UserError: Anything the user can mend.
         Interrupted: Ctrl-C; the intervals that were finished are saved.
     """
+    settings = with_overrides(KickstartSettings, settings, overrides, preset)
     if not isinstance(settings, KickstartSettings):
-        settings = merge(settings or {}, nest({name.replace("__", "."): v for name, v in overrides.items()}))
-        settings = merge({"pbt": {"population": DEFAULT_SIZE}}, settings)
+        settings = merge({"pbt": {"population": DEFAULT_SIZE}}, settings or {})
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
     return train_population(prepare(teachers, env, settings, preset=preset, run=run, resume=resume), tell)
 
