@@ -178,7 +178,7 @@ class Session:
         arrays, data = self.learner.state()
         state = {
             "learner": data, "judge": self.judge.state(), "progress": asdict(progress),
-            "spec": self.student_spec.to_json(), "total": self.total,
+            "spec": self.student_spec.to_json(), "total": self.total, "window": self.dataset.window,
         }  # fmt: skip
         write_arrays(self.folder / "state.safetensors", arrays, state)
 
@@ -192,6 +192,12 @@ class Session:
         if differ:
             raise UserError(
                 f"the run in {self.folder} has another student ({differ}): resume it without changing student.*"
+            )
+        window, before = self.dataset.window, data.get("window", self.dataset.window)
+        if before % window:
+            raise UserError(
+                f"the run in {self.folder} kept sequences of {before} steps, which do not divide into {window}: resume "
+                f"it with learning.sequence {before}, or a divisor of it"
             )
         self.progress.__dict__.update(data["progress"])
         self.progress.stopped = ""

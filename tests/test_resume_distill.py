@@ -1,0 +1,38 @@
+"""What a resumed distillation takes over, what may change, and what is refused in one line."""
+
+import pytest
+from tests.teachers_for_tests import swing_up
+
+import understudy
+from understudy.errors import UserError
+
+QUICK = {
+    "execution__type": "single", "data__num_envs": 2, "data__steps": 60, "data__first_steps": 0,
+    "learning__update_to_data": 0.5, "learning__batch_size": 60, "evaluation__after": 10_000, "student__hidden": [8],
+}  # fmt: skip
+MEMORY = {"student__lstm": 4, "learning__sequence": 20, "learning__burn_in": 4}
+
+
+def quick(run, env_steps, resume=False, **more):
+    """Distil for a few rounds that are never judged."""
+    options = {**QUICK, **more, "stop__env_steps": env_steps}
+    return understudy.distill(swing_up, "Pendulum-v1", run=run, resume=resume, **options)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({}, {"student__activation": "elu"}, "has another student .*activation"),
+        ({}, {"student__normalize": "none"}, "has another student .*normalized"),
+        (MEMORY, {"learning__sequence": 30}, "kept sequences of 20 steps, which do not divide into 30"),
+    ],
+)
+def test_what_does_not_fit_what_was_learnt_is_refused(tmp_path, before, after, message):
+    quick(tmp_path, 120, **before)
+    with pytest.raises(UserError, match=message):
+        quick(tmp_path, 240, resume=True, **{**before, **after})
+
+
+def test_sequences_may_become_parts_of_those_of_before(tmp_path):
+    quick(tmp_path, 120, **MEMORY)
+    assert quick(tmp_path, 240, resume=True, **{**MEMORY, "learning__sequence": 10}).env_steps == 240
