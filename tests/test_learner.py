@@ -106,6 +106,26 @@ def test_a_restored_learner_goes_on_bit_for_bit(kind):
         np.testing.assert_array_equal(array, resumed.weights()[name], err_msg=name)
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_restored_learner_may_be_the_other_peer(case, first):
+    """With the moments and the average of the one before: as if one of them had learnt all along."""
+    teacher, family, actions, distance = CASES[case]
+    data = dataset(teacher)
+
+    def fresh(kernel):
+        return make_learner(student(family, actions), teacher, distance, settings(**{"learning.kernel": kernel}))
+
+    straight, resumed = fresh(first), fresh(not first)
+    straight.update(data, 20, 0)
+    arrays, state = straight.state()
+    resumed.restore({name: array.copy() for name, array in arrays.items()}, state)
+    for learner in (straight, resumed):
+        learner.update(data, 5, 10)
+    for name, array in straight.weights().items():
+        np.testing.assert_allclose(array, resumed.weights()[name], atol=1e-5, err_msg=name)
+
+
 def test_average_has_no_bias_towards_its_start():
     average = _Average(0.9, torch.zeros(1))
     values = [1.0, 2.0, 4.0]

@@ -9,8 +9,8 @@ from understudy.config import preset, presets
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays
-from understudy.learning.adam_states import as_vectors, by_parameter
 from understudy.objectives.actor_critic_kernel import ActorCriticKernel
+from understudy.objectives.adam_states import as_vectors, by_parameter
 from understudy.policies.files import load_policy, read_policy
 from understudy.settings import METHODS as SETTINGS
 from understudy.terminal_training import limit

@@ -7,6 +7,7 @@ Two peers behind one interface: ``KernelLearner`` runs the hand-derived gradient
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from understudy.data import Array, Target, map_obs, with_prefix
 from understudy.errors import UserError
+from understudy.objectives.adam_states import as_vectors, from_vectors, in_order
 from understudy.objectives.batch import Batch
 from understudy.objectives.distances import Distance
 from understudy.objectives.mlp_kernel import MLPKernel, supports
@@ -129,7 +131,11 @@ class KernelLearner:
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """Go on from ``state``; the normaliser's statistics come with the student's arrays."""
         load_arrays(self._student, arrays)
-        self._kernel.restore({n[7:]: a for n, a in arrays.items() if n.startswith("kernel:")}, data["kernel"])
+        own, counts = with_prefix(arrays, "kernel:"), data.get("kernel", {})
+        if not own:  # autograd learnt until now
+            named, params = partial(in_order, self._student), self._kernel.parameters.numpy()
+            own, counts = as_vectors(self._student, named, params, with_prefix(arrays, "adam:"), data)
+        self._kernel.restore(own, counts)
         self._average.count = data["average"]
         if self._average.decay:
             self._average.vector.copy_(torch.as_tensor(arrays["average"]))
@@ -215,7 +221,11 @@ class AutogradLearner:
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """Go on from ``state``."""
         load_arrays(self._student, arrays)
-        self._optimizer.restore(with_prefix(arrays, "adam:"))
+        own = with_prefix(arrays, "adam:")
+        if "kernel" in data:  # it learnt until now
+            named = partial(in_order, self._student)
+            own = from_vectors(self._student, named, with_prefix(arrays, "kernel:"), data["kernel"])
+        self._optimizer.restore(own)
         self._average.count = data["average"]
         if self._average.decay:
             self._average.vector.copy_(torch.as_tensor(arrays["average"]))

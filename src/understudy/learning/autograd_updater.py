@@ -12,8 +12,8 @@ from torch import Tensor
 
 from understudy.data import Array, Rollout, Target, flatten_time, map_obs
 from understudy.learning.actor_critic_terms import actor_critic_terms
-from understudy.learning.adam_states import by_parameter
 from understudy.learning.updater import Columns
+from understudy.objectives.adam_states import by_parameter
 from understudy.objectives.batch import Batch
 from understudy.objectives.objective import Objective, Term, unit_output
 from understudy.objectives.optimizers import Adam, Optimizer, RMSprop

@@ -11,9 +11,9 @@ import torch
 
 from understudy.data import Array, Rollout, Target, flatten_time
 from understudy.learning.actor_critic_terms import entropy_schedule
-from understudy.learning.adam_states import as_vectors
 from understudy.learning.updater import Columns
 from understudy.objectives.actor_critic_kernel import ActorCriticKernel, More
+from understudy.objectives.adam_states import as_vectors
 from understudy.objectives.batch import Batch
 from understudy.objectives.output_terms import OutputTerms, TeacherTerm
 from understudy.policies.policy import Policy, as_tensors

@@ -31,9 +31,16 @@ def by_parameter(policy: Policy, arrays: Mapping[str, Array], data: Mapping[str,
     layout = Layout(policy.spec, _features(policy)) if supports(policy.spec) else None
     if layout is None or layout.size != len(arrays["m"]):
         raise UserError("the optimiser state does not fit this student; resume with the same network")
+    return from_vectors(policy, layout.named, arrays, data)
+
+
+def from_vectors(
+    policy: Policy, named: Callable[[Array], dict[str, Array]], arrays: Mapping[str, Array], data: Mapping[str, Any]
+) -> dict[str, Array]:
+    """Return what ``optimizers.Adam`` goes on from, of vectors of moments; ``named`` as for ``as_vectors``."""
     found: dict[str, Array] = {}
     for vector, name in _MOMENTS.items():
-        views = layout.named(arrays[vector])
+        views = named(arrays[vector])
         found |= {f"{i}:{name}": views[parameter] for i, parameter in enumerate(_learnt(policy))}
     step = np.asarray(data["steps"], np.float32)
     return found | {f"{i}:step": step for i in range(len(_learnt(policy)))}
@@ -75,6 +82,16 @@ def as_vectors(
                 )
             views[name][...] = saved
     return found, {"steps": steps.pop()}
+
+
+def in_order(policy: Policy, vector: Array) -> dict[str, Array]:
+    """Cut a vector, in which a student's parameters lie one after another, into views by parameter."""
+    views, begin = {}, 0
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad:
+            views[name] = vector[begin : begin + parameter.numel()].reshape(parameter.shape)
+            begin += parameter.numel()
+    return views
 
 
 def _learnt(policy: Policy) -> list[str]:
