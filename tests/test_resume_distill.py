@@ -4,6 +4,7 @@ import pytest
 from tests.teachers_for_tests import swing_up
 
 import understudy
+from understudy.cli import main
 from understudy.errors import UserError
 
 QUICK = {
@@ -36,3 +37,14 @@ def test_what_does_not_fit_what_was_learnt_is_refused(tmp_path, before, after, m
 def test_sequences_may_become_parts_of_those_of_before(tmp_path):
     quick(tmp_path, 120, **MEMORY)
     assert quick(tmp_path, 240, resume=True, **{**MEMORY, "learning__sequence": 10}).env_steps == 240
+
+
+def test_a_run_that_was_never_judged_names_the_student_that_it_kept(tmp_path, capsys):
+    flags = [f"--{name.replace('__', '.')}={value}" for name, value in QUICK.items() if name != "student__hidden"]
+    main([
+        "distill", "tests.teachers_for_tests:swing_up", "--env", "Pendulum-v1", "--run", str(tmp_path / "run"), *flags,
+        "--stop.env_steps", "120", "--evaluation.final", "0",
+    ])  # fmt: skip
+    out = capsys.readouterr().out
+    assert "before the student was judged" in out and "nan" not in out and "best" not in out
+    assert f"student: {tmp_path / 'run' / 'last.safetensors'}" in out

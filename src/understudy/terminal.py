@@ -47,6 +47,8 @@ class Live:
 def _verdict(result: Any, ratio: float) -> str:
     if result.stopped == "parity":
         return f"on par: at 95 % confidence the student reaches at least {ratio:.0%} of the teacher's return"
+    if math.isnan(result.ratio):
+        return f"budget ended ({result.stopped}) before the student was judged; the last student is kept"
     return f"budget ended ({result.stopped}) at {result.ratio:.1%} of the teacher's return; the best student is kept"
 
 
@@ -75,7 +77,9 @@ def run_distill(
     console.print(f"  {seconds['total']:.1f} s ({split}), {result.env_steps:,} env steps, {result.updates:,} updates")
     if job.settings.evaluation.final:
         _compare_at_end(result, job)
-    console.print(f"student: {escape(str(result.folder / 'best.safetensors'))}", soft_wrap=True)
+    best = result.folder / "best.safetensors"
+    kept = best if best.exists() else best.with_name("last.safetensors")
+    console.print(f"student: {escape(str(kept))}", soft_wrap=True)
 
 
 def _compare_at_end(result: Any, job: Any) -> None:

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from understudy.errors import UserError
 from understudy.evaluation.compare import compare
 from understudy.evaluation.picture import draw
 from understudy.evaluation.tables import NONE, number, print_comparison, to_markdown, to_text, write_table
+from understudy.report.content import comparison_from_json
 from understudy.report.verdict import _measured
 
 
@@ -80,6 +82,15 @@ def test_of_several_tasks_it_says_what_is_of_each_and_what_of_the_worst(comparis
     assert "6 episodes of each task cannot show" in to_text(several) and "12 episodes cannot" in to_text(comparison)
     worst = "in its worst task, measured from the random policy up; over all tasks, "
     assert worst in _measured(student, several) and "task" not in _measured(student, comparison)
+
+
+def test_a_bound_of_minus_infinity_is_null(comparison):
+    row = comparison.rows[1]
+    endless = replace(row.parity, ratio_lower_bound=-math.inf, degrees=math.inf)
+    found = replace(comparison, rows=[comparison.rows[0], replace(row, parity=endless)])
+    written = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert written["rows"][1]["parity"]["ratio_lower_bound"] is None
+    assert comparison_from_json(written).rows[1].parity == endless, "as the report reads it"
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])

@@ -13,6 +13,7 @@ from understudy.evaluation.contestants import RANDOM, Contestant, resolve, resol
 from understudy.evaluation.evaluate import Evaluation, describe, play_out
 from understudy.evaluation.latency import Latency, kilobytes_of, latency, parameters_of
 from understudy.evaluation.parity import Parity, parity_test
+from understudy.evaluation.speedup import finite
 from understudy.policies.policy import PolicyLike
 
 
@@ -41,7 +42,7 @@ class Row:
     agreement: Agreement | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return plain data; numbers that are none (a bound of minus infinity) become null."""
         parts = {name: getattr(self, name) for name in ("parity", "latency", "agreement")}
         return {
             "name": self.name,
@@ -49,7 +50,7 @@ class Row:
             "ratio": self.ratio,
             "parameters": self.parameters,
             "kilobytes": self.kilobytes,
-            **{name: None if part is None else asdict(part) for name, part in parts.items()},
+            **{name: None if part is None else finite(asdict(part)) for name, part in parts.items()},
         }
 
 

@@ -142,15 +142,16 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data; numbers that are none (never reached) become null."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = finite(asdict(self))
         return plain
 
 
-def _plain(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return nested data with None for numbers that are none, which JSON cannot hold."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

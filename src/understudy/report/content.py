@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,6 +82,10 @@ class Content:
     missing: list[str] = field(default_factory=list)
 
 
+_ENDLESS = {"ratio_lower_bound": -math.inf, "degrees": math.inf}
+"""What null stands for in a parity test that was written."""
+
+
 def comparison_from_json(data: Mapping[str, Any]) -> Comparison:
     """Build what ``Comparison.to_json`` wrote.
 
@@ -108,6 +113,9 @@ def _evaluation(data: Mapping[str, Any]) -> Evaluation:
 
 def _row(data: Mapping[str, Any]) -> Row:
     values = dict(data, evaluation=_evaluation(data["evaluation"]))
+    if values["parity"] is not None:
+        endless = {name: end for name, end in _ENDLESS.items() if values["parity"][name] is None}
+        values["parity"] = {**values["parity"], **endless}
     for name, cls in (("parity", Parity), ("latency", Latency), ("agreement", Agreement)):
         if values[name] is not None:
             values[name] = cls(**values[name])
