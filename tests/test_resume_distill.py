@@ -6,6 +6,7 @@ from tests.teachers_for_tests import swing_up
 import understudy
 from understudy.cli import main
 from understudy.errors import UserError
+from understudy.io.checkpoint import read_arrays, write_arrays
 
 QUICK = {
     "execution__type": "single", "data__num_envs": 2, "data__steps": 60, "data__first_steps": 0,
@@ -48,3 +49,23 @@ def test_a_run_that_was_never_judged_names_the_student_that_it_kept(tmp_path, ca
     out = capsys.readouterr().out
     assert "before the student was judged" in out and "nan" not in out and "best" not in out
     assert f"student: {tmp_path / 'run' / 'last.safetensors'}" in out
+
+
+def test_a_finished_run_stays_finished(tmp_path):
+    """Another round would go beyond its budget, and another one with every resume."""
+    first = quick(tmp_path, 120)
+    log = (tmp_path / "log.jsonl").read_text()
+    for _ in range(2):
+        again = quick(tmp_path, 120, resume=True)
+        assert (again.env_steps, again.updates, again.stopped) == (first.env_steps, first.updates, "env_steps")
+    assert (tmp_path / "log.jsonl").read_text() == log and quick(tmp_path, 240, resume=True).env_steps == 240
+
+
+@pytest.mark.parametrize(("ratio", "stopped"), [(0.5, "parity"), (0.9, "env_steps")])
+def test_a_run_that_ended_on_par_stays_so_unless_more_is_asked_for(tmp_path, ratio, stopped):
+    quick(tmp_path, 120, stop__ratio=0.5)
+    path = tmp_path / "state.safetensors"
+    arrays, data = read_arrays(path)
+    data["progress"]["stopped"] = "parity"
+    write_arrays(path, arrays, data)
+    assert quick(tmp_path, 120, resume=True, stop__ratio=ratio).stopped == stopped

@@ -115,7 +115,10 @@ def _run_alone(job: Job, report: Report | None) -> DistillResult:
             if report is not None:
                 report({"env_steps": progress.env_steps, **row})
 
-        train(session.run(tell))
+        if session.progress.env_steps < job.settings.stop.env_steps:
+            train(session.run(tell))
+        else:  # its budget is used up
+            session.progress.stopped = session.ended or "env_steps"
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {_way_on(job.folder)}") from None
     except WorkerError as error:

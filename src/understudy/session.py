@@ -129,6 +129,8 @@ class Session:
             evaluation.num_envs,
         )
         self.execution = make_execution(settings, self.setup, teacher)
+        self.ended = ""
+        """Why the run that is resumed had ended, empty if it had not or would not with the ratio that is asked for."""
         try:
             tasks = task_names(spec)
             self.judge = Judge(self.execution.evaluate, evaluation, settings.stop, tasks, settings.judge_seed)
@@ -179,6 +181,7 @@ class Session:
         state = {
             "learner": data, "judge": self.judge.state(), "progress": asdict(progress),
             "spec": self.student_spec.to_json(), "total": self.total, "window": self.dataset.window,
+            "asked": self.settings.stop.ratio,
         }  # fmt: skip
         write_arrays(self.folder / "state.safetensors", arrays, state)
 
@@ -200,6 +203,8 @@ class Session:
                 f"it with learning.sequence {before}, or a divisor of it"
             )
         self.progress.__dict__.update(data["progress"])
+        if data.get("asked", self.settings.stop.ratio) == self.settings.stop.ratio:
+            self.ended = self.progress.stopped
         self.progress.stopped = ""
         first = 1 if self.settings.data.aggregate else self.progress.round
         for number in range(first, self.progress.round + 1):
