@@ -149,7 +149,7 @@ def _check_sizes(sizes: Sequence[str]) -> None:
         raise UserError("--sizes needs at least one size, each once, such as 8x8 16x16 32x32")
     for size in sizes:
         if not _LAYERS.match(size) and not _SHARE.match(size):
-            raise UserError(f"the size {size!r} cannot be read: write widths as 64x64, or a share as 25%")
+            raise UserError(f"the size {size!r} cannot be read: write widths as 64x64, 0 for none, or a share as 25%")
 
 
 def _job(
@@ -222,6 +222,11 @@ def _check_same(job: Job) -> None:
     for key in ("teachers", "environment"):
         if saved[key] != asked[key]:
             raise UserError(f"{job.folder} holds a run with other {key}: take another folder with --run")
+    was, now = (found.get("ensemble") or "distributions" for found in (saved, asked))
+    if was != now:
+        raise UserError(
+            f"{job.folder} holds a run with another --ensemble ({was} instead of {now}): take another folder with --run"
+        )
     differ = _first_difference(saved["settings"], asked["settings"])
     if differ:
         raise UserError(f"{job.folder} holds a run with another {differ}: take another folder with --run")
