@@ -38,11 +38,19 @@ def test_none_is_understood_where_it_is_allowed():
         ("data.num_envs", 0, "data.num_envs is 0; it must be at least 1"),
         ("data.capacity", 10, "data.capacity 10 cannot hold one round"),
         ("evaluation.episodes", 1, "evaluation.episodes is 1; it must be at least 2"),
+        ("evaluation.seed", 2**63, "evaluation.seed is 9223372036854775808; it must be between 0 and 2147483647"),
     ],
 )
 def test_nonsense_is_refused_by_name(key, value, message):
     with pytest.raises(UserError, match=message):
         build(DistillSettings, nest({key: value})).check()
+
+
+def test_sequences_of_one_step_are_refused_only_with_memory():
+    one = {"learning": {"sequence": 1, "burn_in": 0}}
+    build(DistillSettings, one).check()
+    with pytest.raises(UserError, match="learning.sequence is 1; with student.lstm it must be at least 2"):
+        build(DistillSettings, merge(one, {"student": {"lstm": 8}})).check()
 
 
 @pytest.mark.parametrize(

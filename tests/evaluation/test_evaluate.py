@@ -77,6 +77,7 @@ def test_printed_and_written(tmp_path):
         (new_policy(), {"env": "Acrobot-v1"}, "acts in Discrete.2.*takes Discrete.3"),
         (new_policy(), {"episodes": 0}, "at least 1 episode"),
         (new_policy(), {"seed": -1}, "seeds are not negative"),
+        (new_policy(), {"seed": 2**64 - 1}, "seeds are at most 4294967295"),
     ],
 )
 def test_refusals(policy, kwargs, message):

@@ -107,6 +107,14 @@ def test_refusals(here, hub, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main(["push", "run", "org/name", "--no-play"])
     assert "hf auth login" in capsys.readouterr().err
+
+    def cut_off(*_, **__):
+        raise huggingface_hub.errors.HfHubHTTPError.__bases__[0]("no such host")
+
+    hub.create_repo = cut_off
+    with pytest.raises(SystemExit):
+        main(["push", "run", "org/name", "--no-play"])
+    assert "no such host" in (error := capsys.readouterr().err) and error.count("\n") == 1
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     from understudy.report.share import push
     from understudy.terminal_report import content_of

@@ -34,6 +34,10 @@ class Contestant:
     env: EnvSpec
 
 
+LAST_SEED = 2**32 - 1
+"""What those of a run lead to is below it."""
+
+
 def resolve(source: Any, env: EnvLike | None = None, name: str = "", seed: int = 0) -> Contestant:
     """Load a policy if it is not one yet, and find its environment.
 
@@ -41,11 +45,14 @@ def resolve(source: Any, env: EnvLike | None = None, name: str = "", seed: int =
         source: What ``understudy.load`` takes, any object with ``predict``, or ``"random"``.
         env: Where it plays; ``policy.about.env`` by default.
         name: What to call it; taken from the source by default.
-        seed: Of the random policy.
+        seed: Of the random policy, and of the first episode.
 
     Raises:
-        UserError: Nothing at ``source``, or it does not say its environment and ``env`` does not either.
+        UserError: Nothing at ``source``, it does not say its environment and ``env`` does not either, or a seed that is
+            too large.
     """
+    if seed > LAST_SEED:
+        raise UserError(f"seeds are at most {LAST_SEED}, but seed is {seed}")
     env = named(env)
     if isinstance(source, str) and source == RANDOM:
         if env is None:

@@ -69,6 +69,7 @@ def push(content: Content, home: Path, repo: str, private: bool = False, api: An
     if run.student is None:
         raise UserError(f"{run.path} holds no policy yet: there is nothing to push")
     client = HfApi() if api is None else api
+    lost: Any = errors.HfHubHTTPError.__bases__  # errors of its HTTP library, which has had several names
     with tempfile.TemporaryDirectory() as staged:
         names = stage(content, run, home, Path(staged), repo)
         try:
@@ -79,6 +80,8 @@ def push(content: Content, home: Path, repo: str, private: bool = False, api: An
         except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise UserError(f"the hub did not take {repo} ({reason}): is the name yours? hf auth login") from error
+        except lost as error:
+            raise UserError(f"the hub cannot be reached ({error}): {repo} was not pushed") from error
     return names
 
 

@@ -110,7 +110,7 @@ class EvaluationSettings:
     max_episodes: int = doc("episodes up to which an undecided parity test is extended", 320, least=2)
     final: int = doc("fresh episodes for the table at the end, 0 for none", 50, least=0)
     num_envs: int = doc("environments that run evaluation episodes together", 10, least=1)
-    seed: int = doc("first seed of the evaluation episodes", 1_000_000, least=0)
+    seed: int = doc("first seed of the evaluation episodes", 1_000_000, least=0, most=2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,8 @@ class DistillSettings:
         for steps in (self.data.steps, self.data.first_steps):
             if self.student.lstm and steps % self.learning.sequence:
                 raise UserError(f"data.steps {steps} must be a multiple of learning.sequence {self.learning.sequence}")
+        if self.student.lstm and self.learning.sequence < 2:
+            raise UserError("learning.sequence is 1; with student.lstm it must be at least 2: one step needs no memory")
         if self.student.lstm and self.learning.burn_in >= self.learning.sequence:
             raise UserError(
                 f"learning.burn_in {self.learning.burn_in} leaves nothing of learning.sequence {self.learning.sequence}"

@@ -119,7 +119,7 @@ class TrainEvaluation:
     final: int = doc("episodes of the last one, after training", 50, least=0)
     num_envs: int = doc("environments that run them together", 5, least=1)
     deterministic: bool = doc("the mode of the policy acts, instead of samples", True)
-    seed: int = doc("first seed of the evaluation episodes", 1_000_000, least=0)
+    seed: int = doc("first seed of the evaluation episodes", 1_000_000, least=0, most=2**31 - 1)
     wait: bool = doc("the learner waits for every evaluation, so that none is late or left out", False)
 
 

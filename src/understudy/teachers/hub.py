@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from understudy.errors import UserError, missing_extra
 
@@ -33,9 +34,10 @@ def download(source: str, patterns: Sequence[str] = PATTERNS) -> Path:
     repo, revision, file = match["repo"], match["revision"], match["file"]
     if ".." in Path(file or "").parts:
         raise UserError(f"hf://{source} leaves its repository")
+    client: Any = errors.HfHubHTTPError.__bases__  # errors of its HTTP library, which has had several names
     try:
         folder = _snapshot(huggingface_hub.snapshot_download, repo, revision, list(patterns))
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError, OSError) as error:
+    except (*client, errors.LocalEntryNotFoundError, errors.HFValidationError, OSError) as error:
         reason = str(error).strip().split("\n")[0][:160]
         raise UserError(f"hf://{repo} is neither on the hub nor in the local cache ({reason})") from error
     path = folder / file if file else folder
