@@ -106,14 +106,14 @@ def test_printed_at_any_width(comparison, width, tmp_path):
 
 def test_names_are_no_markup_and_every_policy_is_shown(comparison, tmp_path):
     rows = [replace(row, name=name) for row, name in zip(comparison.rows, ("a [bold] [/b]", "s"), strict=False)]
-    for width, head in (160, "policy "), (40, " a [bold] "), (20, "  s"):
+    for width in (160, 40, 20):
         with open(tmp_path / "out", "w") as file:
             console = Console(width=width, record=True, file=file)
             print_comparison(replace(comparison, rows=rows), console)
             text = console.export_text()
-        first, *rest = text.splitlines()
-        assert head in f"{first} " and max(map(len, (first, *rest))) <= width
-        assert width == 20 or ("[bold]" in text and "[/b]" in text)
+        words = text.split("\n\n")[0].split()
+        assert "s" in words and (width == 20 or ("[bold]" in words and "[/b]" in words))
+        assert all(len(line) <= width for line in text.splitlines())
 
 
 def test_picture(comparison, tmp_path):
