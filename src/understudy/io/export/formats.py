@@ -86,8 +86,6 @@ def _space_outside_sb3(spec: PolicySpec) -> str:
         return "choices on several axes"
     if any(isinstance(space, gym.spaces.Box) and not space.shape for space in (*seen.values(), spec.actions)):
         return "numbers without an axis"
-    if any(not isinstance(seen[key], gym.spaces.Box) for key in spec.normalized):
-        return "a normaliser of choices"
     return ""
 
 
