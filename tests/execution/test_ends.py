@@ -20,6 +20,7 @@ from understudy.envs.make import spaces_of
 from understudy.errors import Interrupted, tell
 from understudy.execution.base import EvaluationJob, Setup
 from understudy.execution.line import Line
+from understudy.execution.processes import end_all
 from understudy.execution.restarts import WorkerError
 from understudy.execution.station import Station
 from understudy.execution.sync import SyncExecution
@@ -236,3 +237,18 @@ def test_no_process_outlives_a_start_that_fails(tmp_path, monkeypatch, missing):
                 resolve_training({**SMALL, "env": {"id": "CartPole-v1"}, "execution": execution}, None), tmp_path
             )
     assert children() == before
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("seen", [False, True])
+def test_an_interrupt_in_the_middle_of_a_look_leaves_no_end_that_waits_for_ever(seen):
+    """Where an interrupt comes between taking and keeping the lock of ``Popen.poll``, nobody gives it back."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    if seen:
+        process.kill()
+        process.wait()
+    process._waitpid_lock.acquire()
+    end_all([process])
+    assert process.returncode in (-signal.SIGKILL, -signal.SIGTERM)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process.pid, 0)

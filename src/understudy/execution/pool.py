@@ -28,7 +28,7 @@ from understudy.errors import UserError
 from understudy.execution.base import Setup
 from understudy.execution.board import Board, Shapes, board_layout
 from understudy.execution.place import Place
-from understudy.execution.processes import LEAVE_SECONDS, death_of, end_all, shared_memory, spawn
+from understudy.execution.processes import LEAVE_SECONDS, death_of, end_all, kill, shared_memory, spawn
 from understudy.execution.restarts import Restarts
 from understudy.policies.policy import Policy
 from understudy.policies.spec import PolicySpec
@@ -244,8 +244,7 @@ class Pool:
             # It said what it raised and closes its environments now; what they started ends with them.
             self._leaving.append((self._processes[worker], time.perf_counter() + LEAVE_SECONDS))
         else:
-            self._processes[worker].kill()
-            self._processes[worker].wait()
+            kill(self._processes[worker])
         begun = int(self._beats[worker, 0]) != self._first_beat[worker]
         self.restarts.note(worker, reason, details, len(self.columns[worker]) if begun else 0)
         self._processes[worker], self._controls[worker] = self._spawn()
@@ -260,8 +259,7 @@ class Pool:
         """Kill those that were given time to leave and did not."""
         for process, deadline in self._leaving:
             if process.poll() is None and time.perf_counter() > deadline:
-                process.kill()
-                process.wait()
+                kill(process)
         self._leaving = [(process, deadline) for process, deadline in self._leaving if process.poll() is None]
 
     def close(self) -> None:

@@ -87,8 +87,18 @@ def end_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.terminate()
         _wait(processes, LEAVE_SECONDS - (time.perf_counter() - begin))
     for process in processes:
-        process.kill()
-        process.wait()
+        kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and see it off.
+
+    Not by ``Popen.wait``: an interrupt in the middle of its ``poll`` may leave the lock taken that ``wait`` takes.
+    """
+    process.kill()
+    if process.returncode is None:
+        with contextlib.suppress(ChildProcessError):  # seen off already
+            process.returncode = os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from understudy.data import Array
 from understudy.errors import tell
 from understudy.execution.line import GONE, Line, LineError
-from understudy.execution.processes import death_of, end_all, shared_memory, spawn
+from understudy.execution.processes import death_of, end_all, kill, shared_memory, spawn
 from understudy.objectives.continuous_halves import Half, Plan
 from understudy.rollouts.buffers import Layout, pack, views
 
@@ -119,8 +119,7 @@ class Partner:
     def end(self) -> None:
         """End it at once."""
         self._control.close()
-        self._process.kill()
-        self._process.wait()
+        kill(self._process)
 
     def fate(self, error: LineError) -> str:
         """Say what has become of it, and end it."""

@@ -25,6 +25,7 @@ from understudy.envs.unity.hub import Hub
 from understudy.envs.unity.options import UnityOptions
 from understudy.errors import Interrupted, UserError, tell
 from understudy.evaluation.evaluate import Evaluation
+from understudy.execution.processes import kill
 from understudy.io.log import as_json
 from understudy.io.run_folder import in_use
 from understudy.policies.files import write_atomic
@@ -192,5 +193,4 @@ class _Runs:
             try:
                 process.wait(10.0)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                kill(process)

@@ -80,5 +80,6 @@ class PlayerProcess:
                 self._process.wait(_LEAVE_SECONDS)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # an interrupt may have left its lock taken
+            self._process.wait(_LEAVE_SECONDS)
         self._output.close()
