@@ -113,8 +113,8 @@ def start(folder, *words):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A shell that runs its tests in the background has them ignore Ctrl-C; a user's terminal does not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # A shell in the background has its tests ignore Ctrl-C, nohup the end of a terminal; a user's terminal neither.
+        preexec_fn=lambda: [signal.signal(sign, signal.SIG_DFL) for sign in (signal.SIGINT, signal.SIGHUP)],
     )
 
 
