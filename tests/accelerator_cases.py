@@ -61,6 +61,16 @@ def watched(monkeypatch, kind, method, device):
     return found
 
 
+def learnt_alike(on, monkeypatch, kind, method, preset, settings):
+    """Train on both devices, compare the weights, and return what every call of the learner's method waited for."""
+    here = on("cpu", preset, settings)
+    with accelerator.Accelerator() as device:
+        waits = watched(monkeypatch, kind, method, device)
+        there = on(accelerator.NAME, preset, settings)
+    close(here, there)
+    return waits
+
+
 def close(one, other):
     """Compare weights."""
     assert one.keys() == other.keys()
@@ -85,12 +95,7 @@ ACTOR_CRITIC = {
 
 @pytest.mark.parametrize("case", ACTOR_CRITIC)
 def test_actor_critics_learn_there_as_here(case, on, monkeypatch):
-    preset, settings = ACTOR_CRITIC[case]
-    here = on("cpu", preset, settings)
-    with accelerator.Accelerator() as device:
-        waits = watched(monkeypatch, AutogradUpdater, "step", device)
-        there = on(accelerator.NAME, preset, settings)
-    close(here, there)
+    waits = learnt_alike(on, monkeypatch, AutogradUpdater, "step", *ACTOR_CRITIC[case])
     assert len(waits) > 1
     assert waits == [[]] * len(waits)
 
@@ -132,12 +137,7 @@ PRIORITISED = {"per": ("per", CARTPOLE | REPLAYED), "rainbow": ("rainbow", CARTP
 
 @pytest.mark.parametrize("case", [*Q_LEARNING, *PRIORITISED])
 def test_action_values_are_learnt_there_as_here(case, on, monkeypatch):
-    preset, settings = (Q_LEARNING | PRIORITISED)[case]
-    here = on("cpu", preset, settings)
-    with accelerator.Accelerator() as device:
-        waits = watched(monkeypatch, QLearner, "update", device)
-        there = on(accelerator.NAME, preset, settings)
-    close(here, there)
+    waits = learnt_alike(on, monkeypatch, QLearner, "update", *(Q_LEARNING | PRIORITISED)[case])
     assert len(waits) > 4
     # The replay is on the CPU, and priorities come from the device.
     assert [len(each) for each in waits] == [1 if case in PRIORITISED else 0] * len(waits)

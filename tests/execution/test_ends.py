@@ -93,7 +93,7 @@ def test_what_nobody_reads_is_told_without_harm(monkeypatch):
         monkeypatch.setattr(sys, "stderr", stream)
         for _ in range(2):
             tell("nobody hears this\n")
-        # Closing it would raise if anything were left to be written.
+        assert os.path.samestat(os.fstat(there), os.stat(os.devnull)), "what is left to be written goes nowhere"
     monkeypatch.setattr(sys, "stderr", None)
     tell("nor this\n")
 
@@ -192,9 +192,10 @@ def test_the_log_is_closed_where_the_processes_cannot_be(tmp_path, monkeypatch):
 def test_a_line_waits_for_as_long_as_anybody_likes(seconds):
     here, there = Pipe()
     other = Line(there)
-    timer = threading.Timer(0.1, other.signal)
+    timer, line, begin = threading.Timer(0.1, other.signal), Line(here, seconds), time.perf_counter()
     timer.start()
-    Line(here, seconds).wait()
+    line.wait()
+    assert time.perf_counter() - begin >= 0.1 and not line.heard()
     timer.join()
 
 

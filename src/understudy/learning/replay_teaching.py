@@ -60,8 +60,8 @@ class ReplayTeacher:
         if self._now == 0:
             return student.new_zeros(())
         params = self.teacher.label(batch.obs)[0].params.to(student.device)
-        params = within_allowed(params, student, self._student)
         if self._distance is None:
+            params = within_allowed(params, student, self._student)  # distances do so themselves
             inverse = 1 / self._temperature if self.teacher.family.name == "q_values" else 1.0
             each = off_policy.softmax_kl((params * inverse).log_softmax(dim=-1), student, self._temperature)
         else:
