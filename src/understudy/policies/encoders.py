@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from understudy.data import Array
 from understudy.errors import UserError
+from understudy.policies import background
 from understudy.policies.bags import bag_sums
 from understudy.policies.spaces import has_channels_last, picture_shape
 from understudy.policies.spec import NATURE_LEAST, Encoder
@@ -49,9 +50,10 @@ class _Picture(nn.Module):
         nothing and the conversion costs up to 0.2 of it, so acting keeps the layout (and its bits). Weights stay as
         they are: PyTorch brings them to the layout of the pictures by itself, and flat views of them remain possible.
         """
-        x = self.channels_first(pictures)
-        learning = torch.is_grad_enabled() and x.device.type == "cpu"
-        layout = torch.channels_last if learning else torch.preserve_format
+        layout = torch.channels_last if _learning(pictures) else torch.preserve_format
+        return self._scaled(self.channels_first(pictures), layout)
+
+    def _scaled(self, x: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
         # Half of the precision at once where the network computes in it: bytes up to 255 are exact in bfloat16.
         half = x.dtype == torch.uint8 and torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if half else torch.float32
@@ -65,11 +67,27 @@ class _Picture(nn.Module):
             return x.div_(factor) if self.scale < 1 else x.mul_(factor)
         return x / factor if self.scale < 1 else x * factor
 
+    def convolved(self, network: nn.Sequential, pictures: Tensor) -> Tensor:
+        """[N, *space.shape] -> what a network makes of them that begins as ``background.convolve`` wants it."""
+        if pictures.dtype == torch.uint8 and len(pictures) >= background.LEAST and _learning(pictures):
+            bytes_ = self.channels_first(pictures).permute(0, 2, 3, 1).contiguous()
+            found = background.convolve(network, bytes_, self._scaled)
+            if found is not None:
+                x, done = found
+                rest: Tensor = network[done:](x)
+                return rest
+        out: Tensor = network(self.floats(pictures))
+        return out
+
     def flat_size(self, convolutions: nn.Module, channels: int | None = None) -> int:
         """Return how many numbers the convolutions make of one picture."""
         with torch.no_grad():
             out: Tensor = convolutions(torch.zeros(1, channels or self.channels, self.height, self.width))
         return out.numel()
+
+
+def _learning(pictures: Tensor) -> bool:
+    return torch.is_grad_enabled() and pictures.device.type == "cpu"
 
 
 class NatureCNN(_Picture):
@@ -87,7 +105,7 @@ class NatureCNN(_Picture):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """[N, *space.shape] -> [N, features]."""
-        features: Tensor = self.linear(self.cnn(self.floats(pictures)))
+        features: Tensor = self.linear(self.convolved(self.cnn, pictures))
         return features
 
 
@@ -109,7 +127,7 @@ class ImpalaSmall(_Picture):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """[N, *space.shape] -> [N, features]."""
-        features: Tensor = self.linear(self.cnn(self.floats(pictures)))
+        features: Tensor = self.linear(self.convolved(self.cnn, pictures))
         return features
 
 
