@@ -33,6 +33,7 @@ def layers(channels):
 @pytest.mark.parametrize("share", [0.05, 1.0], ids=["one layer", "all layers"])
 def test_equals_convolutions(shape, share, monkeypatch):
     """Outputs and gradients, of pictures with and without whole windows, for every number of layers."""
+    monkeypatch.setattr(background, "FIRST_SHARE", 1.0)
     monkeypatch.setattr(background, "SHARE", share)
     network, pictures = layers(shape[2]), scene(40, shape)
     found = background.convolve(network, pictures, as_floats)

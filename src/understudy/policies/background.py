@@ -19,8 +19,8 @@ from torch.nn import functional
 
 LEAST = 32
 """Pictures in a batch that are worth the search."""
-SHARE = 0.4
-"""Share of different places above which the convolution of everything is faster."""
+FIRST_SHARE, SHARE = 0.4, 0.6
+"""Shares of different places, of the first layer and of others, above which convolving everything is faster."""
 
 
 class _Rows(torch.autograd.Function):
@@ -55,7 +55,7 @@ def convolve(network: nn.Sequential, pictures: Tensor, floats: Callable[[Tensor]
     """
     common = common_picture(pictures)
     first, *others = (layer for layer in network if isinstance(layer, nn.Conv2d))
-    if _share(_any_in_windows(_different(pictures[:: LEAST // 4], common), first)) > SHARE:
+    if _share(_any_in_windows(_different(pictures[:: LEAST // 4], common), first)) > FIRST_SHARE:
         return None
     differs = _any_in_windows(_different(pictures, common), first)
     places, numbers = _numbered(differs)
