@@ -14,6 +14,10 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class OutsideError(UserError):
+    """Something beside the learner failed: what was learnt is sound, and worth saving."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, once what there was is saved; the message says where."""
 

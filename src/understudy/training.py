@@ -15,10 +15,9 @@ import yaml
 from understudy.checks import check_settings
 from understudy.config import build, merge, plain, preset, with_overrides
 from understudy.env_names import EnvLike, env_settings
-from understudy.errors import Interrupted, UserError, suggest
+from understudy.errors import Interrupted, OutsideError, UserError, suggest
 from understudy.evaluation.statistics import bootstrap_interval
 from understudy.execution.base import workers_alive
-from understudy.execution.restarts import WorkerError
 from understudy.io.log import RunLog, as_json, logged_curve
 from understudy.io.run_folder import check_free, in_use, new_folder
 from understudy.loop import train as loop
@@ -108,7 +107,8 @@ def train(
 
     Raises:
         UserError: Anything the user can mend: no such environment, settings that contradict, NaN, a full disk.
-        WorkerError: More workers failed than ``execution.restarts``; what was learnt is saved.
+        OutsideError: NaN from the environment, an evaluation that cannot be played, or (``WorkerError``) more workers
+            failed than ``execution.restarts``; what was learnt is saved.
         Interrupted: Ctrl-C; what was learnt is saved.
     """
     named = env_settings(env)
@@ -149,7 +149,7 @@ def _run_alone(
             assert log is not None
             log.write(session.progress.env_steps, row)
             if report is not None:
-                report({"env_steps": session.progress.env_steps, **row})
+                _call(report, {"env_steps": session.progress.env_steps, **row}, session)
 
         if session.progress.env_steps < resolved.stop.env_steps:
             loop(session.run(tell))
@@ -162,11 +162,12 @@ def _run_alone(
         return _result(session, curve)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {session.rescue()}") from None
-    except WorkerError as error:
-        raise WorkerError(f"{error}; {session.rescue()}", error.details) from None
+    except OutsideError as error:
+        error.args = (f"{error}; {session.rescue()}",)
+        raise
     except UserError:
-        raise  # a full disk, or numbers that are not finite: the last checkpoint is the better one
-    except Exception as error:
+        raise  # a full disk, or a loss that is not finite: the last checkpoint is the better one
+    except (Exception, SystemExit) as error:
         error.add_note(session.rescue())
         raise
     finally:
@@ -175,6 +176,15 @@ def _run_alone(
         finally:
             if log is not None:
                 log.close()
+
+
+def _call(report: Report, metrics: dict[str, Any], session: TrainSession) -> None:
+    """Tell the caller; whatever is raised to end the run says nothing against what was learnt."""
+    try:
+        report(metrics)
+    except UserError as error:
+        error.add_note(session.rescue())
+        raise
 
 
 def run_folder(settings: AnySettings, run: str | os.PathLike[str] | None, resume: bool) -> Path:

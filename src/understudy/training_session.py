@@ -218,6 +218,8 @@ class TrainSession:
         state = self.folder / "state.safetensors"
         command = "kickstart" if hasattr(self.settings, "teaching") else "train"
         resume = f"go on with: understudy {command} --resume {shlex.quote(str(self.folder))}"
+        if isinstance(self.learner, SharedWeights):
+            self.learner.count(self.progress)  # workers learn more than they have told
         try:
             if self.progress.env_steps > self._begin_steps:
                 self.checkpoint()

@@ -350,6 +350,19 @@ def test_nan_never_reaches_a_checkpoint(tmp_path, execution):
     assert all_is_finite(tmp_path)["env_steps"] > 0
 
 
+@pytest.mark.parametrize("execution", ["single", *EXECUTIONS, "evaluator"])
+def test_nan_from_the_environment_costs_nothing_learnt(tmp_path, execution):
+    """No checkpoint was due before: in the 60th step of training, or of an evaluation after the 32nd."""
+    judged = {"every": 128 if execution == "evaluator" else 0, "wait": True}
+    settings = small(execution, "understudy/Bad-v0", {"what": "reward", "after": 60}, evaluation=judged)
+    with pytest.raises(UserError, match="reward of environment . is nan in step 60") as caught:
+        train(settings=settings, run=tmp_path)
+    assert not isinstance(caught.value, WorkerError)
+    saved = all_is_finite(tmp_path)["env_steps"]
+    line = f"; {saved:,} env steps are saved in {tmp_path}; go on with: understudy train --resume {tmp_path}"
+    assert saved > 0 and str(caught.value).endswith(line)
+
+
 def test_close_is_quick_when_workers_are_busy():
     """One in a long rollout leaves when told to; one that hears nothing is killed; both within 2 s in all."""
     env = EnvSpec(PROBES + "Hanging-v0", {"after": 5, "seconds": 3600.0})
@@ -526,12 +539,13 @@ def test_ctrl_c_while_it_starts_is_one_line(tmp_path):
     assert error.startswith("understudy: interrupted") and all(map(gone, workers))
 
 
-def test_an_exception_in_the_learners_process_keeps_what_was_learnt(tmp_path):
+@pytest.mark.parametrize("kind", [ZeroDivisionError, UserError, SystemExit])
+def test_an_exception_in_the_learners_process_keeps_what_was_learnt(tmp_path, kind):
     def report(metrics):
         if metrics["env_steps"] >= 512:
-            raise ZeroDivisionError
+            raise kind("enough")
 
-    with pytest.raises(ZeroDivisionError) as caught:
+    with pytest.raises(kind, match="enough") as caught:
         train(settings=small("single"), run=tmp_path, report=report)
     assert caught.value.__notes__ == [
         f"512 env steps are saved in {tmp_path}; go on with: understudy train --resume {tmp_path}"

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from understudy.data import Array, Observation
-from understudy.errors import UserError
+from understudy.errors import OutsideError, UserError
 from understudy.policies.spaces import members, space_to_json
 
 
@@ -85,7 +85,7 @@ class Finite:
         """Check the arrays, in ``rows`` only if given.
 
         Raises:
-            UserError: A number is nan or inf. The message says which, where and when.
+            OutsideError: A number is nan or inf. The message says which, where and when.
         """
         for name, array, flat in self._flat:
             # The product of huge but finite numbers overflows, so a suspicion is looked at element by element.
@@ -97,7 +97,7 @@ class Finite:
         for place in bad.tolist():
             if rows is None or place[0] in rows:
                 value, where = array[tuple(place)], f", element {place[1:]}" if len(place) > 1 else ""
-                raise UserError(
+                raise OutsideError(
                     f"{self.env_id}: the {name} of environment {place[0]} is {value}{where} in step {self.step} "
                     "after the reset; the environment is at fault, or an action drove it out of its range"
                 )

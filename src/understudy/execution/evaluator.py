@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from understudy.data import Array
+from understudy.errors import OutsideError, UserError
 from understudy.execution.base import EvaluationJob, Setup
 from understudy.execution.pool import Pool
 from understudy.rollouts.episodes import Episodes
@@ -38,11 +39,15 @@ class Evaluator:
 
         Raises:
             WorkerError: The evaluator failed more often than there are restarts.
-            UserError: It says what the user can mend.
+            OutsideError: It says what the user can mend.
         """
         if not self.busy:
             return None
-        for _, episodes in self._pool.answers([0], block=wait):
+        try:
+            answers = self._pool.answers([0], block=wait)
+        except UserError as error:
+            raise error if isinstance(error, OutsideError) else OutsideError(str(error)) from None
+        for _, episodes in answers:
             found: Episodes = episodes
             self.seconds += found.seconds
             self.env_steps += found.env_steps

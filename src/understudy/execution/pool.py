@@ -24,7 +24,7 @@ import torch
 
 from understudy.data import Rollout
 from understudy.envs.make import spaces_of
-from understudy.errors import UserError
+from understudy.errors import OutsideError, UserError
 from understudy.execution.base import Setup
 from understudy.execution.board import Board, Shapes, board_layout
 from understudy.execution.place import Place
@@ -197,7 +197,8 @@ class Pool:
                     self._replace(number, death_of(self._processes[number]), "")
                     continue
                 if status == "mistake":
-                    raise UserError(f"{self._name} {number}: {answer[0]}")
+                    kind = OutsideError if answer[1] else UserError
+                    raise kind(f"{self._name} {number}: {answer[0]}")
                 if status == "error":
                     self._replace(number, f"raised {answer[0]}", answer[1])
                     continue

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from understudy.errors import UserError, tell
+from understudy.errors import OutsideError, tell
 
 
-class WorkerError(UserError):
+class WorkerError(OutsideError):
     """A worker raised, died, or stood still; ``details`` has its traceback if there is one."""
 
     def __init__(self, message: str, details: str = "") -> None:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from understudy.errors import UserError
+from understudy.errors import OutsideError, UserError
 
 if TYPE_CHECKING:
     from understudy.execution.place import Place
@@ -84,7 +84,7 @@ def run(serve: Serve) -> None:
         except (EOFError, BrokenPipeError, ConnectionResetError):
             pass
         except UserError as error:
-            _last_words(control, ("mistake", str(error)))
+            _last_words(control, ("mistake", str(error), isinstance(error, OutsideError)))
         except BaseException as error:  # noqa: BLE001 (whatever an environment raises travels to the parent)
             _last_words(control, ("error", f"{type(error).__name__}: {error}", traceback.format_exc()))
         # Words first, environments then: one that cannot be closed does not hide what it raised.
@@ -96,7 +96,7 @@ def _leave(number: int, frame: Any) -> None:
     raise SystemExit(f"signal {number}")
 
 
-def _last_words(control: Connection, words: tuple[str, ...]) -> None:
+def _last_words(control: Connection, words: tuple[Any, ...]) -> None:
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         control.send(words)
 
