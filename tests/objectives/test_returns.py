@@ -131,7 +131,7 @@ def test_nothing_is_changed_in_place():
     copies = [a.copy() for a in data]
     gae(*data, GAMMA, LAM)
     vtrace(np.zeros((T, B), np.float32), *data, GAMMA, LAM)
-    RewardScaler(B, GAMMA).scale(data[0], data[2])
+    RewardScaler(B, GAMMA).scale(data[0], data[2], starts(data[2]))
     for now, before in zip(data, copies, strict=True):
         np.testing.assert_array_equal(now, before)
 
@@ -150,24 +150,34 @@ def test_running_moments_equal_those_of_everything_at_once():
         moments.update(data[:, :2])
 
 
-def reference_scale(reward, ended, gamma):
+def reference_scale(reward, ended, start, gamma):
     """Step by step: the discounted return of each environment, and the variance of all of them."""
     running, seen = np.zeros(reward.shape[1]), []
-    for r, e in zip(reward.astype(np.float64), ended, strict=True):
+    for r, e, s in zip(reward.astype(np.float64), ended, start, strict=True):
+        running[s] = 0
         running = gamma * running + r
         seen.append(running.copy())
         running[e] = 0
     return np.array(seen)
 
 
+def starts(ended):
+    """The first steps of episodes of which none was cut off."""
+    return np.concatenate([np.ones_like(ended[:1]), ended[:-1]])
+
+
 def test_reward_scaler_equals_a_step_by_step_reference():
+    """Also where an episode was cut off without an end, by a checkpoint or with its worker."""
     rng = np.random.default_rng(3)
     reward = (rng.normal(size=(60, 4)) * 5 + 1).astype(np.float32)
     ended = rng.random((60, 4)) < 0.15
     ended[19], ended[39] = [True, False, False, True], True  # episodes that end with the rollout, and go on beyond it
-    seen, scaler = reference_scale(reward, ended, GAMMA), RewardScaler(4, GAMMA)
+    start = starts(ended)
+    start[20, 2] = start[48, 1] = True
+    assert not ended[19, 2] and not ended[47, 1]
+    seen, scaler = reference_scale(reward, ended, start, GAMMA), RewardScaler(4, GAMMA)
     for end in (20, 40, 60):
-        scaled = scaler.scale(reward[end - 20 : end], ended[end - 20 : end])
+        scaled = scaler.scale(*(a[end - 20 : end] for a in (reward, ended, start)))
         expected = np.clip(reward[end - 20 : end] / np.sqrt(seen[:end].var() + 1e-8), -10, 10)
         np.testing.assert_allclose(scaled, expected, rtol=1e-6)
         assert scaled.dtype == np.float32
@@ -176,21 +186,24 @@ def test_reward_scaler_equals_a_step_by_step_reference():
 
 def test_reward_scaler_clips_and_keeps_zero():
     scaler = RewardScaler(1, 0.99)
-    assert scaler.scale(np.zeros((50, 1), np.float32), np.zeros((50, 1), bool)).max() == 0
+    never = np.zeros((5000, 1), bool)
+    assert scaler.scale(np.zeros((50, 1), np.float32), never[:50], never[:50]).max() == 0
     rare = np.zeros((5000, 1), np.float32)
     rare[7], rare[9] = 1, -1
-    scaled = RewardScaler(1, 0.0).scale(rare, np.zeros((5000, 1), bool))  # a deviation of 0.02
+    scaled = RewardScaler(1, 0.0).scale(rare, never, never)  # a deviation of 0.02
     assert scaled[7] == 10 and scaled[9] == -10
 
 
 def test_resume_is_exact():
     rng = np.random.default_rng(4)
     reward, ended = rng.normal(size=(30, 4)).astype(np.float32), rng.random((30, 4)) < 0.1
+    start = starts(ended)
     first, second = RewardScaler(4, GAMMA), RewardScaler(4, GAMMA)
-    first.scale(reward[:17], ended[:17])
+    first.scale(reward[:17], ended[:17], start[:17])
     saved = {name: np.asarray(json.loads(json.dumps(a.tolist()))) for name, a in first.state().items()}  # any medium
     second.restore(saved)
-    np.testing.assert_array_equal(first.scale(reward[17:], ended[17:]), second.scale(reward[17:], ended[17:]))
+    rest = reward[17:], ended[17:], start[17:]
+    np.testing.assert_array_equal(first.scale(*rest), second.scale(*rest))
     with pytest.raises(UserError, match="not saved for 3 environments"):
         RewardScaler(3, GAMMA).restore(saved)
     with pytest.raises(UserError, match="do not have the shape"):

@@ -163,7 +163,7 @@ class ActorCritic:
             return np.zeros_like(rollout.reward)
         reward, clip = rollout.reward, self._settings.objective.reward_clip
         if self._scaler is not None:
-            reward = self._scaler.scale(reward, rollout.terminated | rollout.truncated)
+            reward = self._scaler.scale(reward, rollout.terminated | rollout.truncated, rollout.episode_start)
         return np.clip(reward, -clip, clip) if clip else reward
 
     def _check(self, metrics: Mapping[str, float], env_steps: int) -> None:

@@ -197,17 +197,19 @@ class RewardScaler:
         """What rewards are multiplied by."""
         return float(1 / np.sqrt(self._moments.var + self.eps))
 
-    def scale(self, reward: Array, ended: Array) -> Array:
+    def scale(self, reward: Array, ended: Array, start: Array) -> Array:
         """Update the statistics by a rollout and return its rewards scaled, [T, B] float32.
 
         Args:
             reward: [T, B], as the environments gave them.
             ended: [T, B] bool, terminated or truncated.
+            start: [T, B] bool, the first step of an episode; the one before was perhaps cut off without an end.
         """
         returns = reward.astype(np.float64)
         decay = np.where(ended, 0.0, self.gamma)
         carried = self._returns  # gamma R_{t-1}, already 0 where an episode ended
-        for row, factor in zip(returns, decay, strict=True):
+        for row, factor, first in zip(returns, decay, start, strict=True):
+            carried[first] = 0
             np.add(row, carried, out=row)
             np.multiply(row, factor, out=carried)
         self._moments.update(returns.ravel())
