@@ -1,6 +1,7 @@
 """Training as users meet it: every method learns a probe, executions agree, resume is exact."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from understudy.config import preset, presets
 from understudy.data import EnvSpec
 from understudy.errors import UserError
+from understudy.execution.station import Station
 from understudy.io.checkpoint import read_arrays
 from understudy.objectives.actor_critic_kernel import ActorCriticKernel
 from understudy.objectives.adam_states import as_vectors, by_parameter
@@ -15,6 +17,7 @@ from understudy.policies.files import load_policy, read_policy
 from understudy.settings import METHODS as SETTINGS
 from understudy.terminal_training import limit
 from understudy.training import resolve_training, train
+from understudy.training_session import TrainSession, final_seeds
 
 
 def quick(tmp_path, env="understudy/ConstantAction-v0", **settings):
@@ -104,6 +107,29 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
     _, other = quick(tmp_path / "3", "CartPole-v1", stop__env_steps=1000, seed=1)
     assert all(np.array_equal(one[name], same[name]) for name in one)
     assert any(not np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("seed", "first", "begin"),
+    [(0, 1_000_000, 0), (3, 1_000_000, 3_000), (0, 0, None), (1_001_000, 1_000_000, None), (73, 2**30, 73_000)],
+)
+def test_evaluation_episodes_are_never_gathered_from(tmp_path, seed, first, begin):
+    """Neither at first, nor after checkpoints, nor by a worker in the place of another; seeds follow from the run's."""
+    evaluation = {"seed": first, "final": 50_000, "episodes": 50_000}
+    settings = {"env": {"id": "CartPole-v1"}, "seed": seed, "evaluation": evaluation, "rollout": {"num_envs": 4}}
+    session = TrainSession(resolve_training(settings, "ppo"), tmp_path)
+    try:
+        setup, judged = session.execution._station._setup, set(final_seeds(session.settings))
+    finally:
+        session.close()
+    judged |= set(range(session.settings.evaluation_seed, session.settings.evaluation_seed + 50_000))
+    stations = [Station(replace(setup, attempt=attempt), range(4), 1) for attempt in (0, 1)]
+    found = [tuple(station._seeds(restart)) for station in stations for restart in range(400)]
+    assert found == [tuple(station._seeds(restart)) for station in stations for restart in range(400)]
+    if begin is not None:
+        assert found[0] == tuple(range(begin, begin + 4))
+    every = [one for seeds in found for one in seeds]
+    assert not judged & set(every) and len(set(every)) == len(every) and max(every) < 2**31
 
 
 def test_schedules_take_shares_of_the_run(tmp_path):

@@ -127,6 +127,7 @@ class Session:
             self.student_spec,
             portable(teacher),
             evaluation.num_envs,
+            judged=(range(settings.judge_seed, settings.judge_seed + 1_000_000),),
         )
         self.execution = make_execution(settings, self.setup, teacher)
         self.ended = ""

@@ -70,6 +70,7 @@ class TrainSession:
         setup = Setup(
             self.env, seeds, rollout.steps, self.spec, travels, settings.evaluation.num_envs,
             traced=not isinstance(settings, ReplayedSettings), replayed=isinstance(settings, ReplayedSettings),
+            judged=judged_seeds(settings),
         )  # fmt: skip
         # Before the learner is built, so that workers start meanwhile.
         self.evaluator: Evaluator | None = None
@@ -264,6 +265,12 @@ class TrainSession:
                 closing.callback(learner.core.close)
             if execution is not None:
                 closing.callback(execution.close)
+
+
+def judged_seeds(settings: TrainSettings | ReplayedSettings) -> tuple[range, ...]:
+    """Return the seeds of all evaluations."""
+    first, evaluation = settings.evaluation_seed, settings.evaluation
+    return range(first, first + evaluation.episodes), range(first + 500_000, first + 500_000 + evaluation.final)
 
 
 def final_seeds(settings: TrainSettings | ReplayedSettings) -> tuple[int, ...]:

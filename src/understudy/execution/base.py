@@ -84,6 +84,7 @@ class Setup:
         traced: Whether rollouts have a trace, for learning from the student's own actions.
         replayed: Whether rollouts have a sequel, for learning from a replay.
         attempt: How many workers failed in this one's place before.
+        judged: Seeds of evaluation episodes, which are never gathered from.
     """
 
     env: EnvSpec
@@ -95,6 +96,7 @@ class Setup:
     traced: bool = False
     replayed: bool = False
     attempt: int = 0
+    judged: tuple[range, ...] = ()
 
 
 class Execution(Protocol):

@@ -79,8 +79,7 @@ class Station:
 
     def _seeds(self, restart: int) -> list[int]:
         """Return the seeds of a restart; a worker that replaces another must not live the same episodes again."""
-        shift = restart * 1_000_003 + self._setup.attempt * 500_009
-        return [self._setup.seeds[i] + shift for i in self._columns]
+        return [_seed(self._setup, self._setup.seeds[i], restart) for i in self._columns]
 
     def prepare(self) -> None:
         """Build the training environments, so that the first rollout does not pay for them."""
@@ -124,6 +123,14 @@ class Station:
         envs = [self._collector.env if self._collector else None, self._eval_env]
         self._collector = self._eval_env = None
         close_all([env for env in envs if env is not None], self._setup.env.id)
+
+
+def _seed(setup: Setup, first: int, restart: int) -> int:
+    """Return an environment's seed: ``first`` at first, then one from [2^30, 2^31); never one of the evaluations."""
+    words: list[int] = np.random.SeedSequence((first, restart, setup.attempt)).generate_state(64).tolist()
+    drawn = [2**30 + word % 2**30 for word in words]
+    candidates = drawn if restart or setup.attempt else [first, *drawn]
+    return next(seed for seed in candidates if not any(seed in part for part in setup.judged))
 
 
 class Watched:
