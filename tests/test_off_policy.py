@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from understudy.config import preset
-from understudy.errors import UserError
+from understudy.errors import Interrupted, UserError
 from understudy.io.checkpoint import read_arrays
+from understudy.learning.continuous_learner import ContinuousLearner
+from understudy.learning.q_learner import QLearner
 from understudy.policies.files import load_policy
 from understudy.teachers.load import load
 from understudy.training import resolve_training, train
@@ -109,6 +111,25 @@ def test_normalised_observations_have_the_statistics_of_every_step_and_resume_ex
     assert len(seen) == 512
     np.testing.assert_allclose(whole["normalizer_mean:"], seen.mean(axis=0), rtol=1e-9)
     np.testing.assert_allclose(whole["normalizer_var:"], seen.var(axis=0), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "learner"), [("dqn", QLearner), ("ddpg", ContinuousLearner)])
+def test_an_interrupt_between_gradient_steps_loses_none(tmp_path, monkeypatch, name, learner):
+    """400 env steps owe 100 after the warm-up, of which 50 are taken; the others are when the run goes on."""
+    update, settings = learner.update, {"rollout__num_envs": 1, "rollout__steps": 400, "update__update_to_data": 0.5}
+
+    def interrupted(self, batch, lr):
+        if self._updates == 50:
+            raise KeyboardInterrupt
+        return update(self, batch, lr)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(learner, "update", interrupted)
+        quick(tmp_path, METHODS[name][0], name, stop__env_steps=800, **settings)
+    _, data = read_arrays(tmp_path / "state.safetensors")
+    assert data["progress"]["updates"] == data["learner"]["core"]["updates"] == data["learner"]["owed"] == 50
+    result, _ = quick(tmp_path, METHODS[name][0], name, stop__env_steps=800, resume=True, **settings)
+    assert result.updates == 300
 
 
 def test_a_run_without_its_replay_gathers_anew_before_it_learns(tmp_path):

@@ -8,7 +8,9 @@ import pytest
 import understudy
 from understudy.cli import main
 from understudy.envs.make import spaces_of
-from understudy.errors import UserError
+from understudy.errors import Interrupted, UserError
+from understudy.io.checkpoint import read_arrays
+from understudy.learning.q_learner import QLearner
 from understudy.learning.replay_teaching import Offline, ReplayTeacher
 from understudy.objectives.feedback import Gated, parse_weight
 from understudy.policies.files import load_policy
@@ -74,6 +76,26 @@ def test_an_actors_distance_teaches_continuous_students(tmp_path, preset):
         **SMALL,
     )  # fmt: skip
     assert result.score > -0.1
+
+
+def test_an_interrupted_offline_phase_is_not_begun_again(tmp_path, monkeypatch):
+    """50 updates are due, and 20 are taken before Ctrl-C; then 32 env steps of the student's own owe 16."""
+    settings = {**SMALL, "replay__warm_up": 0, "evaluation__final": 0, "evaluation__every": 0}
+    settings |= {"teaching__offline_steps": 320, "teaching__offline_updates": 50, "teaching__weight": "1"}
+    settings["stop__env_steps"] = 368
+    update, teacher = QLearner.update, saved_teacher(tmp_path)
+
+    def interrupted(self, batch, lr):
+        if self._updates == 20:
+            raise KeyboardInterrupt
+        return update(self, batch, lr)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(QLearner, "update", interrupted)
+        understudy.kickstart(SHOWN, teacher, "qdagger", run=tmp_path / "run", **settings)
+    result = understudy.kickstart(SHOWN, teacher, "qdagger", run=tmp_path / "run", resume=True, **settings)
+    _, data = read_arrays(tmp_path / "run" / "state.safetensors")
+    assert result.updates == data["learner"]["core"]["updates"] == 50 + 16
 
 
 def test_resume_is_exact_before_and_after_the_phase(tmp_path):

@@ -174,6 +174,8 @@ class OffPolicy:
         self._rng = np.random.default_rng((settings.seed, 2))
         self.owed = 0.0
         """Gradient steps that are still to be taken."""
+        self.taken = 0
+        """Those that were taken by this object so far, also by calls that were interrupted."""
         self.offline = teacher is not None and teacher.offline.env_steps > 0
         """Whether the replay holds the teacher's data still."""
         self.core = make_core(policy, settings, teacher)  # last: it may start a process
@@ -197,7 +199,8 @@ class OffPolicy:
     def end_offline(self, env_steps: int) -> Metrics:
         """Learn from the teacher's data, then begin a replay of the student's own."""
         assert self.teacher is not None
-        self.owed = float(self.teacher.offline.updates)
+        if not self.owed:  # an interrupt may have left some
+            self.owed = float(self.teacher.offline.updates)
         metrics = self.learn(env_steps)
         self.replay.clear()
         self.offline = False
@@ -210,11 +213,12 @@ class OffPolicy:
             UserError: A loss or gradient was not finite; nothing has been saved since.
         """
         updates = math.floor(self.owed + 1e-9)
-        self.owed -= updates
         lr, beta, size = self._lr.value(env_steps), self._beta.value(env_steps), self.settings.replay.batch_size
         replay, core = self.replay, self.core
         for batch in replay.batches(updates, size, self._rng, beta):
             errors = core.update(batch, lr)
+            self.owed -= 1
+            self.taken += 1
             if errors is not None:
                 if not np.isfinite(errors).all():
                     break  # the check below names it; the tree stays sound
@@ -300,6 +304,10 @@ class FromReplay:
     def _learn(self, learn: Callable[[int], Metrics] | None = None) -> Metrics:
         if self.learner.teacher is not None:
             self.learner.teacher.begin(self.progress.env_steps, self.progress.score)
-        metrics = (learn or self.learner.learn)(self.progress.env_steps)
-        self.progress.updates += int(metrics.pop("updates"))
+        before = self.learner.taken
+        try:
+            metrics = (learn or self.learner.learn)(self.progress.env_steps)
+        finally:
+            self.progress.updates += self.learner.taken - before
+        del metrics["updates"]
         return metrics
