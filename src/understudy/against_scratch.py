@@ -109,4 +109,5 @@ def _compare(
         weights=dict(weights),
         savings=tuple(saving(share, student, scratch, teacher, random, budget, teacher_steps) for share in SHARES),
         teacher_steps=teacher_steps,
+        early=sum(run.env_steps < budget for runs in results.values() for run in runs),
     )

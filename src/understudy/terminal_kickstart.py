@@ -115,6 +115,12 @@ def print_comparison(found: Comparison) -> None:
         f"{_final(found.student_final)}, scratch {_final(found.scratch_final)}",
         markup=False,
     )
+    if found.early:
+        console.print(
+            f"  {found.early} of {2 * seeds} runs ended before {found.budget:,} env steps, by stop.score or "
+            "stop.seconds: never is not by then, ≥ counts their last evaluations",
+            markup=False,
+        )
 
 
 def _steps(steps: Sequence[float]) -> str:

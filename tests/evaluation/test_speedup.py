@@ -38,6 +38,13 @@ def test_scratch_that_never_comes_there_is_a_lower_bound():
     assert found.at_least and found.speedup == pytest.approx(10) and math.isnan(found.interval.low)
 
 
+def test_a_run_that_ended_early_counts_with_its_last_evaluation():
+    """A budget that it did not use says nothing: 300 and 1000 (of 1100) against 100 are at least 6.5."""
+    found = saving(1.0, [[(100, 10.0)]] * 2, [[(150, 2.0), (300, 8.0)], [(1100, 5.0)]], 10.0, 0.0, 1000)
+    assert found.at_least and found.speedup == pytest.approx(6.5) and found.scratch == (math.inf, math.inf)
+    assert saving(1.0, [[(100, 10.0)]], [[]], 10.0, 0.0, 1000).speedup == 0
+
+
 def test_a_student_that_never_comes_there_has_no_speedup():
     assert math.isnan(saving(1.0, [[(100, 1.0)]], [[(1000, 10.0)]], 10.0, 0.0, 1000).speedup)
 

@@ -72,8 +72,8 @@ def test_round_ticks(low, high, expected):
     assert ticks(low, high) == pytest.approx(expected)
 
 
-def saved(speedup, interval, seeds=3, final=(500.0, 500.0)):
-    row = {"share": 0.95, "score": 475, "speedup": speedup, "interval": interval, "at_least": False}
+def saved(speedup, interval, seeds=3, final=(500.0, 500.0), at_least=False):
+    row = {"share": 0.95, "score": 475, "speedup": speedup, "interval": interval, "at_least": at_least}
     return {"savings": [row], "student": [[]] * seeds, "student_final": [final[0]] * seeds,
             "scratch_final": [final[1]] * seeds, "teacher": 500.0, "random": 20.0}  # fmt: skip
 
@@ -86,6 +86,7 @@ def saved(speedup, interval, seeds=3, final=(500.0, 500.0)):
         (saved(2.0, [1.5, 2.5], final=(400.0, 500.0)), OPEN, "ends lower than from scratch"),
         (saved(1.2, [0.9, 1.5]), OPEN, "No clear saving"),
         (saved(0.5, [0.4, 0.8]), SHORT, "Slower with its teacher"),
+        (saved(0.5, [0.4, 0.8], at_least=True), OPEN, "No clear saving"),
         (saved(2.0, [None, None], seeds=1), OPEN, "2.00× faster"),
         (saved(None, [None, None]), SHORT, "No saving can be told"),
     ],

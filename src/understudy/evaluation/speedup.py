@@ -50,7 +50,7 @@ class Saving:
         scratch: [seeds] without.
         speedup: Mean scratch steps over mean student steps; NaN where a student never came there.
         interval: Its 95 % bootstrap interval over seeds; NaN with fewer than two seeds.
-        at_least: A scratch run never came there and counts with its budget: the speed-up is a lower bound.
+        at_least: A scratch run did not come there and counts with its last evaluation: the speed-up is a lower bound.
         counted: The speed-up with the teachers' own env steps added to the student's; None where they are not known.
         counted_interval: Its interval.
     """
@@ -88,7 +88,8 @@ def saving(
     """
     score = random + share * (teacher - random)
     taught, alone = (tuple(steps_to(curve, score, random) for curve in curves) for curves in (student, scratch))
-    capped = np.minimum(alone, budget)
+    ends = [min(curve[-1][0] if curve else 0, budget) for curve in scratch]
+    capped = np.minimum(alone, ends)
     known = all(map(math.isfinite, taught)) and min(taught) > 0
     nan = Interval(math.nan, math.nan)
     speedup, interval = (_ratio(capped, np.array(taught))) if known else (math.nan, nan)
@@ -126,6 +127,7 @@ class Comparison:
         weights: (env steps, lambda) of the first seed, for each teacher.
         savings: For each of ``SHARES``.
         teacher_steps: Env steps that the teachers cost; None where that was not told.
+        early: Runs of both kinds that ``stop.score`` or ``stop.seconds`` ended before their budget.
     """
 
     env: str
@@ -139,6 +141,7 @@ class Comparison:
     weights: dict[str, Curve]
     savings: tuple[Saving, ...]
     teacher_steps: float | None = None
+    early: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data; numbers that are none (never reached) become null."""

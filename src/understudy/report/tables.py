@@ -164,9 +164,11 @@ def savings_table(saved: Mapping[str, Any] | None) -> Table | None:
         f"{saved['budget']:,} env steps. Shares count from the random policy’s score up."
     )
     note = (
-        "Straight lines between evaluations. Intervals: 95 % bootstrap over seeds. ≥: a run from scratch never came "
-        "there and counts with its whole budget."
+        "Straight lines between evaluations. Intervals: 95 % bootstrap over seeds. ≥: a run from scratch did not "
+        "come there and counts with its last evaluation."
     )
+    if early := saved.get("early"):
+        note += f" Never: not by its end; {early} of {2 * seeds} runs ended early, by stop.score or stop.seconds."
     if counted is not None:
         note += f" The last column adds the {counted:,.0f} env steps that the teacher cost."
     return Table("Env steps to the teacher's score", tuple(headers), tuple(rows), text, note)

@@ -198,9 +198,13 @@ def _saved(found: Mapping[str, Any]) -> Verdict:
         if _ends_lower(found):
             return Verdict(OPEN, f"{headline}, but it ends lower than from scratch", f"{text} {final}")
         return Verdict(GOOD if seeds >= _SEEDS else OPEN, headline, f"{text} {final}")
-    if high < 1:
+    if row["at_least"]:
+        text += " That is a bound only: a run from scratch ended before it came there."
+    elif high < 1:
         return Verdict(SHORT, "Slower with its teacher", f"{text} {final}")
-    return Verdict(OPEN, "No clear saving", f"{text} The interval holds 1: no difference. {final}")
+    else:
+        text += " The interval holds 1: no difference."
+    return Verdict(OPEN, "No clear saving", f"{text} {final}")
 
 
 def _ends_lower(found: Mapping[str, Any]) -> bool:
