@@ -16,11 +16,12 @@ from understudy.execution.ray_cluster import Cluster
 from understudy.io.checkpoint import read_arrays
 from understudy.kickstart_job import prepare
 from understudy.policies.files import load_policy
+from understudy.policies.stored import read_policy
 from understudy.population import tune
 from understudy.population.member import Member, saved_member
 from understudy.population.needs import Needs, estimate, free_memory, resident
 from understudy.population.picture import draw
-from understudy.population.train import check, train_population
+from understudy.population.train import _finish, check, train_population
 from understudy.population.values import (
     Result,
     append,
@@ -161,6 +162,23 @@ def test_an_exploit_copies_everything_but_the_numbers(tmp_path):
     # Its own folder holds its own checkpoint now; the winner's is as it was.
     assert saved_member(this.folder, 1) == (2, loser.values) and saved_member(this.folder, 0)[0] == 1
     assert_same(copied, {n: a for n, a in read_arrays(tmp_path / "handed" / "state.safetensors")[0].items()})
+
+
+def test_a_member_s_best_outlives_the_copy_of_another_one(tmp_path, monkeypatch):
+    """The best evaluation of all is the run's, also where its member was replaced after a run of bad luck."""
+    scores = iter([1.0, 9.0, 2.0, 3.0])
+    monkeypatch.setattr(Member, "_evaluate", lambda self: next(scores))
+    this, values = job(tmp_path, evaluation={"final": 0}), {"weight": 1.0, "lr": 3e-3, "entropy_weight": 0.01}
+    other, lucky = Member(this, 0, values), Member(this, 1, values)
+    results = [other.advance(), lucky.advance()]
+    other.hand_over(tmp_path / "handed")
+    copied = Member(this, 1, values, tmp_path / "handed")
+    results += [other.advance(), copied.advance()]
+    assert results[-1].parent == 0
+    _finish(this, results, 0.0)
+    assert read_policy(this.folder / "best.safetensors")[2]["extra"] == {"score": 9.0, "env_steps": 128}
+    copied.hand_over(tmp_path / "later")
+    assert Member(this, 1, values, tmp_path / "later").best == 9.0
 
 
 def test_lambda_of_a_member_moves_its_student(tmp_path):

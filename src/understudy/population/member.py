@@ -54,7 +54,7 @@ class Member:
         if source is not None:
             about = json.loads((source / ABOUT).read_text())
             self.parent, self.done = int(about["member"]), int(about["interval"])
-            self.best = float(about["best"]) if self.parent == number else float("-inf")
+            self.best = _kept_best(self.folder)
 
     def advance(self) -> Result:
         """Learn for one interval, then be evaluated; returns what is told of it."""
@@ -115,6 +115,12 @@ def member_folder(run: Path, number: int) -> Path:
     folder = run / "members" / str(number)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _kept_best(folder: Path) -> float:
+    """Return the score of a member's best policy, which stays its own when it copies another one."""
+    about = folder / ABOUT
+    return float(json.loads(about.read_text())["best"]) if about.exists() else float("-inf")
 
 
 def saved_member(run: Path, number: int) -> tuple[int, Values] | None:
