@@ -18,13 +18,14 @@ def run_population(
 ) -> None:
     """Train a population, then tell the best member's score on fresh episodes."""
     from understudy.kickstart_job import prepare
-    from understudy.population.train import DEFAULT_SIZE, check, concurrent, train_population
+    from understudy.population.train import DEFAULT_SIZE, check, concurrent, train_population, with_interval
     from understudy.population.values import LOG, PLACES, Result, interval
 
     job = prepare(
         teachers, None, merge({"pbt": {"population": DEFAULT_SIZE}}, settings), preset=presets, run=run, resume=resume
     )
     check(job)
+    job = with_interval(job)
     begin(job)
     pbt, budget = job.settings.pbt, job.settings.stop.env_steps
     console.print(

@@ -11,6 +11,7 @@ from tests.test_kickstart import CONSTANT, RIGHT, WRONG, always
 
 import understudy
 from understudy.cli import main
+from understudy.config import read_yaml
 from understudy.errors import UserError
 from understudy.execution.ray_cluster import Cluster
 from understudy.io.checkpoint import read_arrays
@@ -179,6 +180,31 @@ def test_a_member_s_best_outlives_the_copy_of_another_one(tmp_path, monkeypatch)
     assert read_policy(this.folder / "best.safetensors")[2]["extra"] == {"score": 9.0, "env_steps": 128}
     copied.hand_over(tmp_path / "later")
     assert Member(this, 1, values, tmp_path / "later").best == 9.0
+
+
+@pytest.mark.parametrize("whole", [640, 5120])
+def test_another_budget_leaves_the_interval(tmp_path, monkeypatch, whole):
+    """A resumed population goes on with the interval that it began with, also in a folder that does not say it."""
+    began = []
+
+    def run(job, begin, concurrent, tell):
+        began.append(job)
+        for i, (_, values) in enumerate([] if job.resume else begin):
+            tell(Member(job, i, values).advance())
+
+    monkeypatch.setattr(tune, "import_tune", lambda: None)
+    monkeypatch.setattr(tune, "run", run)
+    train_population(job(tmp_path, pbt={"interval": 0}, stop={"env_steps": 2560}))
+    config = read_yaml(tmp_path / "run" / "config.yaml")
+    assert config["settings"]["pbt"]["interval"] == 128
+    for known in (0, 128):
+        more = QUICK | {"stop": {"env_steps": whole}, "pbt": {"population": 3, "interval": known}}
+        again = prepare([always(RIGHT)], CONSTANT, more, run=tmp_path / "run", resume=True)
+        train_population(again)
+        assert interval(began[-1].settings) == 128
+    member = Member(began[-1], 0, first_values(again.settings)[0], tmp_path / "run" / "members" / "0")
+    member._every = 64  # another --pbt.interval counts from where the member is
+    assert [member.advance().env_steps for _ in range(2)] == [192, 256]
 
 
 def test_lambda_of_a_member_moves_its_student(tmp_path):

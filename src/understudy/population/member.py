@@ -62,7 +62,7 @@ class Member:
         self.done, self.parent = self.done + 1, self.number
         budget = self._job.settings.stop.env_steps
         run = session.run(lambda metrics: None)
-        run.env_steps = min(self.done * self._every, budget)
+        run.env_steps = min(session.progress.env_steps + self._every, budget)
         run.save = lambda metrics: None  # when the interval ends
         session.progress.stopped = ""
         if session.progress.env_steps < run.env_steps:

@@ -29,7 +29,18 @@ from understudy.population import tune
 from understudy.population.member import member_folder, saved_member
 from understudy.population.needs import estimate, free_disk, free_memory
 from understudy.population.picture import draw
-from understudy.population.values import LOG, Result, Values, append, best, first_values, lineage, member_seed, read
+from understudy.population.values import (
+    LOG,
+    Result,
+    Values,
+    append,
+    best,
+    first_values,
+    interval,
+    lineage,
+    member_seed,
+    read,
+)
 from understudy.settings import KickstartSettings
 from understudy.training import TrainResult
 from understudy.training_parts import policy_spec
@@ -104,6 +115,19 @@ def check(job: KickstartJob) -> None:
     estimate(job, parameters, concurrent(settings)).check(free_memory(), free_disk(job.folder.absolute()))
 
 
+def with_interval(job: KickstartJob) -> KickstartJob:
+    """Return the job with ``pbt.interval`` in env steps; one that goes on keeps the first, whatever its budget is now.
+
+    Raises:
+        UserError: There is nothing to go on with.
+    """
+    settings = job.settings
+    every = interval(settings)
+    if job.resume and not settings.pbt.interval:
+        every = next((r.env_steps for r in read(job.folder / LOG) if r.interval == 1), every)
+    return replace(job, settings=replace(settings, pbt=replace(settings.pbt, interval=every)))
+
+
 def begin_of(job: KickstartJob) -> list[tuple[int, Values]]:
     """Return the intervals of every member so far and its numbers: (0, drawn) where there are none.
 
@@ -131,8 +155,9 @@ def train_population(job: KickstartJob, tell: tune.Tell | None = None) -> TrainR
 
 
 def _train(job: KickstartJob, tell: tune.Tell | None) -> TrainResult:
-    began, settings, path = time.perf_counter(), job.settings, job.folder / LOG
+    began, job = time.perf_counter(), with_interval(job)
     job = replace(job, folder=job.folder.absolute())  # members have a working directory of their own
+    settings, path = job.settings, job.folder / LOG
     begin = begin_of(job)
     results = read(path) if job.resume else []
     job.folder.mkdir(parents=True, exist_ok=True)
