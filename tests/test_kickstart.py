@@ -10,6 +10,7 @@ from gymnasium.spaces import Box, Discrete
 from tests.teachers_for_tests import MemoryTeacher, PrivilegedTeacher
 
 import understudy
+from understudy.against_scratch import against_scratch
 from understudy.cli import main
 from understudy.config import preset, presets
 from understudy.data import Rollout, Trace
@@ -25,6 +26,7 @@ from understudy.policies.spec import PolicySpec
 from understudy.replay_kickstarting import prepare_replay
 from understudy.rollouts.buffers import new_rollout
 from understudy.teachers.load import load
+from understudy.training import train
 
 CONSTANT = "understudy/ConstantAction-v0"
 
@@ -371,6 +373,62 @@ def test_the_command_prints_what_the_teacher_saved(tmp_path, monkeypatch, capsys
         main(["kickstart", "--env", CONSTANT])
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "no teacher: pass --teacher" in said
+
+
+def test_a_comparison_that_was_broken_off_goes_on(tmp_path, monkeypatch):
+    """The same call again keeps what is finished, resumes what is not, and ends as one that was never broken off."""
+    began = []
+
+    def noted(**options):
+        began.append((options["run"].name, options["resume"]))
+        return train(**options)
+
+    monkeypatch.setattr("understudy.against_scratch.train", noted)
+    small = {
+        "policy": {"hidden": [8]}, "rollout": {"num_envs": 4, "steps": 16}, "update": {"minibatch": 32, "epochs": 1},
+        "evaluation": {"every": 128, "episodes": 4, "final": 4, "num_envs": 2}, "checkpoint_every": 128,
+        "stop": {"env_steps": 384},
+    }  # fmt: skip
+
+    def compare(name, report=None, **more):
+        job = prepare([always(RIGHT)], CONSTANT, {**small, **more}, run=tmp_path / name)
+        return against_scratch(job, report=report)
+
+    def interrupt(metrics):
+        if began[-1][0] == "scratch-0" and metrics["env_steps"] == 256:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"the same command with --run \S*broken goes on from here"):
+        compare("broken", interrupt)
+    with pytest.raises(
+        UserError, match=r"another update.lr \(.* instead of 1e-2\): .*--run"
+    ):
+        compare("broken", update={**small["update"], "lr": "1e-2"})
+    scores = (tmp_path / "broken" / "scores.json").stat().st_mtime_ns
+    began.clear()
+    found = compare("broken")
+    assert began == [("scratch-0", True)]
+    assert (tmp_path / "broken" / "scores.json").stat().st_mtime_ns == scores, "measured once"
+    whole = compare("whole")
+    assert found.to_json() == whole.to_json() and [k for k, _ in found.scratch[0]] == [128, 256, 384]
+    assert [k for k, _ in found.weights["teacher"]] == [64, 128, 192, 256, 320, 384]
+    with pytest.raises(UserError, match="holds a comparison already"):
+        compare("broken")
+
+
+def test_a_comparison_goes_on_after_a_kill_before_the_first_checkpoint(tmp_path):
+    few = {"evaluation": {"every": 64, "episodes": 2, "final": 2}, "stop": {"env_steps": 128},
+           "rollout": {"num_envs": 4, "steps": 16}, "policy": {"hidden": [8]}}  # fmt: skip
+    job = prepare([always(RIGHT)], CONSTANT, few, run=tmp_path / "a")
+    against_scratch(job)
+    for name in ("comparison.json", "scratch-0/summary.json", "scratch-0/state.safetensors"):
+        (tmp_path / "a" / name).unlink()
+    assert (tmp_path / "a" / "scratch-0" / "best.safetensors").exists()
+    assert len(against_scratch(job).scratch[0]) == 2
+    (tmp_path / "a" / "comparison.json").unlink()
+    (tmp_path / "a" / "scratch-0" / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match="summary.json is damaged: remove .*scratch-0"):
+        against_scratch(job)
 
 
 def test_a_flattened_picture_is_not_copied_into_another_layout():

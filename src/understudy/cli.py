@@ -94,7 +94,7 @@ def _kickstart(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None
     settings, teachers = nest(dotted), arguments.teacher
     if arguments.against_scratch:
         if arguments.resume:
-            raise UserError("--against-scratch runs from the start: leave --resume out")
+            raise UserError("--against-scratch goes on with what is in --run FOLDER by itself: leave --resume out")
         if arguments.pbt or "pbt" in settings:
             raise UserError("--against-scratch compares single runs: leave --pbt and --population out")
         run_against_scratch(

@@ -278,6 +278,19 @@ def presets() -> dict[str, Path]:
     return found
 
 
+def first_difference(saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> str:
+    """Say which of the settings asked for is another one in those saved, and both values; '' where none is."""
+    for key, value in asked.items():
+        mine = saved.get(key)
+        if isinstance(value, Mapping) and isinstance(mine, Mapping):
+            inner = first_difference(mine, value, f"{prefix}{key}.")
+            if inner:
+                return inner
+        elif mine != value:
+            return f"{prefix}{key} ({mine} instead of {value})"
+    return ""
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file of keys.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from understudy.config import merge, plain, read_yaml, with_overrides
+from understudy.config import first_difference, merge, plain, read_yaml, with_overrides
 from understudy.data import EnvSpec
 from understudy.distillation import distill
 from understudy.env_names import EnvLike
@@ -227,21 +227,9 @@ def _check_same(job: Job) -> None:
         raise UserError(
             f"{job.folder} holds a run with another --ensemble ({was} instead of {now}): take another folder with --run"
         )
-    differ = _first_difference(saved["settings"], asked["settings"])
+    differ = first_difference(saved["settings"], asked["settings"])
     if differ:
         raise UserError(f"{job.folder} holds a run with another {differ}: take another folder with --run")
-
-
-def _first_difference(saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> str:
-    for key, value in asked.items():
-        mine = saved.get(key)
-        if isinstance(value, Mapping) and isinstance(mine, Mapping):
-            inner = _first_difference(mine, value, f"{prefix}{key}.")
-            if inner:
-                return inner
-        elif mine != value:
-            return f"{prefix}{key} ({mine} instead of {value})"
-    return ""
 
 
 def network_of(size: str, teacher: PolicyLike, env: EnvSpec, settings: StudentSettings) -> dict[str, Any]:

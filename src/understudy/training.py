@@ -21,7 +21,7 @@ from understudy.execution.base import workers_alive
 from understudy.io.log import RunLog, as_json, logged_curve
 from understudy.io.run_folder import check_free, in_use, new_folder
 from understudy.loop import train as loop
-from understudy.policies.files import remove_leftovers, write_atomic
+from understudy.policies.files import load_policy, remove_leftovers, write_atomic
 from understudy.policies.policy import Policy
 from understudy.scenes import folder_name, for_scene
 from understudy.session import Report
@@ -239,3 +239,31 @@ def _result(session: TrainSession, curve: list[tuple[int, float]]) -> TrainResul
         faults.lost_episodes,
         curve,
     )
+
+
+def read_result(folder: Path) -> TrainResult:
+    """Return what the finished run in a folder ended with.
+
+    Raises:
+        UserError: There is none, or its files are damaged.
+    """
+    path = folder / "summary.json"
+    try:
+        told = json.loads(path.read_text())
+        score, low, high = (math.nan if x is None else float(x) for x in (told["score"], *told["interval"]))
+        curve = [(int(steps), math.nan if value is None else float(value)) for steps, value in told["curve"]]
+        return TrainResult(
+            load_policy(folder / "last.safetensors"),
+            told["stopped"],
+            told["env_steps"],
+            told["updates"],
+            told["seconds"],
+            folder,
+            score,
+            (low, high),
+            told["restarts"],
+            told["lost_episodes"],
+            curve,
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged: remove {folder} and start that run again") from None
