@@ -169,3 +169,18 @@ def test_states_and_exports_with_channels_elsewhere(tmp_path):
     for each in (policy, load(found.path)):
         target, _ = each.label(np.moveaxis(pictures, 1, -1)[:, None], each.initial_state(1), np.zeros((8, 1), bool))
         np.testing.assert_allclose(target.params[:, 0], expected, atol=1e-5)
+
+
+def test_a_zip_over_an_older_one_or_beside_another_agent_has_no_normaliser_of_theirs(tmp_path, data):
+    pytest.importorskip("stable_baselines3")
+    with_normaliser, without = make("categorical"), student(*ALL["categorical"][:3], seed=1, normalized=())
+    path = data(with_normaliser)
+    out = export(with_normaliser, "sb3", tmp_path / "best_model.zip", data=path).path
+    (tmp_path / "best_model" / "env_kwargs.yml").write_text("{gravity: -20.0}")
+    export(without, "sb3", out, data=path, force=True)
+    beside = export(without, "sb3", tmp_path / "best_model" / "other.zip", data=path).path
+    for file in (out, beside):
+        found = load(file)
+        assert found.spec.normalized == () and found.about.env is None
+        assert error(without, file, read_states(path, without)) == 0
+    assert sorted(file.name for file in (tmp_path / "best_model").glob("*.*")) == ["args.yml", "config.yml", "other.zip"]

@@ -20,6 +20,8 @@ from understudy.teachers.vecnormalize import Normalizer, read_normalizer
 from understudy.teachers.zoo_yaml import parse_value, read_yaml
 
 _STATISTICS = ("vecnormalize.pkl", "vec_normalize.pkl")
+FILES = ("config.yml", "args.yml", "env_kwargs.yml", *_STATISTICS)
+"""What is read beside a zip."""
 _WRAPPERS = {"TimeFeatureWrapper": "time_feature", "AtariWrapper": "atari"}
 _ARGUMENTS = {
     "time_feature": {"max_steps"},
@@ -141,6 +143,8 @@ def _old_env(agent: Agent, config: dict[str, Any], args: dict[str, Any]) -> str 
     name = args.get("env") or config.get("env")
     if isinstance(name, str) and name:
         return name
+    if "env" in args:
+        return None  # an export of ours that does not know it
     named_so = agent.config is not None and agent.config.name == agent.zip.stem
     return agent.zip.stem if named_so else None
 

@@ -102,11 +102,16 @@ def _ties(student: Policy, params: np.ndarray) -> np.ndarray:
     return tied
 
 
+def is_equal(found: Difference) -> bool:
+    """Whether a float32 export is its student but for rounding."""
+    return found.relative <= TOLERANCE and not (found.discrete and found.action > 0)
+
+
 def demand_equal(found: Difference, what: str) -> None:
     """Refuse a float32 export that is not its student.
 
     Raises:
         UserError: With the largest difference.
     """
-    if found.relative > TOLERANCE or (found.discrete and found.action > 0):
+    if not is_equal(found):
         raise UserError(f"{what} is not written: it does not act as the student does ({found.text()})")

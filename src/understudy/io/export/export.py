@@ -12,7 +12,7 @@ from typing import Any
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.io.export import formats
-from understudy.io.export.check import Difference, compare, demand_equal, measure
+from understudy.io.export.check import Difference, compare, demand_equal, is_equal, measure
 from understudy.io.export.states import STATES, Answers, States, ask, read_states, record
 from understudy.policies import distributions
 from understudy.policies.files import write_atomic
@@ -223,13 +223,20 @@ def _unity(work: _Work) -> Export:
 
 
 def _sb3(work: _Work) -> Export:
-    from understudy.io.export.sb3 import to_sb3
+    from understudy.io.export.sb3 import compare_written, to_sb3
+    from understudy.teachers.zoo import FILES
 
     model = to_sb3(work.policy, work.states, work.answers, work.algorithm)
     folder = work.path.with_suffix("")
     files = {folder / name: data for name, data in model.folder.items()} | {work.path: model.zip}
     facts = [("algorithm", model.algorithm), ("open with", f"{model.algorithm}.load({str(work.path)!r})")]
-    return _finish(work, "sb3", files, model.difference, facts=facts, notes=model.notes)
+    made = _finish(work, "sb3", files, model.difference, facts=facts, notes=model.notes)
+    for name in FILES:
+        if name not in model.folder:  # of an older export: it would be read with the new zip
+            (folder / name).unlink(missing_ok=True)
+    if not is_equal(compare_written(work.policy, work.path, work.states, work.answers)):
+        raise UserError(f"{work.path} is written, but does not act as the student does: export it into another folder")
+    return made
 
 
 def _c(work: _Work) -> Export:

@@ -48,7 +48,7 @@ class Model:
     Attributes:
         algorithm: Name of the class that loads it.
         zip: The bytes of ``model.save``.
-        folder: Files beside the zip by name; empty where there is nothing to say.
+        folder: Files of the folder beside the zip by name.
         difference: Of the model and the student.
         notes: What a user has to know.
     """
@@ -97,13 +97,17 @@ def to_sb3(policy: Policy, states: States, answers: Answers, asked: str | None =
         for file, data in folder.items():
             (place.parent / "student").mkdir(exist_ok=True)
             (place.parent / "student" / file).write_bytes(data)
-        agent = find_agent(place)
-        assert agent is not None
-        again = load_agent(agent, strict=False)
-        found = _compare(policy, again, states, answers)
+        found = compare_written(policy, place, states, answers)
         demand_equal(found, f"the zip for {name}")
         _check_predict(model, policy, states, answers)
         return Model(name, place.read_bytes(), folder, found, notes)
+
+
+def compare_written(policy: Policy, path: Path, states: States, answers: Answers) -> Difference:
+    """Compare a student with a zip and what lies beside it."""
+    agent = find_agent(path)
+    assert agent is not None
+    return _compare(policy, load_agent(agent, strict=False), states, answers)
 
 
 def _build(algorithm: Any, name: str, policy: Policy) -> Any:

@@ -40,15 +40,16 @@ class SpacesOnly(gym.Env[Any, Any]):
 
 
 def zoo_folder(policy: Policy, name: str, notes: list[str]) -> dict[str, bytes]:
-    """The files of the zoo's layout: the environment, its wrappers, and the normaliser."""
+    """The files of the zoo's layout: the environment, its wrappers, and the normaliser.
+
+    The two YAML files are always among them: without a folder of its own a zip would be read with one that lies near.
+    """
     env, files = policy.about.env, {}
     config: dict[str, Any] = {"policy": "MlpPolicy"}
     if policy.spec.normalized:
         files["vecnormalize.pkl"] = _vecnormalize(policy)
         config["normalize"] = "dict(norm_obs=True, norm_reward=False)"
         notes.append("load vecnormalize.pkl with VecNormalize.load(path, venv): the model sees normalised observations")
-    if env is None and not files:
-        return {}
     if env is not None:
         wrappers: list[Any] = []
         for wrapper in env.wrappers:
@@ -64,7 +65,7 @@ def zoo_folder(policy: Policy, name: str, notes: list[str]) -> dict[str, bytes]:
             config["env_wrapper"] = wrappers
         if env.kwargs:
             config["env_kwargs"] = dict(env.kwargs)
-        files["args.yml"] = yaml.safe_dump({"algo": name.lower(), "env": env.id}).encode()
+    files["args.yml"] = yaml.safe_dump({"algo": name.lower(), "env": None if env is None else env.id}).encode()
     files["config.yml"] = yaml.safe_dump(config).encode()
     return files
 
