@@ -172,6 +172,24 @@ def test_without_a_compiler_c_is_written_and_checked_by_simulation(tmp_path, sta
         load(found.path)
 
 
+def test_names_of_c_files(tmp_path, states):
+    policy = student(VECTOR, D3, "categorical")
+    policy.about.env = EnvSpec("Größe-v0")
+    out = tmp_path / "größe.c"
+    export(policy, "c", out, data=states)
+    assert '#include "größe.h"' in out.read_text(encoding="utf-8")
+    assert "Größe-v0" in out.with_suffix(".h").read_text(encoding="utf-8")
+    for name in ('say "a".c', "two\nlines.c", "back\\slash.c"):
+        with pytest.raises(UserError, match=r"^C cannot include '.*: choose a file without quotes") as found:
+            export(policy, "c", tmp_path / name, data=states)
+        assert "\n" not in str(found.value)
+    quoted = out.parent / '"'
+    quoted.mkdir()
+    found = export(policy, "c", quoted / "a.c", data=states)
+    with pytest.raises(UserError, match="rename what has a quote"):
+        load(found.path)
+
+
 def test_a_c_file_of_somebody_else(tmp_path):
     (tmp_path / "x.c").write_text("int main(void) { return 0; }\n")
     with pytest.raises(UserError, match="is no C source of understudy export"):

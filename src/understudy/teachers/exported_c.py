@@ -80,11 +80,14 @@ class CEngine(Engine):
         name = facts.name
         if not name.isidentifier():
             raise UserError(f"{path}: its description names no function: export the student again")
+        if '"' in str(path.resolve()):
+            raise UserError(f"C cannot include {path.resolve()}: rename what has a quote in its name")
         with tempfile.TemporaryDirectory() as folder:
             wrapper = Path(folder) / "wrapper.c"
             wrapper.write_text(
                 f'#include "{path.resolve()}"\nextern const unsigned long understudy_state_size;\n'
-                f"const unsigned long understudy_state_size = sizeof({name}_state);\n"
+                f"const unsigned long understudy_state_size = sizeof({name}_state);\n",
+                encoding="utf-8",
             )
             library = Path(folder) / "policy.so"
             compile_c([*FLAGS, "-shared", "-fPIC", "-o", str(library), str(wrapper)], str(path))

@@ -144,6 +144,11 @@ def _target(policy: Policy, form: str, out: str | os.PathLike[str] | None, int8:
 
 def _refuse_overwriting(path: Path, form: str, policy: Policy, force: bool) -> None:
     """Find out before the work whether the files can be written."""
+    if form == "c" and ('"' in path.name or "\\" in path.name or not path.name.isprintable()):
+        raise UserError(
+            f"C cannot include {path.with_suffix('.h').name!r}: choose a file without quotes, backslashes and line breaks "
+            "(--out)"
+        )
     others = {"c": [path.with_suffix(".h")], "sb3": [path.with_suffix("")]}.get(form, [])
     there = [file for file in (path, *others) if file.exists()]
     if there and not force:
@@ -260,7 +265,7 @@ def _c(work: _Work) -> Export:
     text = formats.describe(work.policy, "c", precision, keys, name=name, types=types)
     expected = simulate(plan, work.states)
     sources = write_sources(plan, name, text, work.states, expected, work.path.stem)
-    files = {work.path.with_suffix(".h"): sources.header.encode("ascii"), work.path: sources.source.encode("ascii")}
+    files = {work.path.with_suffix(".h"): sources.header.encode(), work.path: sources.source.encode()}
     if compiler() is None:
         in_unit = _unit_answers(work.policy, expected)
         found = measure(work.policy, work.answers, in_unit)

@@ -43,8 +43,8 @@ def build(sources: Sources, name: str) -> Sizes:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         source, program = folder / f"{sources.stem}.c", folder / "selftest"
-        source.write_text(sources.source)
-        (folder / f"{sources.stem}.h").write_text(sources.header)
+        source.write_text(sources.source, encoding="utf-8")
+        (folder / f"{sources.stem}.h").write_text(sources.header, encoding="utf-8")
         compile_c([*FLAGS, f"-D{name.upper()}_SELF_TEST", "-o", str(program), str(source)], what)
         done = subprocess.run([str(program)], capture_output=True, text=True, timeout=120, check=False)
         if done.returncode:
@@ -52,7 +52,8 @@ def build(sources: Sources, name: str) -> Sizes:
         state = folder / "state.c"
         state.write_text(
             f'#include "{sources.stem}.h"\n#include <stdio.h>\nint main(void) {{ printf("%lu", (unsigned long)sizeof('
-            f"{name}_state)); return 0; }}\n"
+            f"{name}_state)); return 0; }}\n",
+            encoding="utf-8",
         )
         compile_c([*FLAGS[:-1], "-o", str(folder / "state"), str(state)], what)
         size = int(subprocess.run([str(folder / "state")], capture_output=True, text=True, check=True).stdout)
@@ -85,7 +86,7 @@ def _stack(folder: Path, source: Path, name: str) -> int | None:
         if kind == "dynamic":  # without a bound
             return None
         own[place.rsplit(":", 1)[-1].split(".")[0]] = int(size)
-    return _deepest(f"{name}_act", own, source.read_text())
+    return _deepest(f"{name}_act", own, source.read_text(encoding="utf-8"))
 
 
 def _deepest(function: str, own: dict[str, int], text: str) -> int:

@@ -109,7 +109,7 @@ def time_sources(plan: Plan, sources: Sources, name: str, seconds: float = 0.2, 
         folder = Path(text)
         program, files = folder / "timer", {"timer.c": timer, f"{sources.stem}.c": sources.source}
         for file, content in {**files, f"{sources.stem}.h": sources.header}.items():
-            (folder / file).write_text(content)
+            (folder / file).write_text(content, encoding="utf-8")
         flags = [flag for flag in FLAGS if flag != "-O3"]
         compile_c([*flags, optimise, "-o", str(program), *(str(folder / file) for file in files)], "timing C")
         try:
