@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from export_helpers import ALL, SUFFIX, make, observations, student
+from gymnasium import spaces
 
 from understudy.data import EnvSpec, map_obs
 from understudy.io.export.export import export
@@ -183,4 +186,31 @@ def test_a_zip_over_an_older_one_or_beside_another_agent_has_no_normaliser_of_th
         found = load(file)
         assert found.spec.normalized == () and found.about.env is None
         assert error(without, file, read_states(path, without)) == 0
-    assert sorted(file.name for file in (tmp_path / "best_model").glob("*.*")) == ["args.yml", "config.yml", "other.zip"]
+    names = sorted(file.name for file in (tmp_path / "best_model").glob("*.*"))
+    assert names == ["args.yml", "config.yml", "other.zip"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "arguments"),
+    [
+        (("int", "x"), ["obs_int", "obs_x"]),
+        (("Pos", "pos", "pos_2"), ["obs_pos", "obs_pos_2", "obs_pos_2_2"]),
+        (("a b", "a_b", "3d"), ["obs_3d", "obs_a_b", "obs_a_b_2"]),
+        (("位置", "速度"), ["obs", "obs_2"]),
+    ],
+)
+def test_every_key_has_an_argument_of_its_own_in_c(keys, arguments, tmp_path, data):
+    policy = student(spaces.Dict({key: spaces.Box(-9, 9, (2,), np.float32) for key in keys}), *ALL["categorical"][1:3])
+    path = data(policy)
+    found = export(policy, "c", tmp_path / "o.c", data=path)
+    signature = re.search(r"o_act\((.*)\);", found.path.with_suffix(".h").read_text())[1]
+    assert re.findall(r"const float (\w+)", signature) == arguments
+    if compiler() is not None:
+        assert error(policy, found.path, read_states(path, policy)) == 0
+
+
+def test_a_gru_beside_a_key_called_c(tmp_path, data):
+    space = spaces.Dict({key: spaces.Box(-9, 9, (2,), np.float32) for key in "cx"})
+    policy = student(space, *ALL["categorical"][1:3], lstm=4, cell="gru")
+    path = data(policy)
+    assert error(policy, export(policy, "onnx", tmp_path / "o.onnx", data=path).path, read_states(path, policy)) == 0

@@ -60,6 +60,22 @@ def test_stable_baselines3_has_neither_masks_nor_distributions_of_returns():
             assert bool(found) == (form == "sb3") and all(words in text for text in found)
 
 
+@pytest.mark.parametrize(
+    ("keys", "fields", "refused"),
+    [
+        (("action", "x"), {}, ["action"]),
+        (("x", "logits"), {}, ["logits"]),
+        (("c", "h"), {"lstm": 4}, ["c", "h"]),
+        (("c", "h_out"), {"lstm": 4, "cell": "gru"}, ["h_out"]),
+        (("c", "h", "mean"), {}, []),
+    ],
+)
+def test_keys_called_as_an_output_of_onnx(keys, fields, refused):
+    space = spaces.Dict({key: VECTOR for key in keys})
+    found = obstacles(student(space, D3, "categorical", **fields).spec, "onnx")
+    assert found == [f"the key {key!r} beside an input or output of that name" for key in refused]
+
+
 @pytest.mark.parametrize("late", [spaces.Discrete(3, start=1), spaces.MultiDiscrete([3, 2], start=[0, 1])])
 def test_stable_baselines3_counts_from_0(late):
     family = "categorical" if isinstance(late, spaces.Discrete) else "multi_categorical"

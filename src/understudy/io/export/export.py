@@ -146,8 +146,8 @@ def _refuse_overwriting(path: Path, form: str, policy: Policy, force: bool) -> N
     """Find out before the work whether the files can be written."""
     if form == "c" and ('"' in path.name or "\\" in path.name or not path.name.isprintable()):
         raise UserError(
-            f"C cannot include {path.with_suffix('.h').name!r}: choose a file without quotes, backslashes and line breaks "
-            "(--out)"
+            f"C cannot include {path.with_suffix('.h').name!r}: choose a file without quotes, backslashes and line "
+            "breaks (--out)"
         )
     others = {"c": [path.with_suffix(".h")], "sb3": [path.with_suffix("")]}.get(form, [])
     there = [file for file in (path, *others) if file.exists()]

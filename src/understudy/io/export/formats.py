@@ -11,11 +11,12 @@ import numpy as np
 
 from understudy import __version__
 from understudy.errors import UserError
+from understudy.io.export.graph import memory_names
 from understudy.policies.family import ActionMap
 from understudy.policies.policy import Policy
 from understudy.policies.spaces import members, space_to_json, starts
 from understudy.policies.spec import PolicySpec
-from understudy.teachers.exported import FORMAT
+from understudy.teachers.exported import FORMAT, PARAMETERS
 
 FORMATS = ("onnx", "torchscript", "c", "sb3", "unity")
 C_PICTURES = ("nature_cnn", "impala_small", "a3c_cnn")
@@ -39,6 +40,8 @@ def obstacles(spec: PolicySpec, form: str) -> list[str]:
     several = spec.tasks > 1 or bool(spec.task_actions)
     if several and form in allowed:
         found.append("a head for each of several tasks")
+    if form == "onnx":
+        found += [f"the key {key!r} beside an input or output of that name" for key in _twice_in_onnx(spec)]
     if form == "c":
         found += [f"a normaliser before the {e.type}" for e in spec.encoders if e.learned and e.key in spec.normalized]
         found += ["the activation gelu"] * (spec.activation == "gelu")
@@ -63,6 +66,13 @@ def obstacles(spec: PolicySpec, form: str) -> list[str]:
     if form == "unity" and any(e.type == "one_hot" for e in spec.encoders):
         found.append("the one-hot code of whole numbers")
     return found
+
+
+def _twice_in_onnx(spec: PolicySpec) -> list[str]:
+    """Return the observation keys whose inputs would be called as another input or an output is."""
+    memory = memory_names(spec)
+    taken = {*PARAMETERS[spec.family], "action", *memory, *(f"{name}_out" for name in memory)}
+    return [key for key in (*dict.fromkeys(e.key for e in spec.encoders), spec.mask) if key in taken]
 
 
 def _outside_sb3(spec: PolicySpec) -> str:

@@ -47,7 +47,7 @@ def float_model(policy: Policy) -> bytes:
 
 def axes(graph: Graph) -> dict[str, dict[int, str]]:
     """Return the axis of the batch of every input and output."""
-    memory = ("h", "c", "h_out", "c_out") if graph.spec.lstm else ()  # an observation may be called c
+    memory = (*graph.memory, *(f"{name}_out" for name in graph.memory))  # an observation may be called c
     return {n: {1 if n in memory else 0: "batch"} for n in (*graph.input_names, *graph.output_names)}
 
 

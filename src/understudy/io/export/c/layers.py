@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import dataclass, field
 
 from understudy.data import Array
@@ -87,6 +89,7 @@ class Input:
         convolutions: Of a picture.
         strides: Of a picture's rows, columns and channels.
         linear: The layer after the convolutions; None without.
+        argument: Its name in C.
     """
 
     key: str
@@ -102,3 +105,15 @@ class Input:
     convolutions: list[Convolution] = field(default_factory=list)
     strides: tuple[int, int, int] = (0, 0, 0)
     linear: Matrix | None = None
+    argument: str = "obs"
+
+
+def name_arguments(inputs: list[Input]) -> None:
+    """Name every input by its key, as far as C can write that, and none like another."""
+    names: set[str] = set()
+    for one in inputs:
+        words = re.sub(r"\W", "_", one.key, flags=re.ASCII).strip("_").lower()
+        first = f"obs_{words}" if words else "obs"
+        several = (f"{first}_{number}" for number in itertools.count(2))
+        one.argument = next(name for name in itertools.chain([first], several) if name not in names)
+        names.add(one.argument)

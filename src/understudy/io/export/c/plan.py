@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from understudy.data import Array
-from understudy.io.export.c.layers import Convolution, Input, Matrix
+from understudy.io.export.c.layers import Convolution, Input, Matrix, name_arguments
 from understudy.io.export.c.quantise import MARGIN, quantise
 from understudy.io.export.c.ranges import Ranges
 from understudy.policies.family import ActionMap
@@ -73,6 +73,7 @@ def build_plan(policy: Policy, ranges: Ranges | None = None) -> Plan:
     assert offset == encoded_size(spec)
     if spec.mask and spec.mask not in {one.key for one in inputs}:
         inputs.append(Input(spec.mask, policy.family.param_size, "float", offset, 0, encoded=False))
+    name_arguments(inputs)
     permuted = np.concatenate(order)
     into = None if ranges is None else ranges.features[permuted]
     lstm, past = [], []

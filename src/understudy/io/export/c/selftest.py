@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from understudy.io.export.c.plan import Plan
-from understudy.io.export.c.text import action_type, actions_count, argument, number, wrapped
+from understudy.io.export.c.text import action_type, actions_count, number, wrapped
 from understudy.io.export.check import largest_of
 from understudy.io.export.states import Answers, States
 
@@ -41,12 +41,12 @@ def write_selftest(plan: Plan, name: str, states: States, answers: Answers) -> s
         out.append(f"static const {kind} {label}[{len(flat)}] = {{\n{wrapped(words)}\n}};\n")
 
     for one in plan.inputs:
-        table(f"test_{argument(one)}", one.ctype, states.obs[one.key][:count])
+        table(f"test_{one.argument}", one.ctype, states.obs[one.key][:count])
     table("test_start", "int", states.start[:count])
     table("test_params", "float", answers.params[:count])
     kind = action_type(plan)
     table("test_action", kind, answers.action[:count])
-    arguments = ", ".join(f"test_{argument(one)} + i * {one.size}" for one in plan.inputs)
+    arguments = ", ".join(f"test_{one.argument} + i * {one.size}" for one in plan.inputs)
     params, actions = plan.policy.family.param_size, actions_count(plan)
     tolerance = number(TOLERANCE[plan.int8] * largest_of(answers.params[:count]))
     wrong = f"wrong += (int)(action[k] != test_action[i * {actions} + k]);"

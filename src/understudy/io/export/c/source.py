@@ -12,7 +12,7 @@ from understudy.io.export.c.kernels import write_kernels
 from understudy.io.export.c.layers import Convolution, Input, Matrix
 from understudy.io.export.c.plan import Plan
 from understudy.io.export.c.selftest import write_selftest
-from understudy.io.export.c.text import argument, header, number, signature, wrapped
+from understudy.io.export.c.text import header, number, signature, wrapped
 from understudy.io.export.states import Answers, States
 
 MARK = "understudy-export "
@@ -80,7 +80,7 @@ class _Writer:
     def input(self, index: int, one: Input) -> None:
         """Bring one observation key to its place among the features."""
         target = f"s->a + {one.offset}" if one.offset else "s->a"
-        source = argument(one)
+        source = one.argument
         if one.one_hot:
             offset = one.offset
             for part, size in enumerate(one.one_hot):
@@ -178,7 +178,7 @@ class _Writer:
         else:
             self.matrix("head", plan.head, f"s->{source}", "s->params")
         if plan.policy.spec.mask:
-            mask = next(argument(one) for one in plan.inputs if one.key == plan.policy.spec.mask)
+            mask = next(one.argument for one in plan.inputs if one.key == plan.policy.spec.mask)
             self.call("forbid", mask, plan.policy.family.param_size, "s->params")
 
     def gated(self, layer: int) -> None:

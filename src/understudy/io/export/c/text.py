@@ -8,7 +8,6 @@ import numpy as np
 
 from understudy import __version__
 from understudy.errors import UserError
-from understudy.io.export.c.layers import Input
 from understudy.io.export.c.plan import Plan
 
 _KEYWORDS = frozenset((
@@ -50,11 +49,6 @@ def wrapped(words: list[str], width: int = 110) -> str:
     return "\n".join([*lines, line])
 
 
-def argument(one: Input) -> str:
-    """Return the name of an input's argument."""
-    return f"obs_{identifier(one.key)}" if one.key else "obs"
-
-
 def action_type(plan: Plan) -> str:
     """Return the C type of an action component."""
     return "float" if plan.policy.family.continuous else "int32_t"
@@ -67,7 +61,7 @@ def actions_count(plan: Plan) -> int:
 
 def signature(plan: Plan, name: str) -> str:
     """Return the arguments of ``NAME_act``."""
-    inputs = [f"const {one.ctype} {argument(one)}[{one.size}]" for one in plan.inputs]
+    inputs = [f"const {one.ctype} {one.argument}[{one.size}]" for one in plan.inputs]
     return f"{name}_state *s, {', '.join(inputs)}, {action_type(plan)} action[{actions_count(plan)}]"
 
 

@@ -13,7 +13,7 @@ from understudy.errors import UserError
 from understudy.io.export.c.plan import Plan, build_plan
 from understudy.io.export.c.simulate import simulate
 from understudy.io.export.c.source import Sources, write_sources
-from understudy.io.export.c.text import action_type, actions_count, argument
+from understudy.io.export.c.text import action_type, actions_count
 from understudy.io.export.formats import describe, refuse
 from understudy.io.export.states import States
 from understudy.policies.policy import Policy
@@ -100,10 +100,10 @@ def time_sources(plan: Plan, sources: Sources, name: str, seconds: float = 0.2, 
     Raises:
         UserError: There is no compiler, or it refuses.
     """
-    inputs = "".join(f"    static {one.ctype} {argument(one)}[{one.size}];\n" for one in plan.inputs)
+    inputs = "".join(f"    static {one.ctype} {one.argument}[{one.size}];\n" for one in plan.inputs)
     timer = _TIMER.format(
         stem=sources.stem, name=name, inputs=inputs, action=action_type(plan), actions=actions_count(plan),
-        seconds=seconds, calls=_CALLS, arguments=", ".join(argument(one) for one in plan.inputs),
+        seconds=seconds, calls=_CALLS, arguments=", ".join(one.argument for one in plan.inputs),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
