@@ -16,6 +16,7 @@ from understudy.envs.make import spaces_of
 from understudy.errors import UserError
 from understudy.io.export.export import export
 from understudy.io.export.formats import FORMATS, obstacles
+from understudy.io.export.states import read_states
 from understudy.policies.files import save_policy
 from understudy.policies.policy import About, Policy
 from understudy.policies.spec import Encoder, PolicySpec, space_to_json
@@ -117,6 +118,30 @@ def test_a_calibration_set_that_does_not_match(tmp_path, states):
     with pytest.raises(UserError, match="holds no dataset"):
         export(policy, "onnx", tmp_path / "o.onnx", data=tmp_path)
     assert not (tmp_path / "o.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (np.ones(10, bool), r"bool of shape \(10,\), but there are 20 states"),
+        (np.ones((20, 2), bool), r"shape \(20, 2\), but there are 20"),
+        (np.array(True), r"shape \(\), but"),
+        (np.array(["no"] * 20), "<U2 of shape"),
+    ],
+)
+def test_episode_starts_that_are_not_those_of_the_states(start, words, tmp_path, states):
+    np.savez(states, obs=np.load(states)["obs"], episode_start=start)
+    for count in (5, 1000):
+        with pytest.raises(UserError, match=words):
+            read_states(states, student(VECTOR, D3, "categorical"), count)
+
+
+def test_every_state_has_an_episode_start(tmp_path, states):
+    start = np.arange(20) == 3
+    for given in (start, start[:, None]):
+        np.savez(states, obs=np.load(states)["obs"], episode_start=given)
+        found = read_states(states, student(VECTOR, D3, "categorical"), 5)
+        assert found.start.tolist() == [True, False, False, True, False] and len(found.obs[""]) == 5
 
 
 def test_nothing_is_overwritten_without_force(tmp_path, states):

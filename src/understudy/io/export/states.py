@@ -116,7 +116,7 @@ def _in_order(steps: list[tuple[dict[str, Array], Array, Array]], rows: int, sou
 def read_states(path: Path, policy: Policy, count: int = STATES) -> States:
     """Take states from a run's dataset (``RUN/data``), or from an ``.npz`` with one array per observation key.
 
-    Without keys the array is called ``obs``. ``episode_start`` [N] is read where it is there.
+    Without keys the array is called ``obs``. ``episode_start`` [N] or [N, 1] is read where it is there.
 
     Raises:
         UserError: Nothing there, or arrays that are not of the policy's observations: with both shapes.
@@ -139,14 +139,20 @@ def read_states(path: Path, policy: Policy, count: int = STATES) -> States:
             )
         if not np.isfinite(array).all():
             raise UserError(f"{path}: {name!r} holds NaN or infinity")
-        obs[key] = array[:count]
+        obs[key] = array
     lengths = {len(array) for array in obs.values()}
     if lengths == {0} or len(lengths) > 1:
         raise UserError(f"{path}: the arrays hold {' and '.join(map(str, sorted(lengths)))} states")
     size = lengths.pop()
-    start = np.array(columns.get("episode_start", np.arange(size) == 0), bool)[:size]
+    start = columns.get("episode_start", np.arange(size) == 0)
+    if start.shape not in ((size,), (size, 1)) or start.dtype.kind not in "fiub":
+        raise UserError(
+            f"{path}: 'episode_start' holds {start.dtype} of shape {start.shape}, but there are {size} states: give one "
+            "bool for each"
+        )
+    start = start.reshape(size).astype(bool)
     start[0] = True
-    return States(obs, start, str(path))
+    return States(obs, start, str(path)).first(count)
 
 
 def _columns(path: Path) -> dict[str, Array]:
