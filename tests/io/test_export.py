@@ -7,10 +7,12 @@ import re
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from export_helpers import ALL, SUFFIX, make, observations, student
 from gymnasium import spaces
 
 from understudy.data import EnvSpec, map_obs
+from understudy.evaluation.agreement import Visited, agreement
 from understudy.io.export.export import export
 from understudy.io.export.formats import obstacles
 from understudy.io.export.states import States, ask, read_states
@@ -214,3 +216,21 @@ def test_a_gru_beside_a_key_called_c(tmp_path, data):
     policy = student(space, *ALL["categorical"][1:3], lstm=4, cell="gru")
     path = data(policy)
     assert error(policy, export(policy, "onnx", tmp_path / "o.onnx", data=path).path, read_states(path, policy)) == 0
+
+
+@pytest.mark.parametrize("case", ["categorical", "multi", "squashed", "lstm"])
+def test_a_unity_file_draws_as_its_student_does_and_holds_no_distribution(case, tmp_path, data):
+    policy = make(case)
+    path = data(policy)
+    file = export(policy, "unity", tmp_path / "o.onnx", data=path).path
+    unity, obs = load(file), np.repeat(read_states(path, policy).obs[""][5:6], 4000, axis=0)
+    torch.manual_seed(0)
+    ours, theirs = (np.asarray(one.predict(obs)[0], float).reshape(4000, -1) for one in (policy, unity))
+    spread = ours.std(0)
+    assert spread.max() > 0.1
+    assert np.all(np.abs(ours.mean(0) - theirs.mean(0)) < 0.1 * spread.max())
+    assert np.all(np.abs(spread - theirs.std(0)) < 0.1 * spread.max())
+    assert np.array_equal(load(file).predict(obs)[0], load(file).predict(obs)[0])
+    seen = Visited(obs[None, :4], np.ones((1, 4), bool), np.ones((1, 4), bool))
+    assert all(agreement(*pair, seen).kl is None for pair in ((policy, unity), (unity, policy)))
+    assert agreement(policy, unity, seen).share == 1

@@ -6,7 +6,7 @@ errors have led it (Ross 2011).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -37,7 +37,8 @@ class Agreement:
         share: Discrete: share of states with the same deterministic action (in all parts). Continuous: share of action
             components within 5 % of the range, as executed.
         difference: Continuous: mean absolute difference of unit actions (-1 and 1 are the bounds); None if discrete.
-        kl: Mean KL(teacher || student) in nats, where both are distributions of the same family; otherwise None.
+        kl: Mean KL(teacher || student) in nats, where both are distributions of the same family; otherwise None. A file
+            for Unity holds none.
         states: How many states it was measured in.
     """
 
@@ -132,7 +133,8 @@ def agreement(teacher: PolicyLike, student: PolicyLike, visited: Visited) -> Agr
         UserError: Their actions are of different kinds or sizes.
     """
     ours, theirs = label_visited(student, visited), label_visited(teacher, visited)
-    return compare_params(teacher.family, theirs, student.family, ours, student.action_space)
+    found = compare_params(teacher.family, theirs, student.family, ours, student.action_space)
+    return replace(found, kl=None) if any(getattr(one, "acts_only", False) for one in (teacher, student)) else found
 
 
 def compare_params(

@@ -124,7 +124,7 @@ class Engine(ABC):
 
         Returns:
             The outputs by name: parameters of the distribution (see ``PARAMETERS``), ``action`` and, with memory,
-            ``h_out`` and, of an LSTM, ``c_out``.
+            ``h_out`` and, of an LSTM, ``c_out``. A file that holds no distribution gives ``drawn``, a random action.
         """
 
 
@@ -154,6 +154,11 @@ class ExportedPolicy(OpaqueTeacher):
     def parameters_count(self) -> int:
         """How many numbers it takes to act."""
         return self.facts.parameters
+
+    @property
+    def acts_only(self) -> bool:
+        """Whether the file holds no distribution: that of ``label`` says its action with next to no doubt."""
+        return self.facts.file == "unity"
 
     @property
     def family(self) -> Family:
@@ -220,8 +225,9 @@ class ExportedPolicy(OpaqueTeacher):
             )
             memory = _forget(memory, episode_start)
         answers = self._run(obs, memory)
-        if deterministic:
-            actions = answers["action"].reshape(-1, *self._map.shape)
+        name = "action" if deterministic else "drawn"
+        if name in answers:
+            actions = answers[name].reshape(-1, *self._map.shape)
             if self.family.continuous:
                 actions = self._map.to_env(actions.reshape(len(actions), -1), unit=False)
             actions = actions.astype(self._map.dtype, copy=False)

@@ -52,7 +52,7 @@ class UnityEngine(Engine):
         if kind == "discrete":
             allowed = obs[self._mask].reshape(count, -1) >= 0.5 if self._mask else np.ones((count, sum(self._sizes)))
             feeds["action_masks"] = allowed.astype(np.float32)
-        names = [f"deterministic_{kind}_actions"]
+        names = [f"deterministic_{kind}_actions", f"{kind}_actions"]
         parts = len(self._facts.remembered)
         if memory is not None:
             every = np.concatenate(memory[:parts]).swapaxes(0, 1).reshape(count, 1, -1)
@@ -61,10 +61,10 @@ class UnityEngine(Engine):
             answers = self._session.run(names, feeds)
         except Exception as error:  # onnxruntime's exceptions share no class of their own
             raise UserError(f"{self._where} cannot be run: {str(error)[:200]}") from error
-        out = self._actions(np.asarray(answers[0]))
+        out = self._actions(np.asarray(answers[0])) | {"drawn": self._map.to_env(np.asarray(answers[1]))}
         if memory is not None:
             layers, width = self._facts.memory
-            after = np.asarray(answers[1]).reshape(count, parts * layers, width).swapaxes(0, 1)
+            after = np.asarray(answers[2]).reshape(count, parts * layers, width).swapaxes(0, 1)
             out |= {
                 f"{name}_out": part for name, part in zip(self._facts.remembered, np.split(after, parts), strict=True)
             }
