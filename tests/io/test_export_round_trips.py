@@ -19,6 +19,7 @@ from understudy.evaluation.evaluate import evaluate
 from understudy.io.export.export import export
 from understudy.io.export.states import ask, record
 from understudy.policies.policy import Policy
+from understudy.policies.spec import default_encoders
 from understudy.teachers.exported_c import compile_c, compiler
 from understudy.teachers.load import load
 
@@ -95,6 +96,30 @@ def test_stable_baselines3_goes_on_and_the_result_is_a_teacher_again(name, tmp_p
     venv.save(str(tmp_path / "student" / "vecnormalize.pkl"))
     trained = load(tmp_path / "student.zip")
     assert isinstance(trained, Policy) and evaluate(trained, episodes=2).episodes == 2
+
+
+def test_stable_baselines3_goes_on_with_some_keys_of_the_environment(tmp_path):
+    sb3 = pytest.importorskip("stable_baselines3")
+    part = gym.spaces.Box(-9, 9, (2,), np.float32)
+    keys = gym.spaces.Dict({"a": part, "b": part, "c": gym.spaces.Discrete(3)})
+    policy = student(keys, gym.spaces.Discrete(3), "categorical", encoders=default_encoders(keys, ("c", "b")))
+    np.savez(tmp_path / "s.npz", **observations(keys, 20))
+    found = export(policy, "sb3", tmp_path / "student.zip", data=tmp_path / "s.npz")
+    wrapped = "gymnasium.wrappers.FilterObservation(env, ['c', 'b'])"
+    assert any(note.endswith(wrapped) for note in found.notes)
+
+    class Keyed(gym.Env):
+        observation_space, action_space = keys, policy.action_space
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return keys.sample(), {}
+
+        def step(self, action):
+            return keys.sample(), 0.0, False, False, {}
+
+    env = eval(wrapped, {"gymnasium": gym, "env": Keyed()})
+    sb3.PPO.load(found.path, env=env, n_steps=16, batch_size=8, device="cpu").learn(16)
 
 
 @pytest.mark.parametrize(("family", "lstm"), [("gaussian", 0), ("deterministic", 6)])

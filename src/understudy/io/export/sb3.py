@@ -89,7 +89,7 @@ def to_sb3(policy: Policy, states: States, answers: Answers, asked: str | None =
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = _build(getattr(stable_baselines3, name), name, policy)
-    notes = _put_weights(model.policy, name, policy)
+    notes = _put_weights(model.policy, name, policy) + _unseen(policy)
     folder = zoo_folder(policy, name, notes)
     with tempfile.TemporaryDirectory() as text:
         place = Path(text) / "student.zip"
@@ -108,6 +108,15 @@ def compare_written(policy: Policy, path: Path, states: States, answers: Answers
     agent = find_agent(path)
     assert agent is not None
     return _compare(policy, load_agent(agent, strict=False), states, answers)
+
+
+def _unseen(policy: Policy) -> list[str]:
+    """Say how to train further where the model's observations are some keys of the environment's."""
+    seen = [encoder.key for encoder in policy.spec.encoders]
+    if set(seen) == set(members(policy.observation_space)):
+        return []
+    wrapped = f"gymnasium.wrappers.FilterObservation(env, {seen})"
+    return [f"the model sees some keys only: to train it further, wrap its environment with {wrapped}"]
 
 
 def _build(algorithm: Any, name: str, policy: Policy) -> Any:

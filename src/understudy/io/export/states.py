@@ -147,8 +147,8 @@ def read_states(path: Path, policy: Policy, count: int = STATES) -> States:
     start = columns.get("episode_start", np.arange(size) == 0)
     if start.shape not in ((size,), (size, 1)) or start.dtype.kind not in "fiub":
         raise UserError(
-            f"{path}: 'episode_start' holds {start.dtype} of shape {start.shape}, but there are {size} states: give one "
-            "bool for each"
+            f"{path}: 'episode_start' holds {start.dtype} of shape {start.shape}, but there are {size} states: give "
+            "one bool for each"
         )
     start = start.reshape(size).astype(bool)
     start[0] = True
