@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from export_helpers import ALL, SUFFIX, make, observations, student
+from export_helpers import ALL, BOUNDS, D3, SUFFIX, VECTOR, make, observations, student
 from gymnasium import spaces
 
 from understudy.data import EnvSpec, map_obs
+from understudy.errors import UserError
 from understudy.evaluation.agreement import Visited, agreement
 from understudy.io.export.export import export
 from understudy.io.export.formats import obstacles
 from understudy.io.export.states import States, ask, read_states
-from understudy.teachers.exported_c import compiler
+from understudy.policies.spec import ACTIVATIONS
+from understudy.teachers.exported_c import compile_c, compiler
 from understudy.teachers.load import load
 
 pytest.importorskip("onnx")
@@ -234,3 +237,48 @@ def test_a_unity_file_draws_as_its_student_does_and_holds_no_distribution(case, 
     seen = Visited(obs[None, :4], np.ones((1, 4), bool), np.ones((1, 4), bool))
     assert all(agreement(*pair, seen).kl is None for pair in ((policy, unity), (unity, policy)))
     assert agreement(policy, unity, seen).share == 1
+
+
+NAN_CASES = {
+    **{name: (D3, "categorical", {"activation": name}) for name in ACTIVATIONS if name != "gelu"},
+    "c51": (D3, "q_values", {"quantiles": 5, "support": (0.0, 1.0)}),
+    "squashed": (BOUNDS, "squashed_gaussian", {}),
+    "lstm": (D3, "categorical", {"lstm": 4}),
+}
+
+
+@pytest.mark.parametrize("case", NAN_CASES)
+def test_c_does_not_hide_nan(case, tmp_path, data):
+    action, family, fields = NAN_CASES[case]
+    policy = student(VECTOR, action, family, **fields)
+    if compiler() is None:
+        pytest.skip("no C compiler")
+    found = load(export(policy, "c", tmp_path / "o.c", data=data(policy)).path)
+    obs = np.zeros((1, 5), np.float32)
+    found.predict(obs, deterministic=True)
+    obs[0, 2] = np.nan
+    with pytest.raises(UserError, match="answered NaN"):
+        found.predict(obs, deterministic=True)
+
+
+def test_nan_is_0_among_the_integers_of_c(tmp_path, data):
+    if compiler() is None:
+        pytest.skip("no C compiler")
+    policy = student(VECTOR, BOUNDS, "deterministic", activation="relu")
+    export(policy, "c", tmp_path / "o.c", data=data(policy), int8=True)
+    (tmp_path / "main.c").write_text("""
+#include "o.c"
+int main(void)
+{
+    static o_state s;
+    volatile float zero = 0.0f;
+    float obs[5] = {0}, action[2];
+    obs[2] = zero / zero;
+    o_reset(&s);
+    o_act(&s, obs, action);
+    return !(action[0] == action[0]);
+}
+""")
+    checks = ["-fsanitize=float-cast-overflow", "-fsanitize-undefined-trap-on-error"]
+    compile_c(["-std=c99", "-O1", *checks, "-o", str(tmp_path / "main"), str(tmp_path / "main.c")], "NaN")
+    assert subprocess.run([str(tmp_path / "main")], check=False).returncode == 0

@@ -6,6 +6,8 @@ float32 is 3.4e-7), and all other activations follow from it.
 Real numbers: loops run over eight outputs at once, which stay in registers, so that compilers vectorise them without
 being allowed to reorder sums. Integers: sums may be reordered, and a dot product of int16 is one instruction for two
 (SSE2, Cortex-M4) to sixteen products.
+
+NaN goes through all functions of real numbers to ``s->params``; where it becomes an integer it is 0.
 """
 
 from __future__ import annotations
@@ -36,14 +38,14 @@ _ELU = """
 static float elu_of(float x)
 {
     /* exp(x) - 1 = 2 t / (1 - t) with t = tanh(x / 2) */
-    float t = tanh_of(0.5f * (x < 0.0f ? x : 0.0f));
+    float t = tanh_of(0.5f * (x > 0.0f ? 0.0f : x));
     return x > 0.0f ? x : 2.0f * t / (1.0f - t);
 }
 """
 _RELU = """
 static float relu_of(float x)
 {
-    return x > 0.0f ? x : 0.0f;
+    return x < 0.0f ? 0.0f : x;
 }
 """
 _LEAKY = """
@@ -158,7 +160,7 @@ static void dense_i8(const int16_t *x, int inputs, const int8_t *w, const float 
 _ROUND = """
 static int16_t rounded(float v, float limit)
 {
-    v = v > limit ? limit : v < -limit ? -limit : v;
+    v = v > limit ? limit : v < -limit ? -limit : v == v ? v : 0.0f; /* NaN is no integer */
     return (int16_t)(v + (v < 0.0f ? -0.5f : 0.5f));
 }
 """
@@ -225,8 +227,8 @@ static float exp_of(float x)
     /* for x <= 0: exp(x) = 2^-k exp(r), |r| <= log(2) / 2, a Taylor series of degree 6 */
     float r, y;
     int k;
-    if (x < -30.0f)
-        return 0.0f;
+    if (!(x >= -30.0f))
+        return x < 0.0f ? 0.0f : x;
     k = (int)(0.5f - x * 1.44269504f);
     r = x + (float)k * 0.693359375f - (float)k * 2.12194440e-4f;
     y = (((((1.38888889e-3f * r + 8.33333333e-3f) * r + 4.16666667e-2f) * r + 0.166666667f) * r + 0.5f) * r + 1.0f) * r;
