@@ -10,6 +10,8 @@ from tests.test_training import quick
 
 import understudy
 from understudy.cli import main
+from understudy.config import merge, read_yaml
+from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.io.log import RunLog, logged_curve
@@ -32,13 +34,74 @@ DQN = {
         ({}, {"policy__hidden": [4]}, "without changing policy"),
         ({}, {"objective__value_weight": 0.0}, r"without changing policy.\* and objective.value_weight"),
         ({}, A3C, "resume without execution.shared_gradients"),
-        (A3C, {}, "resume with execution.shared_gradients true"),
+        (A3C, {"execution__shared_gradients": False}, "resume with execution.shared_gradients true"),
     ],
 )
 def test_another_network_or_learner_is_refused(tmp_path, before, after, message):
     quick(tmp_path, "CartPole-v1", stop__env_steps=128, **before)
     with pytest.raises(UserError, match=message):
         quick(tmp_path, "CartPole-v1", stop__env_steps=256, resume=True, **after)
+
+
+def saved(folder):
+    return read_yaml(folder / "config.yaml")["settings"]
+
+
+def test_a_run_keeps_the_settings_that_are_not_named_again(tmp_path):
+    quick(tmp_path, "CartPole-v1", preset="a2c", stop__env_steps=128, seed=3, update__lr="5e-3", objective__gamma=0.5)
+    before = saved(tmp_path)
+    result = train(run=tmp_path, resume=True, stop__env_steps=256, settings={"update": {"eps": 0.5}})
+    assert result.env_steps == 256
+    after = merge(before, {"stop": {"env_steps": 256}, "update": {"eps": 0.5}})
+    assert saved(tmp_path) == after
+    (tmp_path / "lr.yaml").write_text("update: {lr: 1e-4}")
+    train(EnvSpec("CartPole-v1"), str(tmp_path / "lr.yaml"), run=tmp_path, resume=True)
+    assert saved(tmp_path) == merge(after, {"update": {"lr": "1e-4"}})
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"env": "Acrobot-v1"}, "id CartPole-v1, not Acrobot-v1"),
+        (
+            {"env": EnvSpec("CartPole-v1", {"sutton_barto_reward": True})},
+            r"kwargs {}, not {'sutton_barto_reward': True}",
+        ),
+        ({"preset": "dqn"}, "the method actor_critic, which cannot become q_learning"),
+        ({"run": None}, "say which with run"),
+        ({"run": "nowhere"}, "no run to resume at nowhere"),
+    ],
+)
+def test_another_environment_or_method_is_refused(tmp_path, more, message):
+    quick(tmp_path, "CartPole-v1", stop__env_steps=128)
+    before = (tmp_path / "config.yaml").read_text()
+    with pytest.raises(UserError, match=message):
+        train(**{"run": tmp_path, "resume": True, "stop__env_steps": 256, **more})
+    with pytest.raises(UserError, match="is a run of understudy train: "):
+        understudy.kickstart(run=tmp_path, resume=True)
+    assert (tmp_path / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["kickstarting", "qdagger"])
+def test_a_kickstarted_run_keeps_settings_and_teachers(tmp_path, name):
+    quick(tmp_path / "teacher", CONSTANT, stop__env_steps=128)
+    teacher, run = tmp_path / "teacher", tmp_path / "run"
+    small = {"evaluation__final": 0, "stop__env_steps": 64, "rollout__num_envs": 2, "teaching__weight": "0.5"}
+    small |= {"teaching__offline_updates": 0, "replay__warm_up": 16} if name == "qdagger" else {"rollout__steps": 32}
+    understudy.kickstart(CONSTANT, teacher, name, run=run, update__lr="5e-3", evaluation__every=0, **small)
+    before = saved(run)
+    understudy.kickstart(run=run, resume=True, stop__env_steps=128)
+    assert saved(run) == merge(before, {"stop": {"env_steps": 128}})
+    with pytest.raises(UserError, match="not CartPole-v1"):
+        understudy.kickstart("CartPole-v1", run=run, resume=True)
+
+
+def test_a_population_keeps_its_size(tmp_path, monkeypatch):
+    asked = {"settings": {"env": {"id": CONSTANT}, "seed": 7, "pbt": {"population": 6}, "teaching": {}}}
+    (tmp_path / "config.yaml").write_text(json.dumps(asked))
+    monkeypatch.setattr("understudy.population.train.train_population", lambda job, tell: job.settings)
+    found = understudy.kickstart_population(None, always(RIGHT), run=tmp_path, resume=True, pbt__concurrent=2)
+    assert (found.seed, found.pbt.population, found.pbt.concurrent, found.env.id) == (7, 6, 2, CONSTANT)
 
 
 def test_runs_of_before_say_no_network_and_no_times(tmp_path):

@@ -5,6 +5,8 @@ from tests.teachers_for_tests import swing_up
 
 import understudy
 from understudy.cli import main
+from understudy.config import read_yaml
+from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays, write_arrays
 
@@ -33,6 +35,20 @@ def test_what_does_not_fit_what_was_learnt_is_refused(tmp_path, before, after, m
     quick(tmp_path, 120, **before)
     with pytest.raises(UserError, match=message):
         quick(tmp_path, 240, resume=True, **{**before, **after})
+
+
+def test_a_run_keeps_what_is_not_named_again(tmp_path):
+    quick(tmp_path, 120, seed=7, distance__name="huber", distance__delta=0.3, student__activation="elu")
+    before = read_yaml(tmp_path / "config.yaml")
+    assert understudy.distill(run=tmp_path, resume=True, stop__env_steps=240).env_steps == 240
+    assert understudy.distill(swing_up, run=tmp_path, resume=True).env_steps == 240
+    before["settings"]["stop"]["env_steps"] = 240
+    assert read_yaml(tmp_path / "config.yaml") == before
+    other = EnvSpec("Pendulum-v1", {"g": 1.0})
+    with pytest.raises(UserError, match=r"kwargs {}, not {'g': 1.0}"):
+        understudy.distill(env=other, run=tmp_path, resume=True, stop__env_steps=360)
+    with pytest.raises(UserError, match="needs a teacher"):
+        understudy.distill(run=tmp_path / "other")
 
 
 def test_sequences_may_become_parts_of_those_of_before(tmp_path):

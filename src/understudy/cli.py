@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import io
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.cli_parser import SETTINGS, command_parser, given_by, refuse
-from understudy.config import flags, merge, nest, read_yaml
+from understudy.config import flags, merge, nest
 from understudy.errors import UserError, tell
 from understudy.scene_flags import describe_scene
 
@@ -36,6 +35,7 @@ _HOMES = {
 
 def _distill(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
     from understudy.data import EnvSpec
+    from understudy.io.saved_run import over_saved, saved_envs
     from understudy.scenes import rows_in
     from understudy.side_by_side.distill import by_behaviour
     from understudy.terminal import run_distill
@@ -51,9 +51,8 @@ def _distill(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
             merged, env = merge(each["settings"], settings), [EnvSpec.from_json(each["env"])]
             players = each["players"] if arguments.num_envs is None else arguments.num_envs
             return distill_behaviours(each["teachers"], env, merged, each["preset"], arguments.resume, True, players)
-        teachers, ensemble = saved["teachers"], saved["ensemble"]
-        env = saved["env"] and [e if isinstance(e, str) else EnvSpec.from_json(e) for e in saved["env"]]
-        settings, run = merge(saved["settings"], settings), arguments.resume
+        teachers, ensemble, env = saved["teachers"], saved["ensemble"], saved_envs(saved)
+        settings, run = over_saved(arguments.resume, saved, settings), arguments.resume
     if each := by_behaviour(teachers):
         return distill_behaviours(each, env, settings, name, run, False, arguments.num_envs)
     if not teachers:
@@ -73,6 +72,7 @@ def _sweep(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
 
 
 def _train(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
+    from understudy.io.saved_run import over_saved
     from understudy.terminal_side_by_side import resume_behaviours, train_behaviours
     from understudy.terminal_training import run_train
 
@@ -81,14 +81,14 @@ def _train(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
         saved = _saved(arguments)
         if "behaviours" in saved:
             return resume_behaviours(arguments.resume, saved["behaviours"], settings)
-        _keep_method(arguments.resume, saved, settings)
-        settings, run = merge(saved["settings"], settings), arguments.resume
+        settings, run = over_saved(arguments.resume, saved, settings), arguments.resume
     elif train_behaviours(settings, arguments.preset, getattr(arguments, "behaviors", {}), run):
         return None
     return run_train(settings, arguments.preset, run, bool(arguments.resume), arguments.profile)
 
 
 def _kickstart(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
+    from understudy.io.saved_run import over_saved
     from understudy.terminal_kickstart import run_against_scratch, run_kickstart
 
     settings, teachers = nest(dotted), arguments.teacher
@@ -106,8 +106,7 @@ def _kickstart(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None
     run = arguments.run
     if arguments.resume:
         saved, run = _saved(arguments), arguments.resume
-        _keep_method(run, saved, settings)
-        settings = merge(saved["settings"], settings)
+        settings = over_saved(run, saved, settings)
     if arguments.pbt or str(settings.get("pbt", {}).get("population", 0)) != "0":
         from understudy.terminal_population import run_population
 
@@ -122,40 +121,15 @@ def _saved(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: There is no run, or it is of another command; or something is given that the folder alone can say.
     """
+    from understudy.io.saved_run import read_run
+
     run, command = arguments.resume, arguments.command
     fixed = ["preset", "run"] + (["teacher", "env", "ensemble"] if command == "distill" else [])
     for name in fixed:
         if getattr(arguments, name) and not (name == "run" and Path(arguments.run) == Path(run)):
             flag = "TEACHER" if name == "teacher" else f"--{name}"
             raise UserError(f"--resume {run} goes on with the run as it is there, settings excepted: leave {flag} out")
-    path = Path(run) / "config.yaml"
-    if not path.exists():
-        raise UserError(f"no run to resume at {run}: there is no {path}")
-    saved = read_yaml(path)
-    known = saved.keys() & {"settings", "by_behaviour", "behaviours"}
-    if not known or not isinstance(saved.get("settings", {}), Mapping):
-        raise UserError(f"{path} does not describe a run that can be resumed")
-    distilled = saved.keys() & {"teachers", "by_behaviour"}
-    made = "distill" if distilled else "kickstart" if "teaching" in saved.get("settings", {}) else "train"
-    if made != command:
-        again = shlex.join(["understudy", made, "--resume", run])
-        raise UserError(f"{run} is a run of understudy {made}: {again} goes on with it")
-    return saved
-
-
-def _keep_method(run: str, saved: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run by another method than its own.
-
-    Raises:
-        UserError: The flags name another one.
-    """
-    own = saved["settings"].get("method", "actor_critic")
-    other = settings.get("method", own)
-    if other != own:
-        raise UserError(
-            f"{run} is a run of the method {own}, which cannot become {other}: leave --method out, or start another "
-            "run with --run"
-        )
+    return read_run(run, command, several=True)
 
 
 def _run(words: Sequence[str]) -> None:

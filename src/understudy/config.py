@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ import yaml
 from understudy.errors import UserError, suggest
 
 T = TypeVar("T")
+Presets = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""Name of a preset or path of a YAML file, or several, merged from left to right."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,9 +244,7 @@ def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def with_overrides(
-    kind: Any, settings: Any, overrides: Mapping[str, Any], preset: str | Sequence[str] | None = None
-) -> Any:
+def with_overrides(kind: Any, settings: Any, overrides: Mapping[str, Any], preset: Presets | None = None) -> Any:
     """Return settings with keywords such as ``stop__ratio`` on top: an object stays one, mappings become a dict.
 
     Args:
@@ -315,6 +316,30 @@ def preset(name: str) -> dict[str, Any]:
         UserError: There is no such preset; the nearest names are suggested.
     """
     return read_yaml(preset_path(name))
+
+
+def preset_names(given: Presets | None) -> list[str]:
+    """Return names or paths of presets, of which one may be given, several or none.
+
+    Raises:
+        UserError: Something else is given.
+    """
+    several = [given] if isinstance(given, (str, os.PathLike)) else given or ()
+    if not isinstance(several, (list, tuple)) or not all(isinstance(one, (str, os.PathLike)) for one in several):
+        raise UserError(f"preset is {given!r}; it must be a name or the path of a YAML file, or a list of them")
+    return [os.fspath(name) for name in several if name]
+
+
+def merged_presets(given: Presets | None) -> dict[str, Any]:
+    """Return what presets say, merged from left to right.
+
+    Raises:
+        UserError: There is no such preset.
+    """
+    merged: dict[str, Any] = {}
+    for name in preset_names(given):
+        merged = merge(merged, preset(name))
+    return merged
 
 
 def preset_path(name: str) -> Path:

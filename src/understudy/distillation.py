@@ -12,13 +12,15 @@ from typing import Any
 
 import yaml
 
-from understudy.config import with_overrides
+from understudy.config import Presets, with_overrides
+from understudy.data import EnvSpec
 from understudy.env_names import EnvLike
-from understudy.errors import Interrupted
+from understudy.errors import Interrupted, UserError
 from understudy.execution.base import workers_alive
 from understudy.execution.restarts import WorkerError
 from understudy.io.log import RunLog, as_json
 from understudy.io.run_folder import check_free, in_use
+from understudy.io.saved_run import over_saved, read_run, same_env, saved_envs
 from understudy.job import Job, prepare
 from understudy.loop import train
 from understudy.policies.files import remove_leftovers, write_atomic
@@ -53,11 +55,11 @@ class DistillResult:
 
 
 def distill(
-    teacher: Any,
+    teacher: Any = (),
     env: EnvLike | Sequence[EnvLike] | None = None,
     settings: DistillSettings | Mapping[str, Any] | None = None,
     *,
-    preset: str | None = None,
+    preset: Presets | None = None,
     run: str | os.PathLike[str] | None = None,
     resume: bool = False,
     ensemble: str | None = None,
@@ -67,13 +69,15 @@ def distill(
     """Distil teachers into a student; stops when the student is statistically on par, or when the budget ends.
 
     Args:
-        teacher: Anything that ``understudy.load`` takes, or a list of several; or a ``Job`` from ``prepare``.
+        teacher: Anything that ``understudy.load`` takes, or a list of several; or a ``Job`` from ``prepare``, alone.
         env: Environment id, or a class or function that makes one; or one per teacher; the teachers' own by default.
         settings: ``DistillSettings``, under which no preset lies, or nested mappings such as
             ``{"student": {"hidden": [64, 64]}}``.
-        preset: Name of a preset under the settings; by default that of the teacher's kind of action.
+        preset: Name of a preset under the settings, or path of a YAML file, or several, merged from left to right; by
+            default that of the teacher's kind of action.
         run: Folder of the run; by default ``runs/ENV-TIME``.
-        resume: Go on with the run in that folder.
+        resume: Go on with the run in that folder: presets, nested mappings and keywords lie over its settings, and
+            teachers need not be named again. The environment is its own.
         ensemble: How several teachers of one task are averaged: ``distributions`` or ``losses``.
         report: Called with the metrics of each round.
         **overrides: Settings with their dots as double underscores, such as ``stop__ratio=0.9``.
@@ -85,7 +89,18 @@ def distill(
         return _run_job(teacher, report)
     settings = with_overrides(DistillSettings, settings, overrides, preset)
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
-    job = prepare(teachers, env, settings, preset=preset, run=run, resume=resume, ensemble=ensemble)
+    saved = read_run(run, "distill") if resume else {}
+    named, given = env, bool(teachers) or env is not None
+    if saved:
+        if not isinstance(settings, DistillSettings):
+            settings, preset = over_saved(run, saved, settings, preset), None
+        teachers, ensemble = teachers or saved["teachers"], ensemble or saved["ensemble"]
+        named = saved_envs(saved) if env is None else env
+    if not teachers:
+        raise UserError("understudy.distill needs a teacher: a zip, a zoo folder, a .safetensors, a function, ...")
+    job = prepare(teachers, named, settings, preset=preset, run=run, resume=resume, ensemble=ensemble)
+    if saved and given:
+        same_env(run, EnvSpec.from_json(saved["environment"]), job.env)
     return _run_job(job, report)
 
 

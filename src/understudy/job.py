@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.checks import check_settings
-from understudy.config import build, merge, plain, preset
+from understudy.config import Presets, build, merge, merged_presets, plain
 from understudy.data import EnvSpec
 from understudy.env_names import EnvLike, all_named
 from understudy.envs.make import spaces_of
@@ -27,7 +27,7 @@ from understudy.teachers.combine import combine
 from understudy.teachers.load import called
 
 
-def resolve(settings: DistillSettings | Mapping[str, Any] | None, preset_name: str | None) -> DistillSettings:
+def resolve(settings: DistillSettings | Mapping[str, Any] | None, preset: Presets | None) -> DistillSettings:
     """Return the settings: defaults < preset < what the caller says.
 
     Raises:
@@ -36,8 +36,7 @@ def resolve(settings: DistillSettings | Mapping[str, Any] | None, preset_name: s
     if isinstance(settings, DistillSettings):
         resolved = settings
     else:
-        base = preset(preset_name) if preset_name else {}
-        resolved = build(DistillSettings, merge(base, settings or {}))
+        resolved = build(DistillSettings, merge(merged_presets(preset), settings or {}))
     check_settings(resolved)
     return resolved
 
@@ -106,7 +105,7 @@ def prepare(
     env: EnvLike | Sequence[EnvLike] | None,
     settings: DistillSettings | Mapping[str, Any] | None = None,
     *,
-    preset: str | None = None,
+    preset: Presets | None = None,
     run: str | os.PathLike[str] | None = None,
     resume: bool = False,
     ensemble: str | None = None,

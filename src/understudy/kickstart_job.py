@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from understudy.checks import check_schedule, check_settings
-from understudy.config import build, merge, plain
-from understudy.config import preset as read_preset
+from understudy.config import Presets, build, merge, merged_presets, plain
 from understudy.data import EnvSpec
 from understudy.env_names import EnvLike, env_settings
 from understudy.envs.multitask import task_shares
@@ -48,16 +47,13 @@ class KickstartJob:
     """What the user should know before it starts."""
 
 
-def resolve(settings: Mapping[str, Any], presets: Sequence[str]) -> KickstartSettings:
+def resolve(settings: Mapping[str, Any], presets: Presets) -> KickstartSettings:
     """Return the settings: defaults < presets from left to right < what the caller says, not yet checked.
 
     Raises:
         UserError: An unknown preset, key or value.
     """
-    base: dict[str, Any] = {}
-    for name in presets or (PRESET,):
-        base = merge(base, read_preset(name))
-    merged = merge(base, settings)
+    merged = merge(merged_presets(presets or PRESET), settings)
     if (method := merged.get("method")) in TAUGHT:  # a single run of it is prepared by replay_kickstarting
         raise UserError(
             f"populations (--pbt) and --against-scratch are for students that learn from rollouts, not from a replay "
@@ -71,7 +67,7 @@ def prepare(
     env: EnvLike | None = None,
     settings: KickstartSettings | Mapping[str, Any] | None = None,
     *,
-    preset: str | Sequence[str] = (),
+    preset: Presets = (),
     run: str | os.PathLike[str] | None = None,
     resume: bool = False,
 ) -> KickstartJob:
@@ -91,7 +87,7 @@ def prepare(
     """
     if not isinstance(settings, KickstartSettings):
         over = dict(settings or {})
-        settings = resolve(merge(over, env_settings(env)), [preset] if isinstance(preset, str) else preset)
+        settings = resolve(merge(over, env_settings(env)), preset)
     elif named := env_settings(env):
         settings = replace(settings, env=build(EnvSettings, merge(plain(settings.env), named["env"])))
     sources = list(teachers) or list(settings.teaching.teachers)

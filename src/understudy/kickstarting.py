@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from understudy.config import with_overrides
+from understudy.config import Presets, with_overrides
 from understudy.env_names import EnvLike
 from understudy.envs.multitask import task_names
 from understudy.errors import UserError
@@ -19,6 +19,7 @@ from understudy.evaluation.contestants import resolve as contestant
 from understudy.evaluation.evaluate import play_out
 from understudy.evaluation.task_score import Level
 from understudy.io.run_folder import in_use
+from understudy.io.saved_run import keep_env, over_saved, read_run
 from understudy.io.scores import is_number, read_scores, write_scores
 from understudy.kickstart_job import KickstartJob, prepare
 from understudy.learning.behaviours import TeacherActs
@@ -186,7 +187,7 @@ def copy_teacher(teacher: PolicyLike, student: Policy) -> None:
 def kickstart(
     env: EnvLike | None = None,
     teacher: Any = (),
-    preset: str | Sequence[str] = (),
+    preset: Presets = (),
     settings: KickstartSettings | Mapping[str, Any] | None = None,
     *,
     run: str | os.PathLike[str] | None = None,
@@ -199,11 +200,13 @@ def kickstart(
     Args:
         env: Environment id, a class or function that makes one, or a description; the teacher's own by default.
         teacher: Anything that ``understudy.load`` takes, or a list of several.
-        preset: Name of a preset, or several, merged from left to right; ``kickstarting`` by default.
+        preset: Name of a preset or path of a YAML file, or several, merged from left to right; ``kickstarting`` by
+            default.
         settings: ``KickstartSettings``, under which no preset lies, or nested mappings such as
             ``{"teaching": {"weight": "gated(1)"}}``.
         run: Folder of the run; by default ``runs/ENV-TIME``.
-        resume: Go on with the run in that folder.
+        resume: Go on with the run in that folder: presets, nested mappings and keywords lie over its settings, and
+            teachers need not be named again. The environment is its own.
         report: Called with the metrics of each round.
         **overrides: Settings with their dots as double underscores, such as ``teaching__weight="linear(2, 0, 10%)"``.
 
@@ -212,14 +215,33 @@ def kickstart(
     """
     settings = with_overrides(KickstartSettings, settings, overrides, preset)
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
-    names = [preset] if isinstance(preset, str) else list(preset)
-    if not isinstance(settings, KickstartSettings) and method_of(settings, names) != "actor_critic":
-        replayed = prepare_replay(teachers, env, settings, names, run, resume)
+    if resume:
+        settings, preset, env = gone_on(run, env, settings, preset)
+    if not isinstance(settings, KickstartSettings) and method_of(settings, preset) != "actor_critic":
+        replayed = prepare_replay(teachers, env, settings, preset, run, resume)
         _warn(replayed.notes)
         return run_replay_job(replayed, report)
     job = prepare(teachers, env, settings, preset=preset, run=run, resume=resume)
     _warn(job.notes)
     return run_job(job, report)
+
+
+def gone_on(
+    run: str | os.PathLike[str] | None,
+    env: EnvLike | None,
+    settings: KickstartSettings | Mapping[str, Any],
+    preset: Presets,
+) -> tuple[KickstartSettings | Mapping[str, Any], Presets, EnvLike | None]:
+    """Return the settings, presets and environment with which the run in a folder goes on.
+
+    Raises:
+        UserError: There is no such run, or it is of another method or environment.
+    """
+    saved = read_run(run, "kickstart")
+    keep_env(run, saved, env)
+    if isinstance(settings, KickstartSettings):
+        return settings, (), env
+    return over_saved(run, saved, settings, preset), (), None
 
 
 def _warn(notes: Sequence[str]) -> None:

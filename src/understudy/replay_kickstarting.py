@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from understudy.checks import check_schedule, check_settings
-from understudy.config import build, merge, preset
+from understudy.config import Presets, build, merge, merged_presets
 from understudy.env_names import EnvLike, env_settings
 from understudy.errors import UserError
 from understudy.evaluation.contestants import resolve as contestant
@@ -49,23 +49,20 @@ class ReplayJob:
     """What the user should know before it starts."""
 
 
-def method_of(settings: Mapping[str, Any], presets: Sequence[str]) -> str:
+def method_of(settings: Mapping[str, Any], presets: Presets) -> str:
     """Return the method that presets and settings name.
 
     Raises:
         UserError: No such preset.
     """
-    merged: dict[str, Any] = {}
-    for name in presets:
-        merged = merge(merged, preset(name))
-    return str(merge(merged, settings).get("method", "actor_critic"))
+    return str(merge(merged_presets(presets), settings).get("method", "actor_critic"))
 
 
 def prepare_replay(
     teachers: Sequence[Any],
     env: EnvLike | None,
     settings: Mapping[str, Any],
-    presets: Sequence[str],
+    presets: Presets,
     run: str | os.PathLike[str] | None = None,
     resume: bool = False,
 ) -> ReplayJob:
@@ -74,10 +71,7 @@ def prepare_replay(
     Raises:
         UserError: Anything the user can mend.
     """
-    merged: dict[str, Any] = {}
-    for name in presets:
-        merged = merge(merged, preset(name))
-    merged = merge(merge(merged, settings), env_settings(env))
+    merged = merge(merge(merged_presets(presets), settings), env_settings(env))
     method = str(merged.get("method"))
     if method not in TAUGHT:
         raise UserError(f"method is {method!r}; with a teacher from a replay it can be {', '.join(TAUGHT)}")

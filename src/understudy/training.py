@@ -13,13 +13,14 @@ from typing import Any
 import yaml
 
 from understudy.checks import check_settings
-from understudy.config import build, merge, plain, preset, with_overrides
+from understudy.config import Presets, build, merge, merged_presets, plain, with_overrides
 from understudy.env_names import EnvLike, env_settings
 from understudy.errors import Interrupted, OutsideError, UserError, suggest
 from understudy.evaluation.statistics import bootstrap_interval
 from understudy.execution.base import workers_alive
 from understudy.io.log import RunLog, as_json, logged_curve
 from understudy.io.run_folder import check_free, in_use, new_folder
+from understudy.io.saved_run import keep_env, over_saved, read_run
 from understudy.loop import train as loop
 from understudy.policies.files import load_policy, remove_leftovers, write_atomic
 from understudy.policies.policy import Policy
@@ -62,14 +63,13 @@ class TrainResult:
 AnySettings = TrainSettings | ReplayedSettings
 
 
-def resolve_training(settings: Mapping[str, Any], preset_name: str | None) -> AnySettings:
+def resolve_training(settings: Mapping[str, Any], preset: Presets | None) -> AnySettings:
     """Return the settings of the method that they name: defaults < preset < what the caller says.
 
     Raises:
         UserError: An unknown preset, key or value, or settings that contradict each other.
     """
-    base = preset(preset_name) if preset_name else {}
-    merged = merge(base, settings)
+    merged = merge(merged_presets(preset), settings)
     method = str(merged.get("method", "actor_critic"))
     if method not in METHODS:
         raise UserError(f"method is {method!r}; it can be {', '.join(METHODS)}{suggest(method, METHODS)}")
@@ -83,7 +83,7 @@ def resolve_training(settings: Mapping[str, Any], preset_name: str | None) -> An
 
 def train(
     env: EnvLike | None = None,
-    preset: str | None = None,
+    preset: Presets | None = None,
     settings: AnySettings | Mapping[str, Any] | None = None,
     *,
     run: str | os.PathLike[str] | None = None,
@@ -96,11 +96,13 @@ def train(
 
     Args:
         env: Environment id, a class or function that makes one, or a description; the preset's by default.
-        preset: Name of a preset under the settings, such as ``ppo``; see ``understudy presets``.
+        preset: Name of a preset under the settings, such as ``ppo`` (``understudy presets`` lists them), or path of a
+            YAML file, or several, merged from left to right.
         settings: Those of a method, such as ``TrainSettings``, under which no preset lies, or nested mappings such as
             ``{"rollout": {"num_envs": 8}}``.
         run: Folder of the run; by default ``runs/ENV-TIME``.
-        resume: Go on with the run in that folder, from its last checkpoint.
+        resume: Go on with the run in that folder, from its last checkpoint: presets, nested mappings and keywords lie
+            over its settings, and the environment is its own.
         report: Called with the metrics of each round.
         teach: Adds teachers; ``understudy.kickstart`` makes it.
         **overrides: Settings with their dots as double underscores, such as ``update__lr="1e-3"``.
@@ -113,6 +115,11 @@ def train(
     """
     named = env_settings(env)
     settings = with_overrides(AnySettings, settings, overrides, preset)
+    if resume and teach is None:
+        saved = read_run(run, "train")
+        keep_env(run, saved, env)
+        if not isinstance(settings, AnySettings):
+            settings, preset, named = over_saved(run, saved, settings, preset), None, {}
     if isinstance(settings, AnySettings):
         resolved = settings
         if named:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from understudy.config import merge, plain, with_overrides
+from understudy.config import Presets, merge, plain, with_overrides
 from understudy.env_names import EnvLike
 from understudy.envs.make import spaces_of
 from understudy.errors import Interrupted, UserError
@@ -23,6 +23,7 @@ from understudy.execution.processes import cores
 from understudy.io.log import as_json
 from understudy.io.run_folder import in_use
 from understudy.kickstart_job import KickstartJob, prepare
+from understudy.kickstarting import gone_on
 from understudy.policies.files import load_policy, write_atomic
 from understudy.policies.policy import About, Policy
 from understudy.population import tune
@@ -53,7 +54,7 @@ DEFAULT_SIZE = 4
 def kickstart_population(
     env: EnvLike | None = None,
     teacher: Any = (),
-    preset: str | Sequence[str] = (),
+    preset: Presets = (),
     settings: KickstartSettings | Mapping[str, Any] | None = None,
     *,
     run: str | os.PathLike[str] | None = None,
@@ -78,6 +79,8 @@ def kickstart_population(
         Interrupted: Ctrl-C; the intervals that were finished are saved.
     """
     settings = with_overrides(KickstartSettings, settings, overrides, preset)
+    if resume:
+        settings, preset, env = gone_on(run, env, settings, preset)
     if not isinstance(settings, KickstartSettings):
         settings = merge({"pbt": {"population": DEFAULT_SIZE}}, settings or {})
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
