@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from understudy.cli import main
-from understudy.config import preset, presets
+from understudy.cli_parser import command_parser, given_by
+from understudy.config import merged_presets, preset, presets
 from understudy.policies.files import load_policy
 
 COMMAND = [sys.executable, "-m", "understudy"]
@@ -207,6 +208,27 @@ def test_help_of_a_preset_that_does_not_exist(capsys):
         main(["train", "--preset=td3-lunarlandr", "--help"])
     assert ended.value.code == 2
     assert re.match(r"understudy: error: no preset .*did you mean td3-lunarlander", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "found"),
+    [
+        (["kickstart", "--preset", "jsrl", "--preset", "ppo-cartpole"], "preset", ["jsrl", "ppo-cartpole"]),
+        (["distill", "t", "--env", "A", "--env", "B", "C"], "env", ["A", "B", "C"]),
+        (["sweep", "t", "--env", "A", "--env", "B"], "env", ["A", "B"]),
+        (["sweep", "t", "--sizes", "4", "--sizes", "8"], "sizes", ["4", "8"]),
+        (["train", "--env.wrappers", "{a: 1}", "--env.wrappers", "{b: 1}"], "env.wrappers", ["{a: 1}", "{b: 1}"]),
+        (["distill", "t", "--student.hidden", "64", "--student.hidden=32"], "student.hidden", ["64", "32"]),
+        (["sweep", "t"], "sizes", ["8x8", "16x16", "32x32", "64x64"]),
+        (["kickstart"], "preset", []),
+    ],
+)
+def test_flags_of_lists_add_up(words, name, found):
+    for _ in range(2):
+        assert vars(command_parser().parse_args(words))[name] == found
+    if name == "preset":
+        given = given_by(words[0], words[1:])
+        assert given == merged_presets(found or "kickstarting")
 
 
 def test_the_module_is_the_command():

@@ -48,7 +48,10 @@ def given_by(command: str, words: Sequence[str]) -> Given:
     found: dict[str, Any] = {}
     several = command == "kickstart"
     parser = _Parser(prog=f"understudy {command}", add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", nargs="+" if several else 1, default=["kickstarting"] if several else [])
+    if several:
+        parser.add_argument("--preset", nargs="+", action=_Several, default=["kickstarting"])
+    else:
+        parser.add_argument("--preset", nargs=1, default=[])
     for name in parser.parse_known_args(list(words))[0].preset:
         found = merge(found, preset(name))
     return found
@@ -79,10 +82,12 @@ def _add_flags(parser: argparse.ArgumentParser, cls: Any, given: Given) -> None:
         default = field.default if field.default_factory is MISSING else field.default_factory()
         shown = _shown(_value(given, name, default))
         names = [f"--{name}"] + ([_SHORT[name]] if name in _SHORT else [])
+        several = get_origin(_given(kind)) is tuple
         groups[section].add_argument(
             *names,
             dest=name,
-            nargs="*" if get_origin(_given(kind)) is tuple else None,
+            nargs="*" if several else None,
+            action=_Several if several else "store",
             metavar=_metavar(kind),
             default=argparse.SUPPRESS,
             help=(field.metadata.get("help", "") + (f" [{shown}]" if shown else "")).replace("%", "%%"),
@@ -140,6 +145,16 @@ def refuse(parser: argparse.ArgumentParser, command: str, unknown: list[str]) ->
     raise UserError(
         f"unknown argument {word}{suggest(word.split('=')[0], known)} (understudy {command} --help lists all)"
     )
+
+
+class _Several(argparse.Action):
+    """Keeps the values of every time that a flag is given; the first time replaces the default."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        before = getattr(namespace, self.dest, self.default)
+        setattr(namespace, self.dest, [*([] if before is self.default else before), *values])
 
 
 class _Parser(argparse.ArgumentParser):
@@ -200,8 +215,9 @@ def _add_distill(distill: argparse.ArgumentParser) -> None:
         "BEHAVIOUR=FILE for each behaviour of a Unity scene"
     )  # fmt: skip
     distill.add_argument(
-        "--env", nargs="*", help="environment id, or module:Name; by default the teacher's own; one per task teacher"
-    )
+        "--env", nargs="*", action=_Several,
+        help="environment id, or module:Name; by default the teacher's own; one per task teacher",
+    )  # fmt: skip
     distill.add_argument(
         "--ensemble", choices=("distributions", "losses"), help="several teachers of one task: average"
     )
@@ -246,10 +262,12 @@ def _add_players(command: Callable[[str, str], argparse.ArgumentParser]) -> None
 
 def _add_sweep(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument("teacher", nargs="+", help="as of distill")
-    sweep.add_argument("--env", nargs="*", help="environment id, or module:Name; by default the teacher's own")
+    sweep.add_argument(
+        "--env", nargs="*", action=_Several, help="environment id, or module:Name; by default the teacher's own"
+    )
     sweep.add_argument("--ensemble", choices=("distributions", "losses"), help="as of distill")
     sweep.add_argument(
-        "--sizes", nargs="+", default=["8x8", "16x16", "32x32", "64x64"], metavar="SIZE",
+        "--sizes", nargs="+", action=_Several, default=["8x8", "16x16", "32x32", "64x64"], metavar="SIZE",
         help="widths of the hidden layers, 0 for none, or shares of the teacher's parameters such as 25%% "
         "[8x8 16x16 32x32 64x64]",
     )  # fmt: skip
@@ -304,6 +322,7 @@ def _add_kickstart(kickstart: argparse.ArgumentParser) -> None:
     kickstart.add_argument(
         "--preset",
         nargs="+",
+        action=_Several,
         default=[],
         metavar="NAME",
         help="presets or YAML files, merged from left to right [kickstarting]",
