@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from understudy.config import build, flags, merge, nest, plain, preset, presets
+from understudy.config import build, flags, merge, merged_presets, nest, plain, preset, presets, with_overrides
 from understudy.errors import UserError
 from understudy.settings import METHODS, TAUGHT, DistillSettings, KickstartSettings, TrainSettings
 
@@ -87,6 +87,24 @@ def test_resolved_configuration_reads_back():
 
 def test_merge_goes_key_by_key():
     assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 5}}) == {"a": {"b": 5, "c": 2}, "d": 3}
+
+
+@pytest.mark.parametrize("section", [{"seconds": 100.0}, build(TrainSettings, {"stop": {"seconds": 100}}).stop])
+def test_a_section_lies_under_its_keywords_whichever_is_first(section):
+    before = plain(section)
+    keys = {"stop__env_steps": 256, "stop": section}
+    for overrides in (keys, dict(reversed(keys.items()))):
+        for settings, over in ((None, overrides), ({"stop": section}, {"stop__env_steps": 256})):
+            stop = with_overrides(TrainSettings, settings, over)["stop"]
+            assert (stop["env_steps"], stop["seconds"]) == (256, 100) and plain(section) == before
+
+
+def test_presets_are_names_or_paths_one_or_several(tmp_path):
+    (tmp_path / "mine.yaml").write_text("update: {lr: 1e-1}")
+    assert merged_presets(["ppo", tmp_path / "mine.yaml"]) == merge(preset("ppo"), {"update": {"lr": "1e-1"}})
+    assert merged_presets("ppo") == preset("ppo") and merged_presets(None) == merged_presets(()) == {}
+    with pytest.raises(UserError, match="preset is 5; it must be a name"):
+        merged_presets(5)
 
 
 KINDS = (DistillSettings, *METHODS.values(), KickstartSettings, *TAUGHT.values())

@@ -235,12 +235,11 @@ def flags(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any, Field[Any]]]:
 def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
     """``{"a.b": 1}`` -> ``{"a": {"b": 1}}``."""
     out: dict[str, Any] = {}
-    for name, value in dotted.items():
-        *parents, leaf = name.split(".")
-        here = out
-        for parent in parents:
-            here = here.setdefault(parent, {})
-        here[leaf] = value
+    for name in sorted(dotted, key=lambda name: name.count(".")):  # a section lies under its keys, whichever is first
+        value = dotted[name]
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        out = merge(out, value)
     return out
 
 
@@ -256,9 +255,14 @@ def with_overrides(kind: Any, settings: Any, overrides: Mapping[str, Any], prese
     Raises:
         UserError: An object of another class, or one beside a preset.
     """
-    over = nest({name.replace("__", "."): value for name, value in overrides.items()})
+    over = nest({name.replace("__", "."): _opened(value) for name, value in overrides.items()})
     if not is_dataclass(settings):
-        return merge(settings or {}, over)
+        if not isinstance(settings, Mapping | None):
+            raise UserError(
+                f"settings is {settings!r}; it must be nested mappings such as {{'stop': {{'env_steps': 1000}}}} or an "
+                "object of settings; a YAML file is given as preset"
+            )
+        return merge({name: _opened(value) for name, value in (settings or {}).items()}, over)
     if not isinstance(settings, kind):
         wanted = " or ".join(one.__name__ for one in get_args(kind) or (kind,))
         raise UserError(f"settings is an object of {type(settings).__name__}; it must be {wanted}, or nested mappings")
@@ -268,6 +272,11 @@ def with_overrides(kind: Any, settings: Any, overrides: Mapping[str, Any], prese
             "settings as nested mappings or keywords"
         )
     return build(type(settings), merge(plain(settings), over)) if over else settings
+
+
+def _opened(value: Any) -> Any:
+    """Return a section that is given as an object as a mapping, over which keywords can lie."""
+    return plain(value) if is_dataclass(value) else value
 
 
 def presets() -> dict[str, Path]:
