@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from rich.console import Console
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.evaluation.compare import compare
+from understudy.evaluation.contestants import resolve_all
 from understudy.evaluation.picture import draw
 from understudy.evaluation.tables import NONE, number, print_comparison, to_markdown, to_text, write_table
 from understudy.report.content import comparison_from_json
@@ -144,6 +146,37 @@ def test_names_are_unique_and_tasks_are_the_same():
         compare([])
     with pytest.raises(UserError, match="2 policies, but 1 names"):
         compare([new_policy(), new_policy()], names=["a"])
+
+
+LIMIT, ATARI = {"type": "time_limit", "max_steps": 20}, {"type": "atari"}
+
+
+@pytest.mark.parametrize(
+    ("env", "one", "other", "message"),
+    [
+        ("CartPole-v1", [], [LIMIT], r"CartPole-v1 without time_limit, .* CartPole-v1 with time_limit \[20\]: returns"),
+        ("ALE/Pong-v5", [ATARI], [ATARI | {"sticky": 0.25}], "with sticky 0.0, .* with sticky 0.25: returns of diff"),
+        ("ALE/Pong-v5", [ATARI], [ATARI | {"frame_skip": 1}], "with frame_skip 4, .* with frame_skip 1: returns"),
+        ("ALE/Pong-v5", [ATARI], [ATARI | {"noop_max": 0}], "with noop_max 30, .* with noop_max 0: returns"),
+        ("ALE/Pong-v5", [ATARI], [ATARI | {"stack": 1, "screen_size": 42}], ""),
+        ("CartPole-v1", [LIMIT], [{"type": "time_feature"}, LIMIT], ""),
+    ],
+)
+def test_wrappers_that_change_the_task_set_returns_apart(env, one, other, message):
+    policies = [new_policy(), new_policy()]
+    for policy, wrappers in zip(policies, (one, other), strict=True):
+        policy.about.env = EnvSpec(env, {}, tuple(wrappers))
+    if not message:
+        assert len(resolve_all(policies, None, None, 0)) == 2
+    else:
+        with pytest.raises(UserError, match=message):
+            compare(policies)
+
+
+@pytest.mark.parametrize("policies", ["runs/one", Path("runs/one"), torch.nn.Sequential(torch.nn.Linear(4, 2))])
+def test_one_policy_is_no_list(policies):
+    with pytest.raises(UserError, match=f"as a list, .* of the type {type(policies).__name__}"):
+        compare(policies, "CartPole-v1")
 
 
 def test_one_library_runs_all(monkeypatch):

@@ -76,6 +76,8 @@ def test_printed_and_written(tmp_path):
         (new_policy(), {"env": "Pendulum-v1"}, "acts in Discrete"),
         (new_policy(), {"env": "Acrobot-v1"}, "acts in Discrete.2.*takes Discrete.3"),
         (new_policy(), {"episodes": 0}, "at least 1 episode"),
+        (new_policy(), {"episodes": 2.5}, "episodes is 2.5; it must be a whole number"),
+        ("random", {"env": "CartPole-v1", "seed": 1.5}, "seed is 1.5; it must be a whole number"),
         (new_policy(), {"seed": -1}, "seeds are not negative"),
         (new_policy(), {"seed": 2**64 - 1}, "seeds are at most 4294967295"),
     ],

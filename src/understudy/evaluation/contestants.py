@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import gymnasium as gym
 
 from understudy.data import EnvSpec
 from understudy.env_names import EnvLike, named
+from understudy.envs.atari import AtariOptions
 from understudy.envs.make import env_backend, spaces_of
 from understudy.envs.multitask import task_actions
 from understudy.errors import UserError
@@ -51,6 +53,7 @@ def resolve(source: Any, env: EnvLike | None = None, name: str = "", seed: int =
         UserError: Nothing at ``source``, it does not say its environment and ``env`` does not either, or a seed that is
             too large.
     """
+    _check_whole(seed=seed)
     if seed > LAST_SEED:
         raise UserError(f"seeds are at most {LAST_SEED}, but seed is {seed}")
     env = named(env)
@@ -86,6 +89,9 @@ def resolve_all(
     Raises:
         UserError: No policies, as many names as policies are not, or they play in different environments.
     """
+    if isinstance(sources, str) or not isinstance(sources, Sequence):
+        kind = type(sources).__name__
+        raise UserError(f"policies are given as a list, such as [teacher, student], but this is of the type {kind}")
     if not sources:
         raise UserError("there is nothing to compare: name at least one policy")
     if names is not None and len(names) != len(sources):
@@ -99,10 +105,11 @@ def resolve_all(
         found.append(resolve(source, own, names[i] if names else "", seed))
     first = found[0].env
     for other in found[1:]:
-        if (other.env.id, dict(other.env.kwargs)) != (first.id, dict(first.kwargs)):
+        if _task(other.env) != _task(first):
+            ours, theirs = _told_apart(first, other.env)
             raise UserError(
-                f"{found[0].name} plays {first.id}, {other.name} plays {other.env.id}: returns of different tasks are "
-                "not comparable; choose one with --env"
+                f"{found[0].name} plays {ours}, {other.name} plays {theirs}: returns of different tasks are not "
+                "comparable; choose one with --env, among tasks of one id with an EnvSpec from Python"
             )
     if len({env_backend(one.env) for one in found}) > 1:
         # Some wrapper keeps one of them in gymnasium; the same seeds mean the same episodes in one library only.
@@ -116,16 +123,44 @@ def resolve_all(
     return unique
 
 
+def _task(spec: EnvSpec) -> dict[str, Any]:
+    """Return what decides the return of an episode; wrappers that only change what is seen do not."""
+    task: dict[str, Any] = {"id": spec.id, "kwargs": dict(spec.kwargs)}
+    for wrapper in spec.wrappers:
+        if wrapper.get("type") == "time_limit":
+            task["time_limit"] = [*task.get("time_limit", ()), wrapper.get("max_steps")]
+        if wrapper.get("type") == "atari":
+            options = AtariOptions.read(wrapper)
+            task |= {name: getattr(options, name) for name in ("frame_skip", "noop_max", "sticky", "fire_reset")}
+    return task
+
+
+def _told_apart(one: EnvSpec, other: EnvSpec) -> list[str]:
+    """Return words for two tasks: their ids, or what differs where these are the same."""
+    tasks = [_task(one), _task(other)]
+    if one.id != other.id:
+        return [one.id, other.id]
+    (name, *_) = (name for name in {**tasks[0], **tasks[1]} if tasks[0].get(name) != tasks[1].get(name))
+    return [f"{one.id} {f'with {name} {task[name]}' if name in task else f'without {name}'}" for task in tasks]
+
+
 def check_episodes(episodes: int, seed: int, num_envs: int = 1) -> None:
     """Refuse to play nothing, and seeds that are none.
 
     Raises:
         UserError: With the numbers.
     """
+    _check_whole(episodes=episodes, seed=seed, num_envs=num_envs)
     if episodes < 1 or num_envs < 1:
         raise UserError(f"an evaluation needs at least 1 episode and 1 environment, not {episodes} and {num_envs}")
     if seed < 0:
         raise UserError(f"seeds are not negative, but seed is {seed}")
+
+
+def _check_whole(**numbers: Any) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, Integral):
+            raise UserError(f"{name} is {number!r}; it must be a whole number")
 
 
 def check_spaces(contestant: Contestant, observations: gym.Space[Any], actions: gym.Space[Any]) -> None:
