@@ -10,7 +10,8 @@ from tests.test_kickstart import CONSTANT, RIGHT, always
 import understudy
 from understudy.config import build, merge
 from understudy.errors import UserError
-from understudy.settings import DistillSettings, KickstartSettings, TrainSettings
+from understudy.job import prepare
+from understudy.settings import TAUGHT, DistillSettings, KickstartSettings, TrainSettings
 
 ONE = {"execution": {"type": "single"}, "stop": {"env_steps": 4000}, "evaluation": {"final": 0}}
 LEARN = {"env": {"id": CONSTANT}, "rollout": {"num_envs": 2, "steps": 16}, "evaluation": {"final": 0, "every": 0}}
@@ -47,6 +48,30 @@ def test_an_object_beside_a_preset_or_of_another_function_is_refused(tmp_path, n
     with pytest.raises(UserError, match="settings is an object of .*; it must be "):
         start(name, other, run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_what_is_neither_object_nor_mapping_is_refused(tmp_path, name):
+    for settings in ("x.yaml", [1, 2]):
+        with pytest.raises(UserError, match="settings is .*; it must be nested mappings"):
+            start(name, settings, run=tmp_path / "run")
+    (tmp_path / "bad.yaml").write_text("stop: {env_steps: none}")
+    for preset in (tmp_path / "bad.yaml", [tmp_path / "bad.yaml"]):
+        with pytest.raises(UserError, match="stop.env_steps is 'none'; it must be a whole number"):
+            start(name, LEARN if name != "distill" else {}, preset=preset, run=tmp_path / "run")
+
+
+def test_settings_with_teachers_are_kickstarts(tmp_path):
+    for settings in (OBJECTS["kickstart"], TAUGHT["q_learning"]()):
+        with pytest.raises(UserError, match="settings is .*, with teachers: give it to understudy.kickstart"):
+            understudy.train(settings=settings, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_job_takes_no_other_settings(tmp_path):
+    job = prepare([swing_up], "Pendulum-v1", OBJECTS["distill"], run=tmp_path / "run")
+    with pytest.raises(UserError, match="give env, run, stop__env_steps, resume to prepare, not beside the job"):
+        understudy.distill(job, "Pendulum-v1", run=tmp_path, resume=True, stop__env_steps=10)
 
 
 def test_the_environment_of_a_kickstarted_object_can_be_named(tmp_path):

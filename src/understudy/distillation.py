@@ -86,19 +86,23 @@ def distill(
         UserError: Anything the user can mend: no such file, spaces that do not fit, NaN, a full disk.
     """
     if isinstance(teacher, Job):
+        options = {"env": env, "settings": settings, "preset": preset, "run": run, "ensemble": ensemble, **overrides}
+        named = [name for name, value in options.items() if value is not None] + ["resume"] * resume
+        if named:
+            raise UserError(f"a job is prepared already: give {', '.join(named)} to prepare, not beside the job")
         return _run_job(teacher, report)
     settings = with_overrides(DistillSettings, settings, overrides, preset)
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
     saved = read_run(run, "distill") if resume else {}
-    named, given = env, bool(teachers) or env is not None
+    asked, given = env, bool(teachers) or env is not None
     if saved:
         if not isinstance(settings, DistillSettings):
             settings, preset = over_saved(run, saved, settings, preset), None
         teachers, ensemble = teachers or saved["teachers"], ensemble or saved["ensemble"]
-        named = saved_envs(saved) if env is None else env
+        asked = saved_envs(saved) if env is None else env
     if not teachers:
         raise UserError("understudy.distill needs a teacher: a zip, a zoo folder, a .safetensors, a function, ...")
-    job = prepare(teachers, named, settings, preset=preset, run=run, resume=resume, ensemble=ensemble)
+    job = prepare(teachers, asked, settings, preset=preset, run=run, resume=resume, ensemble=ensemble)
     if saved and given:
         same_env(run, EnvSpec.from_json(saved["environment"]), job.env)
     return _run_job(job, report)

@@ -115,6 +115,8 @@ def train(
     """
     named = env_settings(env)
     settings = with_overrides(AnySettings, settings, overrides, preset)
+    if teach is None and hasattr(settings, "teaching"):
+        raise UserError(f"settings is {type(settings).__name__}, with teachers: give it to understudy.kickstart")
     if resume and teach is None:
         saved = read_run(run, "train")
         keep_env(run, saved, env)
