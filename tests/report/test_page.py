@@ -13,6 +13,7 @@ import yaml
 
 from understudy.cli import main
 from understudy.evaluation.tables import number
+from understudy.report.runtimes import Size
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VOID = {"meta", "img", "link", "br", "input", "hr"}
@@ -147,8 +148,32 @@ def test_kickstarting_against_scratch(here):
     assert "λ, weight of the teacher" in text and "to the teacher, nats" in text
     assert "95 % bootstrap interval over 2 runs" in text
     assert "--against-scratch --seeds 2" in text
-    rows = [a["data-tip"] for tag, a in page.tags if tag == "circle" and "mean" in a["class"].split()]
+    rows = mean_tips(page)
     assert {row.split(":")[0] for row in rows} == {"teacher", "kickstarted", "scratch", "random"}
+
+
+def mean_tips(page):
+    return [a["data-tip"] for tag, a in page.tags if tag == "circle" and "mean" in a["class"].split()]
+
+
+@pytest.fixture
+def untimed(monkeypatch):
+    """Nothing is timed, which takes seconds."""
+    monkeypatch.setattr("understudy.report.measure.measure", lambda name, *_: Size(name, None, None, ()))
+
+
+def test_the_best_of_several_teachers_is_the_reference(here, tmp_path, untimed):
+    folder = tmp_path / "two"
+    shutil.copytree("taught/kickstarted-0", folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["settings"]["teaching"]["teachers"] = ["trained", "mine:balance"]  # the first is the weaker one
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    _, page = page_of(folder, "--episodes", "4", out=tmp_path / "two.html")
+    names = [tip.split(":")[0] for tip in mean_tips(page)]
+    assert list(dict.fromkeys(names)) == ["teacher_2", "teacher_1", "student", "random"]
+    assert "on par with teacher_2, its best teacher" in page.text.lower() and "1 is teacher_2" in page.text
+    colors = [a["class"] for tag, a in page.tags if tag == "circle" and a["class"].startswith("dot c6")]
+    assert len(colors) == 2 * 2 * 4, "every episode of both teachers, in both drawings"
 
 
 def test_a_run_that_was_killed_tells_what_is_missing(here, tmp_path):

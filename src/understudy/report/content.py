@@ -61,6 +61,7 @@ class Content:
         configuration: As YAML.
         versions: Of what ran when the report was made.
         missing: What could not be said, and how to get it.
+        teachers: Their names in the table, whose first rows they are.
     """
 
     title: str
@@ -80,6 +81,7 @@ class Content:
     configuration: str
     versions: list[tuple[str, str]]
     missing: list[str] = field(default_factory=list)
+    teachers: tuple[str, ...] = ("teacher",)
 
 
 _ENDLESS = {"ratio_lower_bound": -math.inf, "degrees": math.inf}
@@ -169,7 +171,7 @@ def compose(groups: list[Group], comparison: dict[str, Any] | None, measured: Me
         title=f"{verb} in {run.env_id}",
         kind=run.kind,
         env=run.env_id,
-        verdict=verdict_of(groups, comparison, table),
+        verdict=verdict_of(groups, comparison, table, len(measured.teachers)),
         cards=[Card(*card) for card in cards],
         facts=_facts(groups, comparison is not None),
         groups=groups,
@@ -183,6 +185,7 @@ def compose(groups: list[Group], comparison: dict[str, Any] | None, measured: Me
         configuration=configuration(run),
         versions=_versions(),
         missing=list(dict.fromkeys(missing)),
+        teachers=measured.teachers,
     )
 
 

@@ -115,7 +115,7 @@ def _tags(content: Content) -> Sequence[str]:
 def _result(content: Content) -> tuple[float, float | None] | None:
     """Return mean and deviation of the student's returns."""
     if content.table is not None and content.kind != "train":
-        found = content.table.rows[1].evaluation
+        found = content.table.rows[len(content.teachers)].evaluation
         return found.mean, found.std
     score = (content.groups[0].runs[0].summary or {}).get("score")
     return None if score is None else (float(score), None)

@@ -11,6 +11,7 @@ from typing import TypeVar
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.evaluation.compare import Comparison, compare
+from understudy.evaluation.evaluate import evaluate
 from understudy.evaluation.latency import parameters_of
 from understudy.job import load_for, pair_environments
 from understudy.policies.policy import Policy, PolicyLike
@@ -24,6 +25,7 @@ from understudy.teachers.inspect import network_text, space_text
 T = TypeVar("T")
 CardOf = tuple[str, str, tuple[tuple[str, str], ...]]
 """Role, name, rows."""
+Named = tuple[str, PolicyLike]
 _STATES = 6
 _FILM_STEPS, _FILM_HEIGHT = 300, 240
 
@@ -45,8 +47,9 @@ class Plan:
 
 @dataclass
 class Measured:
-    """What was found."""
+    """What was found; ``teachers`` are the names of the table's first rows."""
 
+    teachers: tuple[str, ...] = ("teacher",)
     cards_of_teachers: list[CardOf] = field(default_factory=list)
     card_of_student: CardOf | None = None
     table: Comparison | None = None
@@ -63,8 +66,8 @@ def env_of(run: RunFolder) -> EnvSpec:
     return EnvSettings(env["id"], env["kwargs"], tuple(env["wrappers"]), env["backend"]).spec()
 
 
-def load_teachers(run: RunFolder) -> list[PolicyLike]:
-    """Load the teachers of a run, the best of several first where their scores are known.
+def load_teachers(run: RunFolder) -> list[Named]:
+    """Load the teachers of a run, named as in its log, the best of several first where their scores are known.
 
     Raises:
         UserError: One is not where the run found it, or does not load.
@@ -74,19 +77,36 @@ def load_teachers(run: RunFolder) -> list[PolicyLike]:
     if run.kind == "kickstart":
         spec = env_of(run)
         if spec.id == "multitask":
-            return [combine([load_for(source) for source in run.teachers])]
+            return [("teacher", combine([load_for(source) for source in run.teachers]))]
         loaded = [load_for(source, spec) for source in run.teachers]
+        names = ["teacher"] if len(loaded) == 1 else [f"teacher_{i + 1}" for i in range(len(loaded))]
         scores = (run.scores or {}).get("teachers", [])
         order = range(len(loaded))
         if len(scores) == len(loaded):
             order = sorted(order, key=lambda i: -scores[i])  # type: ignore[assignment]
-        return [loaded[i] for i in order]
+        return [(names[i], loaded[i]) for i in order]
     given = run.config.get("env")
     env = [e if isinstance(e, str) else EnvSpec.from_json(e) for e in given or ()]
     if len(run.teachers) == 1:
-        return [load_for(run.teachers[0], env[0] if env else None)]
+        return [("teacher", load_for(run.teachers[0], env[0] if env else None))]
     pairs = zip(run.teachers, pair_environments(run.teachers, env), strict=True)
-    return [combine([load_for(teacher, e) for teacher, e in pairs], run.config.get("ensemble"))]
+    return [("teacher", combine([load_for(teacher, e) for teacher, e in pairs], run.config.get("ensemble")))]
+
+
+def _best_first(run: RunFolder, teachers: Sequence[Named], episodes: int) -> list[Named]:
+    """Sort several teachers by their returns on the episodes of the table, whose reference is the first."""
+    deterministic = run.settings["evaluation"].get("deterministic", True)
+    scores = {
+        name: evaluate(policy, env_of(run), episodes, _seed(run), deterministic=deterministic).mean
+        for name, policy in teachers
+    }
+    return sorted(teachers, key=lambda one: -scores[one[0]])
+
+
+def _seed(run: RunFolder) -> int:
+    """Return the seed of the first fresh episode."""
+    seed = int(run.settings.get("seed", 0)) % 2_000
+    return int(run.settings["evaluation"]["seed"]) + seed * 1_000_000 + 500_000
 
 
 def take_measures(
@@ -110,18 +130,24 @@ def take_measures(
         return found
     teachers = _attempt(lambda: load_teachers(run), "the teacher could not be loaded", missing) or []
     students = _students(groups, missing)
-    found.cards_of_teachers = [card("teacher", policy, shown(policy.about.source)) for policy in teachers]
-    if not teachers:
+    if len(teachers) > 1 and students and plan.episodes > 1:
+        tell(f"{plan.episodes} episodes of every teacher")
+        best = _attempt(lambda: _best_first(run, teachers, plan.episodes), "the best teacher is not known", missing)
+        teachers = best or teachers
+    found.cards_of_teachers = [card(name, policy, shown(policy.about.source)) for name, policy in teachers]
+    if teachers:
+        found.teachers = tuple(name for name, _ in teachers)
+    else:
         found.cards_of_teachers = [("teacher", shown(source), ()) for source in run.teachers]
     if not students:
         return found
     own = students[0][1]
     found.card_of_student = card("policy" if run.kind == "train" else "student", own, run.path.name)
     tell("timing")
-    found.sizes = [measure("teacher", policy) for policy in teachers[:1]]
+    found.sizes = [measure(name, policy) for name, policy in teachers[:1]]
     found.sizes += [measure(label, policy, folder) for label, policy, folder in students]
     if teachers:
-        _play(groups, plan, teachers[0], students, found, missing, tell)
+        _play(groups, plan, teachers, students, found, missing, tell)
     elif run.kind == "train" and plan.film:
         missing.append("no film: side by side needs a teacher; understudy play RUN --video FILE films one policy")
     return found
@@ -144,7 +170,7 @@ def _students(groups: Sequence[Group], missing: list[str]) -> list[tuple[str, Po
 def _play(
     groups: Sequence[Group],
     plan: Plan,
-    teacher: PolicyLike,
+    teachers: Sequence[Named],
     students: Sequence[tuple[str, PolicyLike, Path]],
     found: Measured,
     missing: list[str],
@@ -153,15 +179,15 @@ def _play(
     """Compare on fresh episodes where there is no table yet, find disagreements, film."""
     run = groups[0].runs[0]
     env, settings = env_of(run), run.settings
-    own = students[0][1]
-    seed = int(settings["evaluation"]["seed"]) + int(settings.get("seed", 0)) % 2_000 * 1_000_000 + 500_000
+    (name, teacher), own, seed = teachers[0], students[0][1], _seed(run)
+    everyone = [*teachers, *((label, policy) for label, policy, _ in students)]
     if run.result is None and plan.episodes > 1:
         tell(f"{plan.episodes} episodes of everyone")
         found.table = _attempt(
             lambda: compare(
-                [teacher, *(policy for _, policy, _ in students)], env, plan.episodes, seed,
+                [policy for _, policy in everyone], env, plan.episodes, seed,
                 deterministic=settings["evaluation"].get("deterministic", True),
-                ratio=settings["stop"].get("ratio", 0.95), names=["teacher", *(label for label, _, _ in students)],
+                ratio=settings["stop"].get("ratio", 0.95), names=[label for label, _ in everyone],
             ),
             "no table of fresh episodes", missing,
         )  # fmt: skip
@@ -173,10 +199,10 @@ def _play(
         )
     if plan.film:
         tell("filming")
-        found.film = _attempt(lambda: film(run, teacher, own), "no film", missing) or found.film
+        found.film = _attempt(lambda: film(run, teacher, own, name), "no film", missing) or found.film
 
 
-def film(run: RunFolder, teacher: PolicyLike, student: PolicyLike) -> Path:
+def film(run: RunFolder, teacher: PolicyLike, student: PolicyLike, name: str = "teacher") -> Path:
     """Film teacher and student side by side into the run's folder, small enough to be sent.
 
     Raises:
@@ -185,7 +211,7 @@ def film(run: RunFolder, teacher: PolicyLike, student: PolicyLike) -> Path:
     from understudy.evaluation.play import compare_video
 
     path = run.path / "side-by-side.mp4"
-    names = ["teacher", "student"]
+    names = [name, "student"]
     return compare_video([teacher, student], path, env_of(run), names=names, max_steps=_FILM_STEPS, height=_FILM_HEIGHT)
 
 

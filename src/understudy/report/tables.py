@@ -50,6 +50,12 @@ def color(index: int) -> int:
     return index % 6
 
 
+def color_in_table(content: Content, row: int) -> int:
+    """Return the colour number of a row of the table: teachers come first."""
+    count = len(content.teachers)
+    return TEACHER if row < count else color(row - count)
+
+
 def curve_numbers(panels: Sequence[Panel]) -> Table:
     """Return the evaluations of the first panel."""
     rows = []
@@ -69,9 +75,7 @@ def comparison_table(content: Content) -> Table | None:
         return None
     headers, cells = comparison_cells(content.table)
     kept = [i for i, header in enumerate(headers) if header not in ("parameters", "kB", "µs")]
-    rows = tuple(
-        TableRow(tuple(Cell(row[i]) for i in kept), TEACHER if n == 0 else color(n - 1)) for n, row in enumerate(cells)
-    )
+    rows = tuple(TableRow(tuple(Cell(row[i]) for i in kept), color_in_table(content, n)) for n, row in enumerate(cells))
     headline = tuple(headers[i] for i in kept)
     note = legend(content.table)
     return Table("Comparison on fresh episodes", headline, rows, legend=note)
@@ -98,8 +102,8 @@ def sizes_table(content: Content) -> Table | None:
             Cell(_flops(size.flops), share=_percent(size.flops, most["flops"])),
         ]
         cells += [_time(timed.get(name)) for name in names]
-        teacher = size.name == "teacher"
-        rows.append(TableRow(tuple(cells), TEACHER if teacher else color(i - (sizes[0].name == "teacher"))))
+        teacher = size.name in content.teachers
+        rows.append(TableRow(tuple(cells), TEACHER if teacher else color(i - (sizes[0].name in content.teachers))))
     return Table("Size and latency", headers, tuple(rows), legend=_sizes_legend(sizes))
 
 

@@ -40,15 +40,24 @@ class Verdict:
     text: str
 
 
-def verdict_of(groups: Sequence[Group], comparison: Mapping[str, Any] | None, table: Comparison | None) -> Verdict:
-    """Say what came out of runs; the first group is the one that it is about."""
+def verdict_of(
+    groups: Sequence[Group], comparison: Mapping[str, Any] | None, table: Comparison | None, teachers: int = 1
+) -> Verdict:
+    """Say what came out of runs; the first group is the one that it is about.
+
+    Args:
+        groups: Of runs.
+        comparison: With scratch, if there is one.
+        table: Everyone on the same episodes: teachers, the best of them first, then students.
+        teachers: How many there are in the table.
+    """
     run = groups[0].runs[0]
     if comparison is not None:
         return _saved(comparison)
     if run.kind == "train":
         return _trained(groups[0])
-    if table is not None and len(table.rows) > 1:
-        return _against_teacher(run, table)
+    if table is not None and len(table.rows) > teachers:
+        return _against_teacher(run, table, teachers)
     return _without_table(run)
 
 
@@ -64,15 +73,16 @@ def _ended(run: RunFolder) -> str:
     return f"The run ended after {steps:,} env steps because {reason}."
 
 
-def _against_teacher(run: RunFolder, table: Comparison) -> Verdict:
-    students = [row for row in table.rows[1:] if row.name != "scratch"]
-    row = students[0]
+def _against_teacher(run: RunFolder, table: Comparison, teachers: int) -> Verdict:
+    students = [row for row in table.rows[teachers:] if row.name != "scratch"]
+    row, best = students[0], table.reference.name
+    whom, whose = ("its teacher", "its teacher’s") if teachers == 1 else (f"{best}, its best teacher", f"{best}’s")
     if len(students) > 1:
-        return _several(students, table)
+        return _several(students, table, "the teacher’s" if teachers == 1 else whose)
     if row.parity is None:
         return Verdict(OPEN, "No test was possible", " ".join([*table.notes, _ended(run)]))
     above = row.evaluation.mean_interval.low > table.reference.evaluation.mean_interval.high
-    text = [_measured(row, table), _tested(row, table)]
+    text = [_measured(row, table, whose), _tested(row, table)]
     unseen = row.parity.unseen_rate
     each = " of each task" if table.random.tasks else ""
     text.append(
@@ -80,16 +90,16 @@ def _against_teacher(run: RunFolder, table: Comparison) -> Verdict:
     )
     text.append(_ended(run))
     if not row.parity.passed:
-        headline = "Not shown to be on par with its teacher"
+        headline = f"Not shown to be on par with {whom}"
         return Verdict(SHORT if (row.ratio or 0) < row.parity.ratio else OPEN, headline, " ".join(text))
-    return Verdict(GOOD, "Better than its teacher" if above else "On par with its teacher", " ".join(text))
+    return Verdict(GOOD, f"{'Better than' if above else 'On par with'} {whom}", " ".join(text))
 
 
-def _measured(row: Row, table: Comparison) -> str:
+def _measured(row: Row, table: Comparison, whose: str) -> str:
     teacher = table.reference.evaluation
     worst, link = (" in its worst task", "; over all tasks, ") if table.random.tasks else ("", ": ")
     return (
-        f"On {row.evaluation.episodes} fresh episodes the student earns {_share(row.ratio)} of its teacher’s return"
+        f"On {row.evaluation.episodes} fresh episodes the student earns {_share(row.ratio)} of {whose} return"
         f"{worst}, measured from the random policy up{link}{number(row.evaluation.mean)} "
         f"{interval(row.evaluation.mean_interval)} against {number(teacher.mean)} {interval(teacher.mean_interval)}, "
         f"random {number(table.random.mean)}."
@@ -109,7 +119,7 @@ def _tested(row: Row, table: Comparison) -> str:
     )
 
 
-def _several(students: Sequence[Row], table: Comparison) -> Verdict:
+def _several(students: Sequence[Row], table: Comparison, whose: str) -> Verdict:
     """Say which of several students are on par."""
     passed = [row for row in students if row.parity is not None and row.parity.passed]
     told = [
@@ -117,7 +127,7 @@ def _several(students: Sequence[Row], table: Comparison) -> Verdict:
         for row in students
     ]
     text = (
-        f"Shares of the teacher’s return on {students[0].evaluation.episodes} fresh episodes, measured from the random "
+        f"Shares of {whose} return on {students[0].evaluation.episodes} fresh episodes, measured from the random "
         f"policy up: {'; '.join(told)}. Each was tested by itself to reach at least {100 * table.wanted_ratio:g} %, at "
         f"level {table.alpha:g}."
     )

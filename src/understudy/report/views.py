@@ -14,7 +14,7 @@ from understudy.report.disagreement import State
 from understudy.report.folder import Group
 from understudy.report.svg import Mark, Panel
 from understudy.report.svg_dots import Sample
-from understudy.report.tables import RANDOM, TEACHER, color
+from understudy.report.tables import RANDOM, color, color_in_table
 
 _METRICS = {
     "distill": (("loss", "Loss of the distillation"),),
@@ -83,10 +83,9 @@ def samples_of(content: Content) -> list[Sample]:
     """Return the episodes that can be shown: those of the table, else those of the last evaluation."""
     if content.table is not None:
         rows = content.table.rows
-        reference = TEACHER if content.kind != "train" else 0
         found = [
             Sample(
-                row.name, reference if i == 0 else color(i - 1), tuple(map(float, row.evaluation.returns)),
+                row.name, color_in_table(content, i), tuple(map(float, row.evaluation.returns)),
                 row.evaluation.mean, row.evaluation.mean_interval,
             )
             for i, row in enumerate(rows)
