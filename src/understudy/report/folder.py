@@ -147,7 +147,7 @@ def gather(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[Group], dict[s
         and the folder that the report belongs to.
 
     Raises:
-        UserError: A path is no run, there is none, or they are runs in different environments.
+        UserError: A path is no run, there is none, they are runs in different environments, or two hold comparisons.
     """
     comparison: dict[str, Any] | None = None
     labelled: dict[str, list[RunFolder]] = {}
@@ -157,6 +157,11 @@ def gather(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[Group], dict[s
             run = read_run(path)
             labelled.setdefault(json.dumps(_without_seed(run), sort_keys=True, default=str), []).append(run)
             continue
+        if comparison is not None:
+            raise UserError(
+                f"{path} holds another comparison with scratch, and a report shows one: make a report of each, or name "
+                "single runs in them"
+            )
         comparison = found
         if (path / "config.yaml").is_file():  # a kickstarted run that was pulled from the hub
             labelled.setdefault("kickstarted", []).append(read_run(path))
