@@ -149,7 +149,8 @@ def test_kickstarting_against_scratch(here):
     assert "95 % bootstrap interval over 2 runs" in text
     assert "--against-scratch --seeds 2" in text
     rows = mean_tips(page)
-    assert {row.split(":")[0] for row in rows} == {"teacher", "kickstarted", "scratch", "random"}
+    assert {row.split(":")[0] for row in rows} == {"teacher", "kickstarted, seed 0", "scratch, seed 0", "random"}
+    assert "one was played: kickstarted, seed 0 of 2 runs; scratch, seed 0 of 2 runs" in text
 
 
 def mean_tips(page):
@@ -174,6 +175,18 @@ def test_the_best_of_several_teachers_is_the_reference(here, tmp_path, untimed):
     assert "on par with teacher_2, its best teacher" in page.text.lower() and "1 is teacher_2" in page.text
     colors = [a["class"] for tag, a in page.tags if tag == "circle" and a["class"].startswith("dot c6")]
     assert len(colors) == 2 * 2 * 4, "every episode of both teachers, in both drawings"
+
+
+def test_one_seed_of_several_is_named(here, tmp_path, untimed):
+    """The policy of a model card, and its return, are those of the first seed; the headline's are means."""
+    runs = [f"taught/scratch-{i}" for i in range(2)]
+    main(["report", *runs, "--format", "markdown", "--out", str(tmp_path / "card.md")])
+    card = (tmp_path / "card.md").read_text()
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["model-index"][0]["name"].endswith("seed 0 of 2 runs") and "- seed: 0, the first of 2 runs" in card
+    runs = [f"taught/kickstarted-{i}" for i in range(2)]
+    _, page = page_of(*runs, "--episodes", "3", out=tmp_path / "seeds.html")
+    assert "(seed 0 of 2 runs)" in page.text and "student, seed 0" in page.text
 
 
 def test_a_run_that_was_killed_tells_what_is_missing(here, tmp_path):

@@ -126,21 +126,20 @@ def _row(data: Mapping[str, Any]) -> Row:
 
 def stored_table(groups: Sequence[Group], missing: list[str]) -> Comparison | None:
     """Return the tables that distillations left, joined: the teacher, and a student of every group."""
-    found: list[tuple[Group, Comparison]] = []
+    found: list[tuple[str, Comparison]] = []
     for group in groups:
         for run in group.runs:
             if run.result is None:
                 continue
             try:
-                found.append((group, comparison_from_json(run.result)))
+                found.append((group.name_of(run), comparison_from_json(run.result)))
             except UserError as error:
                 missing.append(f"{run.path.name}: {error}")
     if not found:
         return None
     first = found[0][1]
     rows = [first.rows[0]]
-    for group, one in found:
-        name = group.label if len(groups) > 1 or len(found) == 1 else f"{group.label} {len(rows)}"
+    for name, one in found:
         rows += [_renamed(row, name) for row in one.rows[1:]]
     notes = list(dict.fromkeys(note for _, one in found for note in one.notes))
     seeds = {tuple(one.reference.evaluation.seeds) for _, one in found}

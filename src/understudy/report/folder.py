@@ -136,6 +136,10 @@ class Group:
     label: str
     runs: tuple[RunFolder, ...]
 
+    def name_of(self, run: RunFolder) -> str:
+        """Call one of its runs by the label, and by the seed where there are several."""
+        return self.label if len(self.runs) == 1 else f"{self.label}, seed {run.settings.get('seed', 0)}"
+
 
 def gather(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[Group], dict[str, Any] | None, Path]:
     """Read run folders, and group those with equal settings but for the seed.

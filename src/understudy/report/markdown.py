@@ -101,8 +101,13 @@ def _front_matter(content: Content) -> str:
         metric = {"type": "mean_reward", "name": "mean_reward", "verified": False}
         metric["value"] = f"{mean:.2f}" if std is None else f"{mean:.2f} +/- {std:.2f}"
         dataset = {"name": content.env, "type": content.env}
+        first = content.groups[0]
+        of = f", seed {first.runs[0].settings.get('seed', 0)} of {len(first.runs)} runs" if len(first.runs) > 1 else ""
         data["model-index"] = [
-            {"name": f"understudy {__version__}", "results": [{"task": task, "dataset": dataset, "metrics": [metric]}]}
+            {
+                "name": f"understudy {__version__}{of}",
+                "results": [{"task": task, "dataset": dataset, "metrics": [metric]}],
+            }
         ]
     return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---"
 

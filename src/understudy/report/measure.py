@@ -141,8 +141,10 @@ def take_measures(
         found.cards_of_teachers = [("teacher", shown(source), ()) for source in run.teachers]
     if not students:
         return found
-    own = students[0][1]
-    found.card_of_student = card("policy" if run.kind == "train" else "student", own, run.path.name)
+    own, seeds = students[0][1], len(groups[0].runs)
+    role, name, rows = card("policy" if run.kind == "train" else "student", own, run.path.name)
+    rows += (("seed", f"{run.settings.get('seed', 0)}, the first of {seeds} runs"),) if seeds > 1 else ()
+    found.card_of_student = role, name, rows
     tell("timing")
     found.sizes = [measure(name, policy) for name, policy in teachers[:1]]
     found.sizes += [measure(label, policy, folder) for label, policy, folder in students]
@@ -163,7 +165,7 @@ def _students(groups: Sequence[Group], missing: list[str]) -> list[tuple[str, Po
         load = partial(load_for, str(run.student), env_of(run))
         policy = _attempt(load, f"{run.path} could not be loaded", missing)
         if policy is not None:
-            found.append((alone or group.label, policy, run.path))
+            found.append((Group(alone or group.label, group.runs).name_of(run), policy, run.path))
     return found
 
 
@@ -191,6 +193,9 @@ def _play(
             ),
             "no table of fresh episodes", missing,
         )  # fmt: skip
+    played = [f"{g.name_of(g.runs[0])} of {len(g.runs)} runs" for g in groups if len(g.runs) > 1]
+    if found.table is not None and played:
+        found.table.notes.append(f"Of runs that differ in their seeds only, one was played: {'; '.join(played)}.")
     if plan.episodes:
         tell("looking for disagreements")
         episodes = min(plan.episodes, 8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,9 +56,19 @@ def verdict_of(
         return _saved(comparison)
     if run.kind == "train":
         return _trained(groups[0])
-    if table is not None and len(table.rows) > teachers:
-        return _against_teacher(run, table, teachers)
-    return _without_table(run)
+    rows = [] if table is None else table.rows[teachers:]
+    students = [row for row in rows if row.name.partition(",")[0] != "scratch"]
+    if table is None or not students:
+        return _of_one(_without_table(run), groups[0], groups[0].name_of(run))
+    if len(students) > 1:
+        return _several(students, table, "the teacher’s" if teachers == 1 else f"{table.reference.name}’s")
+    return _of_one(_against_teacher(run, students[0], table, teachers), groups[0], students[0].name)
+
+
+def _of_one(found: Verdict, group: Group, name: str) -> Verdict:
+    """Say which run a verdict is about, where there are several that differ in their seeds."""
+    seed = name.partition(", seed ")[2]
+    return replace(found, headline=f"{found.headline} (seed {seed} of {len(group.runs)} runs)") if seed else found
 
 
 def _share(value: float | None) -> str:
@@ -73,12 +83,9 @@ def _ended(run: RunFolder) -> str:
     return f"The run ended after {steps:,} env steps because {reason}."
 
 
-def _against_teacher(run: RunFolder, table: Comparison, teachers: int) -> Verdict:
-    students = [row for row in table.rows[teachers:] if row.name != "scratch"]
-    row, best = students[0], table.reference.name
+def _against_teacher(run: RunFolder, row: Row, table: Comparison, teachers: int) -> Verdict:
+    best = table.reference.name
     whom, whose = ("its teacher", "its teacher’s") if teachers == 1 else (f"{best}, its best teacher", f"{best}’s")
-    if len(students) > 1:
-        return _several(students, table, "the teacher’s" if teachers == 1 else whose)
     if row.parity is None:
         return Verdict(OPEN, "No test was possible", " ".join([*table.notes, _ended(run)]))
     above = row.evaluation.mean_interval.low > table.reference.evaluation.mean_interval.high
