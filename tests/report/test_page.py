@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from understudy.cli import main
 from understudy.evaluation.tables import number
+from understudy.population.values import Result, append
 from understudy.report.runtimes import Size
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -187,6 +189,21 @@ def test_one_seed_of_several_is_named(here, tmp_path, untimed):
     runs = [f"taught/kickstarted-{i}" for i in range(2)]
     _, page = page_of(*runs, "--episodes", "3", out=tmp_path / "seeds.html")
     assert "(seed 0 of 2 runs)" in page.text and "student, seed 0" in page.text
+
+
+def test_a_population_has_curves_and_its_picture(here, tmp_path):
+    config = yaml.safe_load(Path("taught/kickstarted-0/config.yaml").read_text())
+    config["settings"]["pbt"]["population"] = 2
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    results = [Result(i, member, 512 * i, 50.0 * i + member, {"weight": 0.5}, 0, 1000.0 + i)
+               for i in (1, 2) for member in (0, 1)]  # fmt: skip
+    for result in results:
+        append(tmp_path / "population.jsonl", result)
+    Image.new("RGB", (4, 4)).save(tmp_path / "population.png")
+    source, page = page_of(tmp_path, "--no-play", out=tmp_path / "report.html")
+    assert "nothing was logged" not in page.text and "2 members of so many env steps each" in page.text
+    assert "population.png" in page.text and "data:image/png" in source
+    assert "student 1,024 101.0" in page.text, "the best member of the last interval"
 
 
 def test_a_run_that_was_killed_tells_what_is_missing(here, tmp_path):

@@ -12,6 +12,7 @@ from rich.console import Console
 from understudy import terminal_watch
 from understudy.cli import main
 from understudy.report.braille import curve
+from understudy.report.folder import read_run
 from understudy.report.live import Follower, duration, frame, throughput
 
 CONFIG = {
@@ -62,6 +63,27 @@ def test_a_run_that_goes_on(folder):
     assert "2,500 of 10,000" in text_of(follower, 1005.5)
     assert len(follower.rows) == 5, "every line was read once"
     assert "quiet for 1 min 35 s" in text_of(follower, 1100.0)
+
+
+def test_a_population_is_followed_by_its_best_member(folder):
+    pbt = {**CONFIG["settings"], "pbt": {"population": 2}}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"settings": pbt}))
+    assert "nothing was logged yet" in text_of(Follower(folder), 1000.0)
+    lines = [member_line(1, 0, 30.0, 0.5), member_line(1, 1, 20.0, 0.7), member_line(2, 1, 90.0, 0.4)]
+    lines.insert(2, member_line(2, 1, 10.0, 0.4))  # of a killed run, which the resumed one repeated
+    (folder / "population.jsonl").write_text("\n".join([*map(json.dumps, lines), '{"event": "cont']))
+    follower = Follower(folder)
+    assert [(r["env_steps"], r["eval_return"], r["teacher_weight"]) for r in follower.read().rows] == [
+        (1000, 30.0, 0.5), (2000, 90.0, 0.4)]  # fmt: skip
+    assert read_run(folder).rows == follower.read().rows
+    text = text_of(follower, 1003.0)
+    assert "a population of 2" in text and "2,000 of 10,000 env steps" in text and "updates" not in text
+    assert "interval 2: 1 of 2 members, best 1" in text and "evaluation  90.00 at 2,000" in text
+
+
+def member_line(interval, member, score, weight):
+    return {"event": "continue", "interval": interval, "member": member, "env_steps": 1000 * interval, "score": score,
+            "values": {"weight": weight}, "parent": member, "time": 1000.0 + interval, "before": {}}  # fmt: skip
 
 
 def test_a_resumed_run_counts_again_from_its_checkpoint(folder):

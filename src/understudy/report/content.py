@@ -62,6 +62,7 @@ class Content:
         versions: Of what ran when the report was made.
         missing: What could not be said, and how to get it.
         teachers: Their names in the table, whose first rows they are.
+        picture: Of a population.
     """
 
     title: str
@@ -82,6 +83,7 @@ class Content:
     versions: list[tuple[str, str]]
     missing: list[str] = field(default_factory=list)
     teachers: tuple[str, ...] = ("teacher",)
+    picture: Path | None = None
 
 
 _ENDLESS = {"ratio_lower_bound": -math.inf, "degrees": math.inf}
@@ -185,6 +187,7 @@ def compose(groups: list[Group], comparison: dict[str, Any] | None, measured: Me
         versions=_versions(),
         missing=list(dict.fromkeys(missing)),
         teachers=measured.teachers,
+        picture=run.picture,
     )
 
 
@@ -226,17 +229,23 @@ def _facts(groups: Sequence[Group], compared: bool) -> list[tuple[str, str]]:
     if run.rows:
         steps, budget = int(run.rows[-1]["env_steps"]), run.budget
         facts.append(("env steps", f"{steps:,} of at most {budget:,}"))
-        facts.append(("updates", f"{int(run.last('updates') or 0):,}"))
+        facts.append(_members(run) if run.members else ("updates", f"{int(run.last('updates') or 0):,}"))
     summary = run.summary or {}
     if "seconds" in summary:
         seconds = summary["seconds"]
         parts = [f"{key} {seconds[key]:.1f}" for key in ("collect", "label", "learn", "evaluate") if key in seconds]
-        facts.append(("wall time", f"{seconds['total']:.1f} s ({', '.join(parts)})"))
+        facts.append(("wall time", f"{seconds['total']:.1f} s" + (f" ({', '.join(parts)})" if parts else "")))
     if summary.get("restarts"):
         facts.append(("workers replaced", f"{summary['restarts']} ({summary['lost_episodes']} episodes lost)"))
     seeds = sorted({int(r.settings.get("seed", 0)) for group in groups for r in group.runs})
     facts.append(("seed" if len(seeds) == 1 else "seeds", ", ".join(map(str, seeds))))
     return facts
+
+
+def _members(run: RunFolder) -> tuple[str, str]:
+    """Say that a run is a population, and where its picture is."""
+    text = f"{run.members} members of so many env steps each; curves are those of the best of each interval"
+    return "population", text if run.picture is None else f"{text}; picture: {shown(str(run.picture))}"
 
 
 def _versions() -> list[tuple[str, str]]:

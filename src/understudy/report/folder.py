@@ -13,6 +13,8 @@ import yaml
 
 from understudy.errors import UserError
 from understudy.io.log import read_log
+from understudy.population.values import LOG as POPULATION
+from understudy.population.values import read as read_population
 
 STUDENTS = ("best.safetensors", "last.safetensors")
 _FILMS = (".mp4", ".webm", ".gif")
@@ -26,7 +28,8 @@ class RunFolder:
         path: The folder.
         kind: ``distill``, ``train`` or ``kickstart``.
         config: ``config.yaml``.
-        rows: ``log.jsonl``, with rising env steps: what a killed run logged and a resumed one repeated is left out.
+        rows: ``log.jsonl``, with rising env steps: what a killed run logged and a resumed one repeated is left out. Of
+            a population: the best member of each interval.
         summary: ``summary.json``; a run that has none was interrupted, or goes on.
         result: ``result.json``, the table of a distillation on fresh episodes.
         scores: ``scores.json``, mean returns of the teachers and of the random policy.
@@ -76,6 +79,18 @@ class RunFolder:
         """Env steps at which the run ends in any case."""
         return int(self.settings["stop"]["env_steps"])
 
+    @property
+    def members(self) -> int:
+        """Size of the population; 0 for a single student."""
+        size = int((self.settings.get("pbt") or {}).get("population", 0))
+        return 0 if size and (self.path / "log.jsonl").exists() else size
+
+    @property
+    def picture(self) -> Path | None:
+        """The picture of the population, which is drawn when it ends or is interrupted."""
+        path = self.path / "population.png"
+        return path if self.members and path.is_file() else None
+
     def last(self, name: str) -> Any:
         """Return the newest value of a metric; None where it was never logged."""
         return next((row[name] for row in reversed(self.rows) if row.get(name) is not None), None)
@@ -104,7 +119,28 @@ def read_run(path: str | os.PathLike[str], log: bool = True) -> RunFolder:
     parts = {name: read_json(folder / f"{name}.json") for name in ("summary", "result", "scores")}
     if parts["result"] is not None and "rows" not in parts["result"]:
         parts["result"] = None
-    return RunFolder(folder, kind, config, read_log(folder / "log.jsonl") if log else [], **parts)
+    run = RunFolder(folder, kind, config, [], **parts)
+    if log:
+        run.rows.extend(population_rows(folder) if run.members else read_log(folder / "log.jsonl"))
+    return run
+
+
+def population_rows(folder: Path) -> list[dict[str, Any]]:
+    """Return a row for each interval of a population: its best member, and how many have finished the interval.
+
+    Raises:
+        UserError: ``population.jsonl`` holds something else.
+    """
+    path = folder / POPULATION
+    known = {(r.interval, r.member): r for r in read_population(path)} if path.is_file() else {}  # the newest of each
+    rows = []
+    for interval in sorted({interval for interval, _ in known}):
+        results = [result for (i, _), result in known.items() if i == interval]
+        best = max(results, key=lambda r: (r.score, -r.member))
+        row = {"env_steps": best.env_steps, "wall": max(r.time for r in results), "finished": len(results)}
+        row |= {"interval": interval, "member": best.member, "eval_env_steps": best.env_steps}
+        rows.append({**row, "eval_return": best.score, "teacher_weight": best.values.get("weight")})
+    return rows
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -229,6 +265,7 @@ __all__ = [
     "RunFolder",
     "flatten",
     "gather",
+    "population_rows",
     "read_json",
     "read_run",
     "short",

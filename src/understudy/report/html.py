@@ -68,6 +68,7 @@ def to_html(content: Content) -> str:
         sizes=tables.sizes_table(content),
         states=_states(content),
         film=_film(content),
+        picture=None if content.picture is None else _uri("image/png", content.picture.read_bytes()),
     )
 
 

@@ -14,7 +14,7 @@ from understudy.evaluation.tables import number
 from understudy.io.log import in_order, parse_line
 from understudy.report.braille import curve
 from understudy.report.curves import evaluations, thinned
-from understudy.report.folder import RunFolder, read_run
+from understudy.report.folder import RunFolder, population_rows, read_run
 
 QUIET_SECONDS = 30.0
 """After which a run that logs nothing is called quiet; it may be in a long evaluation, or dead."""
@@ -49,6 +49,9 @@ class Follower:
             UserError: It is no run's folder.
         """
         run = read_run(self.folder, log=False)
+        if run.members:
+            run.rows.extend(population_rows(self.folder))
+            return run
         try:
             with open(self.folder / "log.jsonl", "rb") as file:
                 if file.seek(0, 2) < self._place:  # replaced by a shorter one
@@ -99,7 +102,8 @@ def state_of(run: RunFolder, now: float) -> tuple[str, str]:
         return "starting", "starting: nothing was logged yet"
     silent = now - logged
     if silent > QUIET_SECONDS:
-        return "quiet", f"quiet for {duration(silent)}: evaluating, stopped or dead"
+        doing = "in an interval" if run.members else "evaluating"
+        return "quiet", f"quiet for {duration(silent)}: {doing}, stopped or dead"
     return "running", "running"
 
 
@@ -116,7 +120,7 @@ def frame(run: RunFolder, width: int, height: int, now: float | None = None) -> 
     state, words = state_of(run, now)
     color = {"ended": "bold", "running": "bold green", "starting": "yellow", "quiet": "yellow"}[state]
     lines = [
-        ("bold", f"{run.kind} in {run.env_id}"),
+        ("bold", f"{run.kind} in {run.env_id}{f', a population of {run.members}' if run.members else ''}"),
         (color, f"{run.path}  {words}"),
         ("", _progress(run, state, width)),
     ]
@@ -167,7 +171,8 @@ def _rates(run: RunFolder) -> str:
     rate = throughput(run.rows)
     if rate is not None:
         parts.append(f"{rate:,.0f} env steps/s")
-    parts.append(f"{int(run.last('updates') or 0):,} updates")
+    if not run.members:
+        parts.append(f"{int(run.last('updates') or 0):,} updates")
     for name in dict.fromkeys(key for row in run.rows[-1:] for key in row):
         if name.startswith("teacher") and name.endswith("_weight"):
             which = name.removesuffix("_weight").removeprefix("teacher")
@@ -180,6 +185,12 @@ def _rates(run: RunFolder) -> str:
 
 
 def _workers(run: RunFolder, state: str) -> str:
+    if run.members:
+        row = run.rows[-1]
+        text = (
+            f"population  interval {row['interval']}: {row['finished']} of {run.members} members, best {row['member']}"
+        )
+        return f"{text}; picture {run.picture.name}" if run.picture else text
     execution = run.settings.get("execution", {})
     if execution.get("type") == "single":
         return "workers     none: everything in one process"

@@ -28,6 +28,8 @@ _NUMBERS = (
     "log.jsonl",
     "comparison.json",
     "comparison.png",
+    "population.jsonl",
+    "population.png",
 )
 _EXPORTED = (".onnx", ".c", ".h", ".mp4", ".gif", ".webm")
 MOST_BYTES = 20_000_000

@@ -67,6 +67,8 @@ def curves_caption(content: Content, panels: Sequence[Panel]) -> str:
     """Say what lines and bands are."""
     first = panels[0].curves[0][1] if panels else Curve("", ())
     text = "Mean return of separate evaluation episodes while learning. "
+    if any(run.members for group in content.groups for run in group.runs):
+        text += "Of a population: of the member that was the best on them, interval by interval. "
     if first.interval:
         text += f"Shaded: {first.interval}. "
     if first.singles:
