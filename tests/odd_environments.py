@@ -145,3 +145,9 @@ class Outside(Odd):
 
     def see(self):
         return self.choice if self.steps > 1 else 0
+
+
+class Small(Odd):
+    """Shows small pictures that are not square."""
+
+    observation_space = spaces.Box(0, 255, (10, 8, 3), np.uint8)

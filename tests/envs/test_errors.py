@@ -28,6 +28,10 @@ CASES = [
     (wrapped(type="tme_feature"), r"CartPole-v1: the wrapper 'tme_feature' is not known; did you mean time_feature"),
     (wrapped(type="frame_stack"), r"'frame_stack': missing a required argument: 'n'"),
     (wrapped(type="frame_stack", n=0), r"needs n >= 1"),
+    (
+        EnvSpec("tests.odd_environments:Small", wrappers=({"type": "frame_stack", "n": 4},)),
+        r"Small: .* makes pictures \[12, 10, 8\] of \[10, 8, 3\], .* stack fewer",
+    ),
     (wrapped(type="pad_observation", size=2), r"CartPole-v1: .* at most 2 numbers"),
     (wrapped(type="time_limit", max_steps=0), r"max_steps >= 1"),
     (wrapped(type="mission", length=0), r"needs length >= 1"),

@@ -15,7 +15,7 @@ import numpy as np
 
 from understudy.data import Array, EnvSpec
 from understudy.errors import UserError, suggest
-from understudy.policies.spaces import is_image
+from understudy.policies.spaces import has_channels_last, is_image
 
 Env = gym.Env[Any, Any]
 
@@ -108,6 +108,12 @@ class _Stack:
         low, high = self._arrange(space.low), self._arrange(space.high)
         self._size = low.shape[self._axis]
         self.space = _box(space, np.repeat(low, n, self._axis), np.repeat(high, n, self._axis))
+        if is_image(space) and has_channels_last(self.space):
+            raise UserError(
+                f"the wrapper frame_stack makes pictures {list(self.space.shape)} of {list(space.shape)}"
+                + (f" (key {key!r})" if key else "")
+                + ", and networks would take the last axis for their channels: stack fewer, or show larger pictures"
+            )
         self.frames = np.zeros(self.space.shape, space.dtype)
 
     def _arrange(self, obs: Array) -> Array:
