@@ -284,6 +284,7 @@ def test_methods_learn_with_a_teacher(tmp_path, method):
         ([], {}, "no teacher: pass --teacher"),
         ([RIGHT], {"teaching": {"weight": "linear(1)"}}, "teaching.weight"),
         ([RIGHT], {"teaching": {"weight": "gated(1)"}, "evaluation": {"every": 0}}, "evaluation.every is 0"),
+        ([RIGHT], {"stop": {"score": 9}, "evaluation": {"every": 0}}, "stop.score .* but evaluation.every is 0"),
         ([RIGHT], {"teaching": {"rho": [1, 2]}}, "2 factors for 1 teachers"),
         ([RIGHT], {"teaching": {"proximal": True}, "objective": {"clip": 0}}, "needs objective.clip"),
         ([RIGHT], {"teaching": {"gate": "value"}}, "normalize_reward false"),

@@ -183,6 +183,7 @@ def test_a_trained_policy_is_a_teacher(tmp_path):
         ("dueling", "CartPole-v1", {"policy__hidden": [15]}, "it must be even"),
         ("dqn", "CartPole-v1", {"replay__initial": "actors"}, "needs replay.prioritised true"),
         ("sac", "Pendulum-v1", {"update__tau": 0}, "update.tau is 0.0"),
+        ("dqn", "CartPole-v1", {"stop__score": 20, "evaluation__every": 0}, "stop.score .* but evaluation.every is 0"),
         ("sac", "Pendulum-v1", {"replay__warm_up": 5_000}, "must lie between 0 and replay.capacity 2000"),
     ],
 )

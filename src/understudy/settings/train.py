@@ -161,6 +161,7 @@ class CommonChecks:
 
     env: EnvSettings
     evaluation: TrainEvaluation
+    stop: TrainStop
     seed: int
 
     @property
@@ -175,6 +176,8 @@ class CommonChecks:
             raise UserError("no environment: pass --env ID, or a preset that names one (understudy presets)")
         if kind != "single" and num_envs % num_workers:
             raise UserError(f"rollout.num_envs {num_envs} does not divide among execution.num_workers {num_workers}")
+        if self.stop.score is not None and not self.evaluation.every:
+            raise UserError("stop.score is the score of an evaluation during training, but evaluation.every is 0")
 
 
 @dataclass(frozen=True)
@@ -237,10 +240,21 @@ class TrainSettings(CommonChecks):
                 f"with policy.lstm a minibatch holds whole sequences: update.minibatch {self.minibatch} must be a "
                 f"multiple of rollout.steps {rollout.steps}"
             )
+        self._check_advantage()
         if execution.shared_gradients and execution.type != "async":
             raise UserError("execution.shared_gradients (A3C) needs --execution async")
         if execution.shared_gradients and (self.update.minibatch or self.update.epochs > 1 or self.policy.normalize):
             raise UserError(
                 "execution.shared_gradients (A3C) takes one step on every whole rollout and does not normalise: leave "
                 "update.minibatch 0, update.epochs 1 and policy.normalize false"
+            )
+
+    def _check_advantage(self) -> None:
+        """Refuse advantages whose own mean is taken from them: nothing would be left to learn from."""
+        workers = self.execution.num_workers if self.execution.shared_gradients else 1
+        known = self.update.minibatch or not self.env.counts_players  # how many agents play is not known yet
+        if self.objective.normalize_advantage and known and self.minibatch <= workers:
+            raise UserError(
+                "objective.normalize_advantage with one sample per gradient step makes every advantage 0: take a larger "
+                "update.minibatch (or rollout), or --objective.normalize_advantage false"
             )
