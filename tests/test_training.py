@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from understudy.config import preset, presets
 from understudy.data import EnvSpec
@@ -17,6 +18,7 @@ from understudy.policies.files import load_policy, read_policy
 from understudy.settings import METHODS as SETTINGS
 from understudy.terminal_training import limit
 from understudy.training import resolve_training, train
+from understudy.training_parts import student_of
 from understudy.training_session import TrainSession, final_seeds
 
 
@@ -250,12 +252,34 @@ def test_the_run_ends_at_a_score(tmp_path):
         ({"execution__shared_gradients": True}, "needs --execution async"),
         ({"update__lr": "falling"}, "update.lr"),
         ({"rollout__step": 1}, "did you mean|steps"),
+        ({"objective__normalize_advantage": True, "update__minibatch": 1}, "with one sample per gradient step"),
+        (
+            {"objective__normalize_advantage": True, "rollout__num_envs": 1, "rollout__steps": 1, "policy__lstm": 4},
+            "with one sample per gradient step",
+        ),
+        (
+            {
+                "objective__normalize_advantage": True, "rollout__num_envs": 2, "rollout__steps": 1,
+                "execution__type": "async", "execution__shared_gradients": True,
+            },
+            "with one sample per gradient step",
+        ),
+        ({"stop__score": 20, "evaluation__every": 0}, "stop.score is .* but evaluation.every is 0"),
     ],
 )
 def test_contradictions_are_refused_before_anything_starts(tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
         quick(tmp_path / "run", "CartPole-v1", **settings)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("family", ["gaussian", "squashed_gaussian"])
+def test_the_initial_deviation_is_what_was_asked_for(family):
+    settings = resolve_training({"env": {"id": "Pendulum-v1"}, "policy": {"family": family, "log_std": -2}}, "ppo")
+    _, policy = student_of(settings)
+    with torch.no_grad():
+        log_std = policy.forward(torch.zeros(1, 3)).params[0, 1]
+    assert float(log_std) == pytest.approx(-2, abs=0.05)
 
 
 def _of_training(name):

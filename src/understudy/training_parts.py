@@ -65,9 +65,10 @@ def new_policy(spec: PolicySpec, settings: NetworkSettings, seed: int, about: Ab
         torch.manual_seed(seed)
         policy = Policy(spec, about)
         orthogonal_init(policy)
-    if spec.std == "constant":
+    if spec.std in ("constant", "state"):
         with torch.no_grad():
-            policy.log_std.fill_(settings.log_std)
+            deviation = policy.log_std if spec.std == "constant" else policy.log_std_head.bias
+            deviation.fill_(settings.log_std)
     return policy
 
 
