@@ -1,5 +1,7 @@
 """What a resumed distillation takes over, what may change, and what is refused in one line."""
 
+from dataclasses import replace
+
 import pytest
 from tests.teachers_for_tests import swing_up
 
@@ -17,10 +19,10 @@ QUICK = {
 MEMORY = {"student__lstm": 4, "learning__sequence": 20, "learning__burn_in": 4}
 
 
-def quick(run, env_steps, resume=False, **more):
+def quick(run, env_steps, resume=False, env="Pendulum-v1", **more):
     """Distil for a few rounds that are never judged."""
     options = {**QUICK, **more, "stop__env_steps": env_steps}
-    return understudy.distill(swing_up, "Pendulum-v1", run=run, resume=resume, **options)
+    return understudy.distill(swing_up, env, run=run, resume=resume, **options)
 
 
 @pytest.mark.parametrize(
@@ -85,3 +87,19 @@ def test_a_run_that_ended_on_par_stays_so_unless_more_is_asked_for(tmp_path, rat
     data["progress"]["stopped"] = "parity"
     write_arrays(path, arrays, data)
     assert quick(tmp_path, 120, resume=True, stop__ratio=ratio).stopped == stopped
+
+
+@pytest.mark.parametrize("aided", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_teacher_that_was_judged_by_single_lives_is_judged_again(tmp_path, monkeypatch, aided, whole):
+    quick(tmp_path, 120)
+    path = tmp_path / "state.safetensors"
+    arrays, data = read_arrays(path)
+    assert data.pop("whole_games")
+    data["judge"] |= {"teacher": [[5.0, 6.0]], "random": [[1.0, 2.0]]}
+    write_arrays(path, arrays, data | ({"whole_games": True} if whole else {}))
+    if aided:
+        monkeypatch.setattr("understudy.session.judged", lambda spec: replace(spec, wrappers=()))
+    quick(tmp_path, 240, resume=True, env=EnvSpec("Pendulum-v1", wrappers=({"type": "time_limit", "max_steps": 200},)))
+    kept = read_arrays(path)[1]["judge"]["teacher"]
+    assert kept == ([[]] if aided and not whole else [[5.0, 6.0]])

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from understudy.data import Array, EnvSpec
+from understudy.envs.judged import judged
 from understudy.envs.make import spaces_of
 from understudy.envs.multitask import task_names
 from understudy.errors import UserError
@@ -182,7 +183,7 @@ class Session:
         state = {
             "learner": data, "judge": self.judge.state(), "progress": asdict(progress),
             "spec": self.student_spec.to_json(), "total": self.total, "window": self.dataset.window,
-            "asked": self.settings.stop.ratio,
+            "asked": self.settings.stop.ratio, "whole_games": True,
         }  # fmt: skip
         write_arrays(self.folder / "state.safetensors", arrays, state)
 
@@ -212,6 +213,8 @@ class Session:
             columns, _ = read_arrays(self.folder / "data" / f"{number:05d}.safetensors")
             self.dataset.extend(columns)
         self.learner.restore(arrays, data["learner"])
-        self.judge.restore(data["judge"])
+        # Earlier versions judged in the environment of learning: what they measured of the teacher is measured again.
+        aided = not data.get("whole_games", False) and judged(self.env) != self.env
+        self.judge.restore(data["judge"] | ({"seed": None} if aided else {}))
         # Runs of earlier versions say the parts alone.
         self._spent = data.get("total", sum(self.progress.seconds.values()) + self.judge.seconds)

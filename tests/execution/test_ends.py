@@ -142,7 +142,7 @@ def test_every_slow_environment_gives_a_sign_of_life(kwargs, monkeypatch):
     spec = EnvSpec("multitask" if kwargs else "Noting-v0", kwargs)
     station = Station(Setup(spec, (0, 1), 8, None, None), range(2), 2, beat=Noting.signs)
     try:
-        env = station._make(2)
+        env = station._make(spec, 2)
         env.reset([0, 1])
         for _ in range(4):
             env.step(np.zeros(2, int))

@@ -20,6 +20,9 @@ _ALIASES = {
     "action_repeat_probability": "sticky",
 }
 
+_AIDS = ("episodic_life", "reward_clipping")
+"""Options that help learning and change nothing that is seen."""
+
 _FRAMES_PER_SECOND = 60
 """Of the games."""
 
@@ -78,6 +81,13 @@ def fold_stack(wrappers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
         else:
             merged.append(options)
     return merged
+
+
+def without_aids(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a wrapper's description; of ``atari`` without what only helps learning: single lives, clipped rewards."""
+    if options.get("type") != "atari":
+        return options
+    return {key: value for key, value in options.items() if _ALIASES.get(key, key) not in _AIDS}
 
 
 def emulator_kwargs(spec: EnvSpec) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import gymnasium as gym
 from understudy.data import EnvSpec
 from understudy.env_names import EnvLike, named
 from understudy.envs.atari import AtariOptions
+from understudy.envs.judged import judged
 from understudy.envs.make import env_backend, spaces_of
 from understudy.envs.multitask import task_actions
 from understudy.errors import UserError
@@ -29,7 +30,7 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Contestant:
-    """A policy, what to call it, and the environment it plays in."""
+    """A policy, what to call it, and the environment it plays in, as policies are judged there."""
 
     name: str
     policy: Acts
@@ -62,13 +63,13 @@ def resolve(source: Any, env: EnvLike | None = None, name: str = "", seed: int =
             raise UserError("the random policy plays in any environment: say which (--env)")
         spec = _choose(None, env)
         assert spec is not None
-        return Contestant(name or RANDOM, random_policy(spaces_of(spec)[1], seed, task_actions(spec)), spec)
+        return Contestant(name or RANDOM, random_policy(spaces_of(spec)[1], seed, task_actions(spec)), judged(spec))
     policy = source if _acts(source) else load(source, env=env)
     called = name or _short_name(source, policy)
     spec = _choose(getattr(getattr(policy, "about", None), "env", None), env)
     if spec is None:
         raise UserError(f"the policy {called} does not say which environment it is for: say which (--env)")
-    return Contestant(called, policy, spec)
+    return Contestant(called, policy, judged(spec))
 
 
 def _choose(own: EnvSpec | None, asked: str | EnvSpec | None) -> EnvSpec | None:

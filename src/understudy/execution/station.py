@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from understudy.data import Array, Rollout
+from understudy.data import Array, EnvSpec, Rollout
 from understudy.envs.base import Step, VectorEnv
 from understudy.envs.closing import close_all
+from understudy.envs.judged import judged
 from understudy.envs.make import make
 from understudy.envs.multitask import task_actions, whole_tasks
 from understudy.execution.base import Arrays, EvaluationJob, Portable, Setup, actor_of, update_actor
@@ -69,8 +70,8 @@ class Station:
             self._teacher = actor_of(self._setup.teacher)
         return self._teacher
 
-    def _make(self, count: int) -> VectorEnv:
-        return Watched(make(self._setup.env, count, alive=self._alive), self._beat)
+    def _make(self, env: EnvSpec, count: int) -> VectorEnv:
+        return Watched(make(env, count, alive=self._alive), self._beat)
 
     def _alive(self) -> None:
         """Tell those who watch that a simulator is waited for, which has time limits of its own."""
@@ -84,7 +85,7 @@ class Station:
     def prepare(self) -> None:
         """Build the training environments, so that the first rollout does not pay for them."""
         if self._collector is None and len(self._columns):
-            self._collector = collector_for(self._make(len(self._columns)), self._seeds(0))
+            self._collector = collector_for(self._make(self._setup.env, len(self._columns)), self._seeds(0))
 
     def collect(
         self, mixture: Mixture, arrays: Arrays | None, steps: int, out: Rollout, restart: int | None = None
@@ -104,7 +105,8 @@ class Station:
     def evaluate(self, job: EvaluationJob, seeds: Sequence[int]) -> Episodes:
         """Run one episode per seed on environments that training never touches."""
         if self._eval_env is None:
-            self._eval_env = self._make(whole_tasks(self._setup.env, self._eval_count))
+            env = judged(self._setup.env)
+            self._eval_env = self._make(env, whole_tasks(env, self._eval_count))
         policy: Actor | None
         if job.who == "random":
             seed = int(np.sum(seeds)) % 2**31
