@@ -49,8 +49,17 @@ class EnvSpec:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> EnvSpec:
-        """Build the description that ``to_json`` wrote."""
-        return EnvSpec(data["id"], dict(data["kwargs"]), tuple(data["wrappers"]), data["backend"])
+        """Build the description that ``to_json`` wrote.
+
+        Raises:
+            TypeError: A part of it is of another kind.
+        """
+        env_id, wrappers, backend = data["id"], tuple(data["wrappers"]), data["backend"]
+        if not isinstance(env_id, str) or not isinstance(backend, str):
+            raise TypeError(f"the id and the backend of an environment are texts, not {env_id!r} and {backend!r}")
+        if not all(isinstance(wrapper, Mapping) and isinstance(wrapper.get("type"), str) for wrapper in wrappers):
+            raise TypeError(f"the wrappers of the environment {env_id} are mappings with a type, not {wrappers}")
+        return EnvSpec(env_id, dict(data["kwargs"]), wrappers, backend)
 
 
 class Target(NamedTuple):

@@ -1,6 +1,7 @@
 """Push and pull against a local stand-in of the hub's client: a folder that is laid out as its cache."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,20 @@ def test_a_pulled_run_can_be_reported(here, hub, tmp_path):
     assert "Env steps to the teacher" in (folder / "report.html").read_text()
     with pytest.raises(SystemExit):
         main(["pull", "org/taught", "--out", str(folder)])  # never overwrites
+
+
+def test_what_a_pulled_configuration_names_is_not_imported(here, hub, tmp_path, capsys):
+    main(["push", "run", "org/foreign", "--no-play"])
+    main(["pull", "org/foreign", "--out", str(tmp_path / "pulled")])
+    path = tmp_path / "pulled" / "config.yaml"
+    path.write_text(path.read_text().replace("mine:balance", "this:main"))
+    sys.modules.pop("this", None)
+    main(["report", str(path.parent), "--format", "markdown"])
+    assert "names 'this:main', which imports a module" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        main(["distill", "--resume", str(path.parent)])
+    assert "take its line 'pulled' out to allow it" in capsys.readouterr().err
+    assert "this" not in sys.modules
 
 
 def test_paths_of_this_machine_stay_at_home(here, hub, tmp_path):

@@ -129,7 +129,7 @@ def task_specs(spec: EnvSpec) -> list[EnvSpec]:
     found = []
     for task in tasks:
         if isinstance(task, Mapping) and "id" in task:
-            task = EnvSpec.from_json({"kwargs": {}, "wrappers": (), "backend": "auto", **task})
+            task = _described(task)
         elif isinstance(task, str):
             task = EnvSpec(task)
         if not isinstance(task, EnvSpec):
@@ -138,6 +138,13 @@ def task_specs(spec: EnvSpec) -> list[EnvSpec]:
             raise UserError(f"multitask: {task.id} cannot be one of several tasks: its agents have clocks of their own")
         found.append(task)
     return found
+
+
+def _described(task: Mapping[str, Any]) -> EnvSpec:
+    try:
+        return EnvSpec.from_json({"kwargs": {}, "wrappers": (), "backend": "auto", **task})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"multitask: a task cannot be read: {error}") from error
 
 
 def task_shares(spec: EnvSpec) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from understudy.data import EnvSpec
 from understudy.env_names import EnvLike, env_settings
 from understudy.errors import UserError
 from understudy.settings import EnvSettings
+from understudy.teachers.foreign import refuse_pulled
 
 
 def read_run(run: str | os.PathLike[str] | None, command: str, several: bool = False) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def read_run(run: str | os.PathLike[str] | None, command: str, several: bool = F
     if not path.exists():
         raise UserError(f"no run to resume at {run}: there is no {path}")
     saved = read_yaml(path)
+    refuse_pulled(saved, path)
     known = saved.keys() & {"settings", "by_behaviour", "behaviours"}
     if not known or not isinstance(saved.get("settings", {}), Mapping):
         raise UserError(f"{path} does not describe a run that can be resumed")

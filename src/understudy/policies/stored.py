@@ -65,8 +65,21 @@ BEHAVIOURS = "behaviours.json"
 
 
 def behaviours_of(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Return the runs of a folder that has one for each behaviour of a Unity scene; empty for any other path."""
+    """Return the runs of a folder that has one for each behaviour of a Unity scene; empty for any other path.
+
+    Raises:
+        UserError: The list is damaged, or names something else than folders beside it (``module:function`` is code).
+    """
     path = Path(folder) / BEHAVIOURS
     if not path.is_file():
         return {}
-    return {name: path.parent / part for name, part in json.loads(path.read_text()).items()}
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({str(error)[:120]}): truncated or damaged?") from error
+    if not isinstance(index, dict):
+        raise UserError(f"{path} is not a list of behaviours and the folders of their runs")
+    for name, part in index.items():
+        if not isinstance(part, str) or Path(part).name != part or not (path.parent / part).is_dir():
+            raise UserError(f"{path}: the run of {name} must be a folder beside it, not {part!r}")
+    return {name: path.parent / part for name, part in index.items()}

@@ -20,6 +20,7 @@ from understudy.report.folder import Group, RunFolder
 from understudy.report.runtimes import Size, measure
 from understudy.settings.train import EnvSettings
 from understudy.teachers.combine import combine
+from understudy.teachers.foreign import refuse_pulled
 from understudy.teachers.inspect import network_text, space_text
 
 T = TypeVar("T")
@@ -123,10 +124,11 @@ def take_measures(
     found = Measured()
     run = groups[0].runs[0]
     found.film = next((film for g in groups for r in g.runs if (film := r.film) is not None), None)
-    if not plan.play:
+    why = "nothing was loaded or played (--no-play)" if not plan.play else _foreign(groups)
+    if why:
         found.cards_of_teachers = [("teacher", shown(source), ()) for source in run.teachers]
         found.card_of_student = ("student", run.path.name, ())
-        missing.append("nothing was loaded or played (--no-play): sizes, latencies and disagreements are left out")
+        missing.append(f"{why}: sizes, latencies and disagreements are left out")
         return found
     teachers = _attempt(lambda: load_teachers(run), "the teacher could not be loaded", missing) or []
     students = _students(groups, missing)
@@ -153,6 +155,16 @@ def take_measures(
     elif run.kind == "train" and plan.film:
         missing.append("no film: side by side needs a teacher; understudy play RUN --video FILE films one policy")
     return found
+
+
+def _foreign(groups: Sequence[Group]) -> str:
+    """Say why nothing of these runs may be loaded, empty where it may: one was pulled, and names code."""
+    try:
+        for run in (run for group in groups for run in group.runs):
+            refuse_pulled(run.config, run.path / "config.yaml")
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _students(groups: Sequence[Group], missing: list[str]) -> list[tuple[str, PolicyLike, Path]]:

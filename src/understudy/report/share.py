@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from understudy.report.content import Content
 from understudy.report.folder import RunFolder
 from understudy.report.markdown import to_markdown
 from understudy.report.measure import shown
+from understudy.teachers.foreign import PULLED
 from understudy.teachers.hub import PATTERNS, download
 
 _REPOSITORY = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -91,7 +93,7 @@ def stage(content: Content, run: RunFolder, home: Path, folder: Path, repo: str)
     """Write what is to be uploaded into a folder; paths of this machine are shortened."""
     assert run.student is not None
     shutil.copyfile(run.student, folder / run.student.name)
-    config = dict(run.config)
+    config = {key: value for key, value in run.config.items() if key != PULLED}
     if "teachers" in config:
         config["teachers"] = [shown(teacher) for teacher in run.teachers]
     elif run.kind == "kickstart":
@@ -124,6 +126,15 @@ def _beside(run: RunFolder, home: Path) -> Iterator[Path]:
                 yield path
 
 
+def _mark(config: Path, source: str) -> None:
+    """Write into a configuration where it came from: what it names is not the user's word."""
+    with contextlib.suppress(OSError, yaml.YAMLError, ValueError, TypeError, RecursionError):  # nobody can read it
+        found = yaml.safe_load(config.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            marked = yaml.safe_dump({**found, PULLED: source}, sort_keys=False, allow_unicode=True)
+            config.write_text(marked, encoding="utf-8")
+
+
 def pull(source: str, out: str | os.PathLike[str] | None = None) -> Path:
     """Fetch a run from the hub, or from the local cache where the hub cannot be reached, into a folder.
 
@@ -148,5 +159,6 @@ def pull(source: str, out: str | os.PathLike[str] | None = None) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as staged:
         for path in files:
             shutil.copyfile(path, Path(staged) / path.name)  # the cache holds links
+        _mark(Path(staged) / "config.yaml", f"hf://{source.removeprefix('hf://')}")
         shutil.copytree(staged, folder)
     return folder

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from understudy.data import EnvSpec
-from understudy.env_names import EnvLike, is_known, named
+from understudy.env_names import EnvLike, named
 from understudy.errors import UserError
 from understudy.imports import name_of
 from understudy.policies.files import load_policy
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.stored import behaviours_of, run_policy
+from understudy.teachers.foreign import refuse_code
 from understudy.teachers.opaque import Asked, OpaqueTeacher
 from understudy.teachers.sb3_model import is_model, load_model
 from understudy.teachers.successors import find_successors
@@ -72,8 +73,8 @@ def load(
         policy = _load_object(source, asked, "")
     else:
         raise UserError(f"a teacher cannot be a {type(source).__name__}; give {_FORMATS}")
-    if env is None and policy.about.env is not None and isinstance(source, (str, os.PathLike)):
-        _refuse_imports(policy.about.env, os.fspath(source))
+    if not isinstance(env, EnvSpec) and policy.about.env is not None and isinstance(source, (str, os.PathLike)):
+        refuse_code(policy.about.env, os.fspath(source), None if spec is None else spec.id)
     if isinstance(policy, Policy):
         _check_finite(policy)
         policy.to(device)
@@ -93,15 +94,6 @@ def called(source: Any) -> str:
     if about:
         return str(about.source or about.algorithm)
     return name_of(source) or str(getattr(source, "__name__", type(source).__name__))
-
-
-def _refuse_imports(spec: EnvSpec, source: str) -> None:
-    """Refuse an environment id that would import a module or start a program because a file says so."""
-    named = [spec.id, *(str(task.get("id", "")) for task in spec.kwargs.get("tasks", ()) if isinstance(task, dict))]
-    for env_id in named:
-        if ":" in env_id and not is_known(env_id):
-            what = "starts a program" if env_id.startswith("unity:") else "imports a module"
-            raise UserError(f"{source} names the environment {env_id!r}, which {what}: --env {env_id} allows it")
 
 
 def _check_finite(policy: Policy) -> None:

@@ -155,8 +155,8 @@ def _env_kwargs(folder: Path, config: dict[str, Any], args: dict[str, Any]) -> d
     for name, source in (("config.yml", config), ("env_kwargs.yml", None), ("args.yml", args)):
         kwargs = read_yaml(folder / name) if source is None else source.get("env_kwargs")
         kwargs = parse_value(kwargs, f"{folder / name}, env_kwargs")
-        if kwargs is not None and not isinstance(kwargs, dict):
-            raise UserError(f"{folder / name}: env_kwargs {kwargs!r} is not a mapping")
+        if kwargs is not None and not (isinstance(kwargs, dict) and all(isinstance(key, str) for key in kwargs)):
+            raise UserError(f"{folder / name}: env_kwargs {kwargs!r} is not a mapping of names")
         found |= kwargs or {}
     return found
 
