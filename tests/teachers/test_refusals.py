@@ -18,6 +18,9 @@ from torch import nn
 
 from understudy.errors import UserError
 from understudy.policies.files import save_policy
+from understudy.policies.policy import Policy
+from understudy.policies.spec import PolicySpec, space_to_json
+from understudy.policies.stored import run_policy
 from understudy.teachers.load import load
 
 
@@ -176,7 +179,7 @@ def test_run_folders_and_our_own_files(tmp_path, ppo_zip):
     policy = load(ppo_zip)
     save_policy(policy, tmp_path / "run" / "last.safetensors")
     assert load(tmp_path / "run").spec == policy.spec
-    save_policy(policy, tmp_path / "run" / "policies" / "best.safetensors")
+    save_policy(policy, tmp_path / "run" / "best.safetensors")
     assert load(tmp_path / "run").about.source.endswith("best.safetensors")
     assert load(tmp_path / "run" / "last.safetensors").spec == policy.spec
     assert load(policy) is policy
@@ -290,3 +293,19 @@ def test_several_agents(zoo_folder):
     (zoo_folder / "Hopper-v3").rename(zoo_folder / "other")
     (zoo_folder / "b.zip").write_bytes((zoo_folder / "Hopper-v3.zip").read_bytes())
     refused(zoo_folder, "several agents", "b.zip")
+
+
+def test_runs_in_a_folder(tmp_path):
+    """A run's own policy goes before those of runs in its folder; of several of these none is taken silently."""
+
+    def put(name):
+        spec = PolicySpec(space_to_json(VECTOR), space_to_json(BOUNDS), "gaussian", std="constant")
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        return str(save_policy(Policy(spec), tmp_path / name))
+
+    first = put("student/best.safetensors")
+    assert load(tmp_path).about.source == str(run_policy(tmp_path)) == first
+    put("other/last.safetensors")
+    refused(tmp_path, "holds 2 runs (other, student): name one of them, such as", "other")
+    own = put("last.safetensors")
+    assert load(tmp_path).about.source == str(run_policy(tmp_path)) == own

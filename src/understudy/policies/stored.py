@@ -51,13 +51,25 @@ def read_policy(path: str | os.PathLike[str]) -> Stored:
     return Stored(PolicySpec.from_json(data["spec"]), arrays, data)
 
 
+def own_policy(folder: Path) -> Path | None:
+    """Return the policy that lies in a run's folder itself; None where there is none."""
+    return next((folder / name for name in RUN_FILES if (folder / name).is_file()), None)
+
+
 def run_policy(folder: Path) -> Path | None:
-    """Return the policy of a run's folder, or of the only kind in the folders in it; None where there is none."""
-    for name in RUN_FILES:
-        for file in (folder / name, *sorted(folder.glob(f"*/{name}"))):
-            if file.is_file():
-                return file
-    return None
+    """Return the policy of a run's folder, else of the only folder in it that holds one; None where there is none.
+
+    Raises:
+        UserError: Several folders in it hold one.
+    """
+    own = own_policy(folder)
+    if own is not None:
+        return own
+    inside = [part for part in sorted(folder.glob("[!.]*")) if own_policy(part) is not None]
+    if len(inside) > 1:
+        listed = ", ".join(part.name for part in inside[:6]) + (", ..." if len(inside) > 6 else "")
+        raise UserError(f"{folder} holds {len(inside)} runs ({listed}): name one of them, such as {inside[0]}")
+    return own_policy(inside[0]) if inside else None
 
 
 BEHAVIOURS = "behaviours.json"

@@ -18,7 +18,7 @@ from understudy.errors import UserError
 from understudy.imports import name_of
 from understudy.policies.files import load_policy
 from understudy.policies.policy import Policy, PolicyLike
-from understudy.policies.stored import behaviours_of, run_policy
+from understudy.policies.stored import behaviours_of, own_policy, run_policy
 from understudy.teachers.foreign import refuse_code
 from understudy.teachers.opaque import Asked, OpaqueTeacher
 from understudy.teachers.sb3_model import is_model, load_model
@@ -160,11 +160,11 @@ def _load_hub(source: str, asked: Asked) -> PolicyLike:
 
 
 def _load_folder(path: Path, asked: Asked) -> PolicyLike:
-    """Load our best policy in a run folder, else the agent of Stable-Baselines3 in it, else its only model file."""
+    """Load our best policy in a run folder, else the agent of Stable-Baselines3 in it, else its only model or run."""
     if several := behaviours_of(path):
         names = ", ".join(str(part) for part in several.values())
         raise UserError(f"{path} holds a policy for each behaviour of a Unity scene: name one of {names}")
-    file = run_policy(path)
+    file = own_policy(path)
     if file is not None:
         return load_policy(file)
     agent = find_agent(path)
@@ -173,8 +173,12 @@ def _load_folder(path: Path, asked: Asked) -> PolicyLike:
     files = [file for file in sorted(path.iterdir()) if file.suffix in (*_TORCHSCRIPT, ".onnx", ".safetensors")]
     if len(files) == 1:
         return _load_file(files[0], asked)
-    what = f"several models ({', '.join(file.name for file in files)}): name one" if files else f"none of: {_FORMATS}"
-    raise UserError(f"the folder {path} holds {what}")
+    if files:
+        raise UserError(f"the folder {path} holds several models ({', '.join(f.name for f in files)}): name one")
+    inside = run_policy(path)
+    if inside is not None:
+        return load_policy(inside)
+    raise UserError(f"the folder {path} holds none of: {_FORMATS}")
 
 
 def _load_file(path: Path, asked: Asked) -> PolicyLike:
