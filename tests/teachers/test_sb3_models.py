@@ -96,3 +96,22 @@ def test_a_model_that_cannot_be_saved_is_named():
     model.save = lambda file: 1 / 0
     teacher = understudy.load(model)
     assert "the PPO model cannot be saved (ZeroDivisionError" in teacher.about.notes[0]
+
+
+def test_a_memory_is_not_lost_silently():
+    """A function of observations alone cannot stand for a recurrent network."""
+    contrib, torch = pytest.importorskip("sb3_contrib"), pytest.importorskip("torch")
+    kwargs = {"activation_fn": torch.nn.Mish, "lstm_hidden_size": 4}
+    model = contrib.RecurrentPPO("MlpLstmPolicy", "Pendulum-v1", device="cpu", policy_kwargs=kwargs)
+    with pytest.raises(UserError, match="the RecurrentPPO model: the activation .*Mish is not one of"):
+        understudy.load(model)
+
+    class Holder:
+        observation_space, action_space = model.observation_space, model.action_space
+
+        def predict(self, obs, state=None, episode_start=None, deterministic=False):
+            return model.predict(obs, state, episode_start, deterministic)
+
+    for teacher in (understudy.load(Holder()), understudy.load(model.predict, env="Pendulum-v1")):
+        with pytest.raises(UserError, match="answers a state beside its actions"):
+            teacher.predict(np.zeros((2, 3), np.float32))

@@ -21,7 +21,7 @@ from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.stored import behaviours_of, own_policy, run_policy
 from understudy.teachers.foreign import refuse_code
 from understudy.teachers.opaque import Asked, OpaqueTeacher
-from understudy.teachers.sb3_model import is_model, load_model
+from understudy.teachers.sb3_model import is_model, is_recurrent, load_model
 from understudy.teachers.successors import find_successors
 from understudy.teachers.zoo import find_agent, load_agent
 
@@ -210,8 +210,8 @@ def _load_object(source: Any, asked: Asked, name: str) -> PolicyLike:
         try:
             return load_model(source)
         except UserError as error:
-            if source.get_vec_normalize_env() is not None:
-                raise  # alone, it would act on observations that it does not know
+            if source.get_vec_normalize_env() is not None or is_recurrent(source):
+                raise  # alone, it would act on observations that it does not know, or forget every one of them
             notes = [f"only its actions are known: {error}"]
     if isinstance(source, nn.Module):
         from understudy.teachers.torchscript import ModuleTeacher

@@ -24,6 +24,12 @@ def is_model(source: Any) -> bool:
     return ("stable_baselines3", "BaseAlgorithm") in bases
 
 
+def is_recurrent(model: Any) -> bool:
+    """Say whether a model has a memory."""
+    policy = getattr(model, "policy", None)
+    return any(base.__name__ == "RecurrentActorCriticPolicy" for base in type(policy).__mro__)
+
+
 def load_model(model: Any) -> Policy:
     """Return the model's policy as it is now, with the statistics of its ``VecNormalize``, for its environment.
 
