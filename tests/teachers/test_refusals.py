@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import zipfile
 
 import numpy as np
@@ -10,6 +12,7 @@ import sb3_contrib
 import stable_baselines3
 import torch
 from gymnasium import spaces
+from safetensors.numpy import save as as_bytes
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -20,7 +23,7 @@ from understudy.errors import UserError
 from understudy.policies.files import save_policy
 from understudy.policies.policy import Policy
 from understudy.policies.spec import PolicySpec, space_to_json
-from understudy.policies.stored import run_policy
+from understudy.policies.stored import read_policy, run_policy
 from understudy.teachers.load import load
 
 
@@ -309,3 +312,66 @@ def test_runs_in_a_folder(tmp_path):
     refused(tmp_path, "holds 2 runs (other, student): name one of them, such as", "other")
     own = put("last.safetensors")
     assert load(tmp_path).about.source == str(run_policy(tmp_path)) == own
+
+
+def _with(**parts):
+    return lambda meta: {**meta, **parts}
+
+
+def _spec(**parts):
+    return lambda meta: {**meta, "spec": {**meta["spec"], **parts}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda meta: [], lambda meta: {"format": meta["format"]}, _with(spec=[]), _with(env="x"), _with(notes=None),
+        _with(env={"id": 3, "kwargs": {}, "wrappers": [], "backend": "auto"}),
+        _with(env={"id": "x", "kwargs": {}, "wrappers": ["y"], "backend": "auto"}),
+        _spec(hidden="ab"), _spec(hidden=None), _spec(hidden=[1.5]), _spec(hidden=[10**12]), _spec(encoders=None),
+        _spec(encoders=[{"a": 1}]), _spec(encoders=[{"key": "z"}]), _spec(observation_space=None), _spec(lstm=-1),
+        _spec(observation_space={"type": "Box", "shape": [-3], "dtype": "float32", "low": -1, "high": 1}),
+        _spec(action_space={"type": "Discrete", "n": -1}), _spec(normalized=["q"]), None,
+    ],
+)  # fmt: skip
+def test_damaged_descriptions_of_ours(tmp_path, change):
+    spec = PolicySpec(space_to_json(VECTOR), space_to_json(BOUNDS), "gaussian", std="constant", hidden=(3,))
+    path = save_policy(Policy(spec), tmp_path / "p.safetensors")
+    meta, arrays = read_policy(path).about, read_policy(path).arrays
+    text = "[" * 100_000 if change is None else json.dumps(change(meta))
+    path.write_bytes(as_bytes(arrays, {"understudy": text}))
+    refused(path, "p.safetensors: the description of the policy cannot be read", "damaged?")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 3}', "[" * 100_000])
+def test_damaged_list_of_behaviours(tmp_path, text):
+    (tmp_path / "behaviours.json").write_text(text)
+    refused(tmp_path, "behaviours.json")
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "parameter", "complex", "sparse", "quantised", "meta"])
+def test_tensors_that_are_not_plain(tmp_path, ppo_zip, kind):
+    change = {
+        "bfloat16": lambda tensor: tensor.bfloat16(), "parameter": lambda tensor: nn.Parameter(tensor),
+        "complex": lambda tensor: tensor.to(torch.complex64), "sparse": lambda tensor: tensor.to_sparse(),
+        "quantised": lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+        "meta": lambda tensor: tensor.to("meta"),
+    }[kind]  # fmt: skip
+    before = load(ppo_zip)
+    with zipfile.ZipFile(ppo_zip) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    tensors = torch.load(io.BytesIO(members["policy.pth"]), weights_only=True)
+    name = "mlp_extractor.policy_net.0.weight"
+    buffer = io.BytesIO()
+    torch.save({**tensors, name: change(tensors[name])}, buffer)
+    with zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
+        for member, data in {**members, "policy.pth": buffer.getvalue()}.items():
+            archive.writestr(member, data)
+    if kind in ("bfloat16", "parameter"):
+        assert (
+            difference(load(tmp_path / "odd.zip").head.weight.detach().numpy(), before.head.weight.detach().numpy())
+            == 0
+        )
+        assert torch.allclose(load(tmp_path / "odd.zip").body[0].weight, before.body[0].weight, rtol=0.01)
+    else:
+        refused(tmp_path / "odd.zip", name, "is not an array of real numbers")

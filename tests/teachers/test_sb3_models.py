@@ -112,6 +112,5 @@ def test_a_memory_is_not_lost_silently():
         def predict(self, obs, state=None, episode_start=None, deterministic=False):
             return model.predict(obs, state, episode_start, deterministic)
 
-    for teacher in (understudy.load(Holder()), understudy.load(model.predict, env="Pendulum-v1")):
-        with pytest.raises(UserError, match="answers a state beside its actions"):
-            teacher.predict(np.zeros((2, 3), np.float32))
+    with pytest.raises(UserError, match="answers a state beside its actions"):
+        understudy.load(Holder()).predict(np.zeros((2, 3), np.float32))

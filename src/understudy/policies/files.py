@@ -20,7 +20,7 @@ from safetensors.numpy import save
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.policies.policy import About, Policy
-from understudy.policies.stored import FORMAT, read_policy
+from understudy.policies.stored import FORMAT, read_policy, readable
 from understudy.policies.weights import build, named_arrays
 
 
@@ -95,6 +95,8 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         UserError: The file is missing, truncated, or not one of ours.
     """
     spec, arrays, data = read_policy(path)
-    env = EnvSpec.from_json(data["env"]) if data["env"] else None
-    about = About(data["algorithm"], str(Path(path)), env, list(data["notes"]))
-    return build(spec, arrays, about)
+    with readable(Path(path)):
+        env = EnvSpec.from_json(data["env"]) if data["env"] else None
+        about = About(str(data["algorithm"]), str(Path(path)), env, [str(note) for note in data["notes"]])
+        return build(spec, arrays, about)
+    raise AssertionError

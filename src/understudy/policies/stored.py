@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,14 +43,37 @@ def read_policy(path: str | os.PathLike[str]) -> Stored:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise UserError(f"no policy at {path}: the file does not exist") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError) as error:  # the last two: a type that NumPy has not
         raise UserError(f"{path} is not a readable safetensors file ({error}): truncated or damaged?") from error
     if meta is None:
         raise UserError(f"{path} is a safetensors file, but not an Understudy policy (no description inside)")
-    data = json.loads(meta)
-    if data.get("format") != FORMAT:
-        raise UserError(f"{path} has format {data.get('format')!r}; this version reads {FORMAT!r}")
-    return Stored(PolicySpec.from_json(data["spec"]), arrays, data)
+    with readable(path):
+        data = json.loads(meta)
+        if data.get("format") != FORMAT:
+            raise UserError(f"{path} has format {data.get('format')!r}; this version reads {FORMAT!r}")
+        spec = PolicySpec.from_json(data["spec"])
+        spec.distribution, spec.observations  # noqa: B018 (built once here, where the file can be named)
+        return Stored(spec, arrays, data)
+    raise AssertionError
+
+
+_DAMAGED = (
+    TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError, AssertionError, MemoryError,
+)  # fmt: skip
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Say of what a policy's file describes wrongly that the file is damaged.
+
+    Raises:
+        UserError: Anything in the description is not as ``save_policy`` writes it.
+    """
+    try:
+        yield
+    except _DAMAGED as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise UserError(f"{path}: the description of the policy cannot be read ({what}): damaged?") from error
 
 
 def own_policy(folder: Path) -> Path | None:

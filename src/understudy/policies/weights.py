@@ -34,6 +34,9 @@ def build(spec: PolicySpec, arrays: Mapping[str, Any], about: About | None = Non
         UserError: A weight is missing, unexpected, or of the wrong shape.
     """
     policy = Policy(spec, about)
+    for name, array in arrays.items():
+        if np.iscomplexobj(array):
+            raise UserError(f"the weights {name} are complex numbers, which no network here has")
     try:
         policy.load_state_dict({name: torch.as_tensor(np.asarray(a)) for name, a in arrays.items()}, strict=True)
     except RuntimeError as error:

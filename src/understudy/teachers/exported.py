@@ -91,7 +91,7 @@ class Facts:
         """
         try:
             data = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             return None
@@ -111,7 +111,7 @@ class Facts:
                 tuple(str(kind) for kind in data.get("types", ())),
                 str(data.get("cell", "lstm")),
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
             raise UserError(f"{where}: its description cannot be read ({error!r}): export the student again") from None
 
 

@@ -39,16 +39,14 @@ class FunctionTeacher(OpaqueTeacher):
             out = self._predict(obs, deterministic=True)
             self._check_memory(out)
             return [_array(out[0] if isinstance(out, tuple) else out)]
-        out = self._source(obs)
-        self._check_memory(out)
-        return [_array(part) for part in _parts(out)]
+        return [_array(part) for part in _parts(self._source(obs))]
 
     def _check_memory(self, out: Any) -> None:
         """Refuse a state among the answers, as recurrent policies return: nobody would hand it back."""
         if isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], tuple) and out[1]:
             raise UserError(
-                f"the teacher {self.name} answers a state beside its actions: it has a memory, which functions and "
-                "objects of Python cannot keep here; export it to one of our formats, or return the actions alone"
+                f"the teacher {self.name} answers a state beside its actions: it has a memory, which objects "
+                "with predict cannot keep here; return the actions alone if it needs none"
             )
 
 

@@ -170,6 +170,6 @@ def _metadata(session: Any, path: Path) -> dict[str, Any]:
             if facts.get(key) is not None:
                 facts[key] = space_from_json(facts[key])
         facts["env"] = EnvSpec.from_json(facts["env"]) if facts.get("env") else None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
         raise UserError(f"{path}: its metadata entry {METADATA!r} cannot be read ({error})") from error
     return facts

@@ -141,7 +141,19 @@ def _read_tensors(data: bytes, path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: 'policy.pth' is not a plain file of tensors, refused ({first})") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise UserError(f"{path}: 'policy.pth' does not hold a dict of tensors")
-    return dict(tensors)
+    return {name: _plain(tensor, f"{path}: the tensor {name!r} of 'policy.pth'") for name, tensor in tensors.items()}
+
+
+def _plain(tensor: Tensor, what: str) -> Tensor:
+    """Return a tensor as NumPy can hold it, with the same numbers.
+
+    Raises:
+        UserError: It is complex, sparse, quantised or without numbers.
+    """
+    if tensor.is_complex() or tensor.is_quantized or tensor.is_meta or tensor.layout != torch.strided:
+        raise UserError(f"{what} is not an array of real numbers ({tensor.dtype}, {tensor.layout}); {_EXPORT}")
+    known = tensor.dtype in (torch.float16, torch.float32, torch.float64)
+    return tensor.detach() if known or not tensor.is_floating_point() else tensor.detach().float()
 
 
 def _policy_kind(field: Any, path: Path) -> tuple[str, str, str]:
