@@ -151,3 +151,20 @@ class Small(Odd):
     """Shows small pictures that are not square."""
 
     observation_space = spaces.Box(0, 255, (10, 8, 3), np.uint8)
+
+
+class Old(Odd):
+    """Breaks Gymnasium's interface in one way, or has an error of its own."""
+
+    def __init__(self, what):
+        self.what = what
+        if what == "seed":
+            self.reset = lambda: (self.see(), {})
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        if self.what == "inside":
+            raise ValueError("my own")
+        if self.what == "four":
+            return obs, reward, *rest[1:]
+        return obs, np.array([reward]) if self.what == "array" else reward, *rest

@@ -184,3 +184,20 @@ def test_a_choice_outside_of_its_space_is_named(choice):
         with pytest.raises(UserError, match=rf"Discrete\(4\) shows {choice}, which is not one"):
             one.predict(obs, deterministic=True)
     env.close()
+
+
+@pytest.mark.parametrize("limit", [{}, {"max_episode_steps": 9}], ids=["plain", "wrapped"])
+@pytest.mark.parametrize(
+    ("what", "error", "message"),
+    [
+        ("seed", UserError, r"Old: reset\(seed=..., .*unexpected keyword argument 'seed'"),
+        ("four", UserError, r"Old: step\(action\) must return .* not enough values to unpack"),
+        ("array", UserError, r"Old: step\(action\) must return .* the reward as one number, .* with a sequence"),
+        ("inside", ValueError, "^my own$"),
+    ],
+)
+def test_an_environment_of_another_interface_is_named(what, error, message, limit):
+    env = make(EnvSpec("tests.odd_environments:Old", {"what": what, **limit}), 1)
+    with pytest.raises(error, match=message):
+        env.reset([0])
+        env.step(np.zeros(1, int))

@@ -259,8 +259,11 @@ def test_the_run_ends_at_a_score(tmp_path):
         ),
         (
             {
-                "objective__normalize_advantage": True, "rollout__num_envs": 2, "rollout__steps": 1,
-                "execution__type": "async", "execution__shared_gradients": True,
+                "objective__normalize_advantage": True,
+                "rollout__num_envs": 2,
+                "rollout__steps": 1,
+                "execution__type": "async",
+                "execution__shared_gradients": True,
             },
             "with one sample per gradient step",
         ),

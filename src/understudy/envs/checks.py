@@ -62,6 +62,29 @@ def check_observation(env_id: str, space: gym.Space[Any], obs: Any) -> None:
         raise UserError(f"{env_id}: the first observation{where} has {what}: correct the environment or its space")
 
 
+_MUST = {
+    "reset": "reset(seed=..., options=...) must return an observation and info",
+    "step": "step(action) must return an observation of its space, the reward as one number, terminated, truncated, info",
+}
+_CALLERS = ("understudy.envs.gymnasium_env", "understudy.envs.wrappers", "gymnasium.wrappers", "gymnasium.core")
+"""Modules that call an environment: what fails there is what it takes or returns, not something inside it."""
+CONTRACT_ERRORS = (TypeError, ValueError, KeyError, IndexError)
+"""What is raised by taking apart what is not as it must be."""
+
+
+def check_contract(env_id: str, method: str, error: Exception) -> None:
+    """Refuse an environment whose method failed where it was called; an error from inside it is left alone.
+
+    Raises:
+        UserError: It does not take or return what Gymnasium says.
+    """
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is not None and place.tb_frame.f_globals["__name__"].startswith(_CALLERS):
+        raise UserError(f"{env_id}: {_MUST[method]} (Gymnasium's interface), but: {error}") from error
+
+
 def new_observation(space: gym.Space[Any], num_envs: int) -> Observation:
     """Return zeros [B, ...] in the space's dtype, one array per key of a dict."""
     if isinstance(space, gym.spaces.Dict):

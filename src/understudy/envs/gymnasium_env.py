@@ -12,7 +12,14 @@ import numpy as np
 from understudy.data import Array, EnvSpec, Observation
 from understudy.envs.base import Step
 from understudy.envs.build import build
-from understudy.envs.checks import Finite, check_observation, check_space, new_observation
+from understudy.envs.checks import (
+    CONTRACT_ERRORS,
+    Finite,
+    check_contract,
+    check_observation,
+    check_space,
+    new_observation,
+)
 from understudy.envs.closing import close_all
 from understudy.envs.quiet import quiet
 
@@ -62,13 +69,21 @@ class GymnasiumVectorEnv:
         self._finite_final = Finite(spec.id, self._final, self._reward)
 
     def reset(self, seeds: Sequence[int]) -> Observation:
-        """Start new episodes everywhere, environment i with ``seeds[i]``."""
+        """Start new episodes everywhere, environment i with ``seeds[i]``.
+
+        Raises:
+            UserError: An environment does not keep Gymnasium's interface, or an observation is not of its space.
+        """
         if len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
         with quiet(self.spec.id):
             for i, seed in enumerate(seeds):
                 self._alive()
-                seen = self._resets[i](seed=int(seed))[0]
+                try:
+                    seen = self._resets[i](seed=int(seed))[0]
+                except CONTRACT_ERRORS as error:
+                    check_contract(self.spec.id, "reset", error)
+                    raise
                 if not self._checked:
                     check_observation(self.spec.id, self.observation_space, seen)
                 _write(self._obs, i, seen)
@@ -81,7 +96,7 @@ class GymnasiumVectorEnv:
         """Step the active rows with [B, ...] actions; see ``VectorEnv``.
 
         Raises:
-            UserError: An observation or reward is not finite.
+            UserError: An observation or reward is not finite, or an environment does not keep Gymnasium's interface.
         """
         rows: Any = self._rows if active is None else np.flatnonzero(active).tolist()
         # A copy: environments may keep the action they were given, and callers reuse their buffers.
@@ -92,19 +107,23 @@ class GymnasiumVectorEnv:
         ended: list[int] = []
         now = perf_counter()
         slow, self._last = now - self._last > _SLOW, now
-        for i in rows:
-            if slow:
-                self._alive()
-            seen, reward[i], ends, late, _ = steps[i](acts[i])
-            if ends or late:
-                # Both at once is a termination: the task is over, whatever the clock says.
-                (terminated if ends else truncated)[i] = True
-                ended.append(i)
-                _write(self._final, i, seen)
-            elif plain:
-                obs[i] = seen
-            else:
-                _write(obs, i, seen)
+        try:
+            for i in rows:
+                if slow:
+                    self._alive()
+                seen, reward[i], ends, late, _ = steps[i](acts[i])
+                if ends or late:
+                    # Both at once is a termination: the task is over, whatever the clock says.
+                    (terminated if ends else truncated)[i] = True
+                    ended.append(i)
+                    _write(self._final, i, seen)
+                elif plain:
+                    obs[i] = seen
+                else:
+                    _write(obs, i, seen)
+        except CONTRACT_ERRORS as error:
+            check_contract(self.spec.id, "step", error)
+            raise
         finite = self._finite
         finite.step += 1
         if ended:

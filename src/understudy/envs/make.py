@@ -35,6 +35,9 @@ def make(
     spec = as_spec(spec)
     if num_envs < 1:
         raise UserError(f"{spec.id}: the number of environments must be at least 1, not {num_envs}")
+    limit = spec.kwargs.get("max_episode_steps")
+    if limit is not None and (not isinstance(limit, int) or (limit < 1 and limit != -1)):
+        raise UserError(f"{spec.id}: max_episode_steps is {limit!r}; it must be a whole number above 0, or -1 for no limit")
     backend = env_backend(spec, render=render)
     if backend == MULTITASK:
         from understudy.envs.multitask import from_spec

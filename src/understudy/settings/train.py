@@ -255,6 +255,6 @@ class TrainSettings(CommonChecks):
         known = self.update.minibatch or not self.env.counts_players  # how many agents play is not known yet
         if self.objective.normalize_advantage and known and self.minibatch <= workers:
             raise UserError(
-                "objective.normalize_advantage with one sample per gradient step makes every advantage 0: take a larger "
-                "update.minibatch (or rollout), or --objective.normalize_advantage false"
+                "objective.normalize_advantage with one sample per gradient step makes every advantage 0: take a "
+                "larger update.minibatch (or rollout), or --objective.normalize_advantage false"
             )
