@@ -144,7 +144,8 @@ def test_a_player_that_dies_costs_all_behaviours_their_episodes_and_no_more(tmp_
     assert all(told[name]["env_steps"] >= 512 and 1 <= told[name]["lost_episodes"] <= 2 for name in told)
 
 
-def test_ctrl_c_saves_all_of_them(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_other_ends_save_all_of_them(number, code, tmp_path):
     run = tmp_path / "two"
     words = [sys.executable, "-m", "understudy.cli", "train", *SMALL, *SCENE, "--env-steps", "1000000"]
     process = subprocess.Popen(
@@ -155,9 +156,9 @@ def test_ctrl_c_saves_all_of_them(tmp_path):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     time.sleep(1.0)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, error = process.communicate(timeout=120)
-    assert process.returncode == 130 and "Traceback" not in error and "understudy train --resume" in error
+    assert process.returncode == code and "Traceback" not in error and "understudy train --resume" in error
     assert all((run / name / "state.safetensors").exists() for name in ("3DBall", "Goalie"))
 
 

@@ -14,6 +14,8 @@ from multiprocessing.process import current_process
 from pathlib import Path
 from typing import Any
 
+ENDINGS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+"""What ends a run with a checkpoint: Ctrl-C, ``docker stop`` or a batch system, a closed terminal."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -61,8 +63,10 @@ def _run(control: Connection, task: Task) -> tuple[str, Any]:
 
     try:
         # From here on Ctrl-C, which a terminal sends to everybody in it, ends the run with a checkpoint.
-        signal.signal(signal.SIGINT, _interrupt_once)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for number in ENDINGS:
+            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:  # nohup: it goes on
+                signal.signal(number, _interrupt_once)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
         found = train(settings=task.settings, run=task.folder, resume=task.resume, report=report)
     except KeyboardInterrupt as stop:
         return "interrupted", str(stop)
@@ -75,13 +79,18 @@ def _run(control: Connection, task: Task) -> tuple[str, Any]:
 
 
 def _interrupt_once(_: int, frame: object) -> None:
-    """Raise on the first Ctrl-C only: the terminal sends one and the parent another, which must not stop the saving."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Raise on the first signal only: the terminal sends one and the parent another, which must not stop the saving."""
+    for number in ENDINGS:  # not SIG_IGN: Python would complain of one that came in the same moment
+        signal.signal(number, _pass_over)
     raise KeyboardInterrupt
 
 
+def _pass_over(_: int, frame: object) -> None:
+    """Do nothing."""
+
+
 def _end(control: Connection, how: str, what: Any) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
     control.send((how, what))
     control.close()
 

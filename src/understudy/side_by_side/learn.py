@@ -29,7 +29,7 @@ from understudy.execution.processes import kill
 from understudy.io.log import as_json
 from understudy.io.run_folder import in_use
 from understudy.policies.files import write_atomic
-from understudy.side_by_side.child import Task
+from understudy.side_by_side.child import ENDINGS, Task
 from understudy.side_by_side.judge import judge
 from understudy.side_by_side.parts import Part, Plan, write_index
 
@@ -125,7 +125,7 @@ class _Runs:
     def _start(self, part: Part) -> None:
         ours, theirs = Pipe()
         # Ctrl-C goes to everybody in a terminal: whoever has only begun to start must not die of it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
         try:
             self._processes[part.name] = subprocess.Popen(
                 [sys.executable, "-m", "understudy.side_by_side.child", str(theirs.fileno()), str(os.getpid())],
