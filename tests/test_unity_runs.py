@@ -14,7 +14,7 @@ from tests.envs.unity_helpers import PLAYER, order_fault, scene
 from understudy.cli import main
 from understudy.distillation import distill
 from understudy.envs.make import spaces_of
-from understudy.errors import UserError
+from understudy.errors import OutsideError, UserError
 from understudy.evaluation.evaluate import evaluate
 from understudy.kickstart_job import prepare
 from understudy.kickstarting import kickstart
@@ -260,6 +260,23 @@ def test_a_run_whose_players_die_too_often_ends(execution, tmp_path):
     assert process.returncode == 2, process.stderr
     # Whoever takes the order: the first player to look around, or one that trains.
     assert "died (exit code 139)" in process.stderr and "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("execution", [{"type": "single"}, {"type": "sync", "num_workers": 2}])
+def test_what_was_learnt_is_saved_when_players_are_used_up(execution, tmp_path):
+    spec = scene("--agents", 4, "--die-at", 50, restarts=1)
+    settings = small(spec, 10_000, execution=execution, rollout={"num_envs": 2, "steps": 16}, update={"minibatch": 64})
+    with pytest.raises(OutsideError, match=r"all 1 restarts are used up\); .* env steps are saved in .*; go on with"):
+        train(settings=settings, run=tmp_path / "run")
+    assert (tmp_path / "run" / "state.safetensors").exists()
+
+
+def test_a_distillation_whose_players_are_used_up_says_how_to_go_on(tmp_path):
+    settings = {"data": {"steps": 10, "first_steps": 10, "num_envs": 4}, "execution": {"type": "single"}}
+    settings |= {"learning": {"batch_size": 8}, "evaluation": {"after": 400}}
+    spec = scene("--agents", 4, "--die-at", 40, restarts=0)
+    with pytest.raises(OutsideError, match=r"died \(exit code 11\); go on with: understudy distill --resume"):
+        distill("tests.envs.unity_helpers:balance", spec, settings, run=tmp_path / "run")
 
 
 def test_a_mistake_in_the_loop_does_not_hold_the_program(tmp_path):

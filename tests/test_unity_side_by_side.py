@@ -144,6 +144,15 @@ def test_a_player_that_dies_costs_all_behaviours_their_episodes_and_no_more(tmp_
     assert all(told[name]["env_steps"] >= 512 and 1 <= told[name]["lost_episodes"] <= 2 for name in told)
 
 
+def test_when_players_are_used_up_all_save_what_they_had(tmp_path, capsys):
+    run = tmp_path / "two"
+    with pytest.raises(SystemExit):
+        train(run, "--env-steps", "9999", "--max-lifetime-restarts", "1", arguments=[*ARGUMENTS, "--die-at", "50"])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "env steps are saved in" in error and error.count("--resume") == 1 and f"--resume {run}" in error
+    assert all((run / name / "state.safetensors").exists() for name in ("3DBall", "Goalie"))
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_and_other_ends_save_all_of_them(number, code, tmp_path):
     run = tmp_path / "two"

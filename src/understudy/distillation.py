@@ -15,9 +15,8 @@ import yaml
 from understudy.config import Presets, with_overrides
 from understudy.data import EnvSpec
 from understudy.env_names import EnvLike
-from understudy.errors import Interrupted, UserError
+from understudy.errors import Interrupted, OutsideError, UserError
 from understudy.execution.base import workers_alive
-from understudy.execution.restarts import WorkerError
 from understudy.io.log import RunLog, as_json
 from understudy.io.run_folder import check_free, in_use
 from understudy.io.saved_run import over_saved, read_run, same_env, saved_envs
@@ -140,8 +139,9 @@ def _run_alone(job: Job, report: Report | None) -> DistillResult:
             session.progress.stopped = session.ended or "env_steps"
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {_way_on(job.folder)}") from None
-    except WorkerError as error:
-        raise WorkerError(f"{error}; {_way_on(job.folder)}", error.details) from None
+    except OutsideError as error:
+        error.args = (f"{error}; {_way_on(job.folder)}",)
+        raise
     finally:
         try:
             session.execution.close()

@@ -138,6 +138,8 @@ class Player:
         """One tick: who was given an action moves, who is due asks; return the agents' infos by behaviour."""
         infos, self.pending, fell = {}, {}, False
         self.time += 1
+        if self.time == self.options.die_at:
+            os._exit(11)
         for slot in self.slots:
             acted = getattr(slot, "actions", None)
             if acted is None or slot.waiting:
@@ -288,6 +290,7 @@ def main():
     add("--stats", action="store_true", help="report a statistic")
     add("--version", default="1.5.0", help="of the protocol")
     add("--die-at-start", action="store_true")
+    add("--die-at", type=int, default=0, help="tick at which every player dies")
     add("--fault", help="file that orders a fault")
     add("--slow", type=float, default=0.0, help="seconds that a step takes")
     add("--report", help="file that is told what was received")

@@ -14,6 +14,8 @@ from multiprocessing.process import current_process
 from pathlib import Path
 from typing import Any
 
+from understudy.errors import OutsideError
+
 ENDINGS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 """What ends a run with a checkpoint: Ctrl-C, ``docker stop`` or a batch system, a closed terminal."""
 _PR_SET_PDEATHSIG = 1
@@ -71,7 +73,7 @@ def _run(control: Connection, task: Task) -> tuple[str, Any]:
     except KeyboardInterrupt as stop:
         return "interrupted", str(stop)
     except UserError as error:
-        return "mistake", str(error)
+        return "mistake", str(error).partition("; go on with: ")[0]  # all go on together
     except Exception:  # noqa: BLE001 (it is told where it can be seen)
         return "crash", traceback.format_exc()
     told = {"stopped": found.stopped, "env_steps": found.env_steps, "updates": found.updates, "seconds": found.seconds}
@@ -82,6 +84,11 @@ def _interrupt_once(_: int, frame: object) -> None:
     """Raise on the first signal only: the terminal sends one and the parent another, which must not stop the saving."""
     for number in ENDINGS:  # not SIG_IGN: Python would complain of one that came in the same moment
         signal.signal(number, _pass_over)
+    error = sys.exc_info()[1]
+    while error is not None:
+        if isinstance(error, OutsideError):
+            return  # players that failed once too often failed for all runs: this one is saving what there is already
+        error = error.__context__
     raise KeyboardInterrupt
 
 

@@ -24,7 +24,7 @@ from understudy.envs.unity.probe import look, settled
 from understudy.envs.unity.roster import Behavior, Roster
 from understudy.envs.unity.scene import Rows, Scene
 from understudy.envs.unity.starting import Starter
-from understudy.errors import UserError, tell
+from understudy.errors import OutsideError, UserError, tell
 
 
 class UnityVectorEnv:
@@ -166,7 +166,7 @@ class UnityVectorEnv:
         """Give the rows that wait their actions [B, ...]; return when in every player somebody waits again.
 
         Raises:
-            UserError: Players failed more often than ``restarts`` allows.
+            OutsideError: Players failed more often than ``restarts`` allows.
         """
         rows = self._known
         orders = [scene.order(actions) for scene in self._scenes]
@@ -239,13 +239,13 @@ class UnityVectorEnv:
         """Begin again with a fresh player; its agents' running episodes are lost.
 
         Raises:
-            UserError: There are no restarts left.
+            OutsideError: There are no restarts left.
         """
         while True:
             lost = self._drop(i)
             line, limit = f"{self.spec.id}: player {i} {error}", self._options.restarts
             if 0 <= limit <= self.restarts:
-                raise UserError(f"{line}{f' (all {limit} restarts are used up)' if limit else ''}")
+                raise OutsideError(f"{line}{f' (all {limit} restarts are used up)' if limit else ''}")
             self.restarts += 1
             count = f"{self.restarts} of {limit}" if limit >= 0 else str(self.restarts)
             tell(f"understudy: {line}; {lost} unfinished episodes lost, restart {count}\n")
