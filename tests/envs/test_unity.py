@@ -15,7 +15,7 @@ from understudy.data import EnvSpec
 from understudy.envs.make import env_backend, make, max_episode_steps, spaces_of
 from understudy.envs.multitask import whole_tasks
 from understudy.envs.unity import scene as scene_module
-from understudy.errors import UserError
+from understudy.errors import OutsideError, UserError
 
 
 def run(env, seeds, calls, policy=None):
@@ -366,6 +366,20 @@ def test_restarts_have_a_limit(build, tmp_path):
             continue
         with pytest.raises(UserError, match=text):
             env.step(still(env))
+
+
+@pytest.mark.parametrize("failing", [" 1 ", " 1 2 3 "])
+def test_players_that_fail_at_the_start_are_replaced_but_not_for_ever(failing, build, tmp_path):
+    """The first look, player 0, has worked: what fails after it may be a matter of luck."""
+    count, line = f"'{tmp_path}/count'", f'exec {sys.executable} {PLAYER} "$@"'
+    start = f"n=$(cat {count} || echo 0); echo $((n + 1)) > {count}; case '{failing}' in *\" $n \"*) exit 7;; esac"
+    env = build(scene("--agents", 1, path=_script(tmp_path, f"{start}; {line}"), restarts=-1), 1)
+    if len(failing) > 3:
+        with pytest.raises(OutsideError, match=r"died \(exit code 7\) before it called \(3 players in a row"):
+            env.reset([0])
+    else:
+        env.reset([0])
+        assert env.restarts == 1 and _steps(env)
 
 
 def test_players_leave_at_close_and_with_whoever_started_them(build):

@@ -26,6 +26,9 @@ from understudy.envs.unity.scene import Rows, Scene
 from understudy.envs.unity.starting import Starter
 from understudy.errors import OutsideError, UserError, tell
 
+_STARTS = 3
+"""Players that may fail in a row before one has ever run; a first look at the scene has worked."""
+
 
 class UnityVectorEnv:
     """B agents in B / ``agents`` players, which run side by side.
@@ -231,21 +234,21 @@ class UnityVectorEnv:
         try:
             player.begin()
         except PlayerError as error:
-            if self._rows is None:  # none has ever run: another would not either
-                raise UserError(f"{self.spec.id}: the player {error}") from None
             self._replace(i, error)
 
     def _replace(self, i: int, error: PlayerError) -> None:
         """Begin again with a fresh player; its agents' running episodes are lost.
 
         Raises:
-            OutsideError: There are no restarts left.
+            OutsideError: There are no restarts left, or so many failed before any ran that another would fail as well.
         """
         while True:
             lost = self._drop(i)
             line, limit = f"{self.spec.id}: player {i} {error}", self._options.restarts
             if 0 <= limit <= self.restarts:
                 raise OutsideError(f"{line}{f' (all {limit} restarts are used up)' if limit else ''}")
+            if self._rows is None and self._attempts[i] + 1 == _STARTS:
+                raise OutsideError(f"{line} ({_STARTS} players in a row, before any of them ran)")
             self.restarts += 1
             count = f"{self.restarts} of {limit}" if limit >= 0 else str(self.restarts)
             tell(f"understudy: {line}; {lost} unfinished episodes lost, restart {count}\n")
