@@ -401,9 +401,7 @@ def test_a_comparison_that_was_broken_off_goes_on(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt, match=r"the same command with --run \S*broken goes on from here"):
         compare("broken", interrupt)
-    with pytest.raises(
-        UserError, match=r"another update.lr \(.* instead of 1e-2\): .*--run"
-    ):
+    with pytest.raises(UserError, match=r"another update.lr \(.* instead of 1e-2\): .*--run"):
         compare("broken", update={**small["update"], "lr": "1e-2"})
     scores = (tmp_path / "broken" / "scores.json").stat().st_mtime_ns
     began.clear()
