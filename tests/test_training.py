@@ -69,9 +69,10 @@ def test_a3c_counts_what_was_learnt_from(tmp_path):
         result = train(
             "understudy/ConstantAction-v0", "a3c", run=tmp_path, resume=stop > 1_500, report=rows.append,
             rollout__steps=5, rollout__num_envs=8, policy__hidden=[8], stop__env_steps=stop, evaluation__every=0,
-            evaluation__final=0,
+            evaluation__final=0, objective__normalize_reward=True,
         )  # fmt: skip
         arrays, data = read_arrays(tmp_path / "state.safetensors")
+        assert arrays["reward_scale"][:, 2].sum() == result.env_steps  # it goes on after a resume
         assert stop <= result.env_steps < stop + 2 * 20 and result.updates * 20 == result.env_steps
         assert (arrays["env_steps"][:, 0].sum(), arrays["updates"][:, 0].sum()) == (result.env_steps, result.updates)
         for told in (rows[-1], data["progress"], json.loads((tmp_path / "summary.json").read_text())):

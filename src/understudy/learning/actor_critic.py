@@ -75,7 +75,7 @@ class ActorCritic:
             warm_up = 0 if teaching is None else teaching.warm_up
             self._updater = AutogradUpdater(policy, objective, update, settings.device, optimizer, terms, warm_up)
         self._rng = np.random.default_rng((settings.seed, 2))
-        self._scaler = RewardScaler(envs, objective.gamma) if objective.normalize_reward else None
+        self.scaler = RewardScaler(envs, objective.gamma) if objective.normalize_reward else None
         self._moments = {
             key: RunningMoments(policy.get_buffer(f"normalizer_mean:{stored(key)}").shape)
             for key in policy.spec.normalized
@@ -162,8 +162,8 @@ class ActorCritic:
         if self.teaching is not None and not self.teaching.env_reward:
             return np.zeros_like(rollout.reward)
         reward, clip = rollout.reward, self._settings.objective.reward_clip
-        if self._scaler is not None:
-            reward = self._scaler.scale(reward, rollout.terminated | rollout.truncated, rollout.episode_start)
+        if self.scaler is not None:
+            reward = self.scaler.scale(reward, rollout.terminated | rollout.truncated, rollout.episode_start)
         return np.clip(reward, -clip, clip) if clip else reward
 
     def _check(self, metrics: Mapping[str, float], env_steps: int) -> None:
@@ -193,8 +193,8 @@ class ActorCritic:
         arrays |= {f"optimizer:{name}": array for name, array in optimizer.items()}
         for key, moments in self._moments.items():
             arrays |= {f"moments:{key}:{name}": np.asarray(array) for name, array in moments.state().items()}
-        if self._scaler is not None:
-            arrays |= {f"reward:{name}": np.asarray(array) for name, array in self._scaler.state().items()}
+        if self.scaler is not None:
+            arrays |= {f"reward:{name}": np.asarray(array) for name, array in self.scaler.state().items()}
         taught = {} if self.teaching is None else {"teaching": self.teaching.state()}
         return arrays, {"optimizer": data, "rng": self._rng.bit_generator.state, **taught}
 
@@ -210,8 +210,8 @@ class ActorCritic:
         self._updater.restore(with_prefix(arrays, "optimizer:"), data["optimizer"])
         for key, moments in self._moments.items():
             moments.restore(with_prefix(arrays, f"moments:{key}:"))
-        if self._scaler is not None:
-            self._scaler.restore(with_prefix(arrays, "reward:"))
+        if self.scaler is not None:
+            self.scaler.restore(with_prefix(arrays, "reward:"))
         self._rng.bit_generator.state = data["rng"]
         if self.teaching is not None:
             self.teaching.restore(data["teaching"])

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from understudy.data import Array, Rollout
@@ -73,7 +74,7 @@ class SharedGradientExecution:
             restarts=execution.restarts,
             own_slots=True,
             module="understudy.learning.gradient_worker",
-            shared=shared_shapes(policy, execution.num_workers),
+            shared=shared_shapes(policy, execution.num_workers, settings.objective.normalize_reward),
             extra=Instructions(settings, lessons),
         )
         self._told: list[tuple[int, Collected]] = []
@@ -147,6 +148,9 @@ class SharedWeights:
             if name in ("env_steps", "updates", "still"):
                 array[:] = 0
                 array[0] = arrays[name].sum(axis=0) if name in arrays else 0  # "still" is younger than some checkpoints
+            elif name == "reward_scale":
+                # Workers that are more than there were begin with what others know.
+                array[:] = np.resize(arrays[name], array.shape) if name in arrays else 0
             elif name not in _PASSING:
                 array[:] = arrays[name]
 

@@ -39,6 +39,7 @@ def _serve(control: Connection, place: Place, block: mmap.mmap, closing: context
     optimizer = SharedOptimizer(parameters, shared, place.number, update.optimizer, update.eps, update.decay)
     teaching = None if place.extra.lessons is None else place.extra.lessons(policy)
     learner = ActorCritic(policy, settings, len(place.columns), optimizer, teaching)
+    scaler = learner.scaler
     beat = views(place.beats, block)["beats"][place.number]
     station = Station(place.setup, place.columns, place.eval_envs, beat=beat)
     # No update comes between acting and learning here, and all steps are learnt from at once, in their order.
@@ -51,6 +52,8 @@ def _serve(control: Connection, place: Place, block: mmap.mmap, closing: context
     while True:
         _, steps, rollouts, restart = control.recv()
         found: list[Collected] = []
+        if scaler is not None and (kept := shared["reward_scale"][place.number])[2]:  # before a resume or a failure
+            scaler.moments = kept[:3]
         for _ in range(rollouts):
             optimizer.load()
             info = station.collect(Mixture(0.0, sample=True), named_arrays(policy), steps, rollout, restart)
@@ -59,6 +62,8 @@ def _serve(control: Connection, place: Place, block: mmap.mmap, closing: context
                 teaching.note_score(float(shared["score"][0]))
             known = tape if tape is not None and tape.whole else None
             metrics: dict[str, Any] = learner.update(rollout, int(env_steps[:, 0].sum()), tape=known)
+            if scaler is not None:
+                shared["reward_scale"][place.number, :3] = scaler.moments
             info.learn_seconds = time.perf_counter() - begin
             env_steps[place.number, 0] += info.env_steps
             info.metrics = metrics

@@ -16,11 +16,12 @@ from understudy.data import Array
 from understudy.objectives.optimizers import adam_step
 
 
-def shared_shapes(policy: nn.Module, workers: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+def shared_shapes(policy: nn.Module, workers: int, scaled: bool = False) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Return the arrays that the workers share.
 
     Parameters, two statistics of each, counters of each worker, how many of its updates left each parameter still, the
-    score of the last evaluation, and whether the run has ended.
+    score of the last evaluation, and whether the run has ended. Where rewards are ``scaled``, the moments of each
+    worker's returns.
     """
     size = sum(p.numel() for p in policy.parameters())
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -28,9 +29,10 @@ def shared_shapes(policy: nn.Module, workers: int) -> dict[str, tuple[tuple[int,
     }
     # One row for each worker, on a cache line of its own: nobody else writes there, so nothing is lost.
     counters = {name: ((workers, 8), "int64") for name in ("env_steps", "updates")}
+    scale = {"reward_scale": ((workers, 8), "float64")} if scaled else {}
     still = (workers, len(list(policy.parameters())))
     flags = {"score": ((1,), "float64"), "ended": ((1,), "int64")}
-    return shapes | counters | {"still": (still, "int64")} | flags
+    return shapes | counters | scale | {"still": (still, "int64")} | flags
 
 
 def load(parameters: Iterable[Tensor], vector: Tensor) -> None:

@@ -17,7 +17,7 @@ an episode cut by the rollout's end still earns is then counted as 0 unless ``la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -215,6 +215,19 @@ class RewardScaler:
         self._moments.update(returns.ravel())
         scaled: Array = np.clip(reward * self.factor, -self.clip, self.clip).astype(np.float32, copy=False)
         return scaled
+
+    @property
+    def moments(self) -> tuple[float, float, float]:
+        """Mean, variance and count of the discounted returns so far; may be set, to go on from them."""
+        return float(self._moments.mean), float(self._moments.var), float(self._moments.count)
+
+    @moments.setter
+    def moments(self, found: Sequence[float]) -> None:
+        self._moments.mean, self._moments.var, self._moments.count = (
+            np.array(found[0]),
+            np.array(found[1]),
+            int(found[2]),
+        )
 
     def state(self) -> dict[str, Array]:
         """Return copies of the statistics and of the running returns, for an exact resume."""
