@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from tests.odd_environments import VECTOR, WRONG, Narrow, Whole
+from tests.odd_environments import PICTURE, VECTOR, WRONG, Narrow, Whole
 
 from understudy.data import EnvSpec, map_obs
+from understudy.envs.checks import check_space
 from understudy.envs.make import make
 from understudy.errors import UserError
 from understudy.evaluation.evaluate import evaluate
@@ -201,3 +202,28 @@ def test_an_environment_of_another_interface_is_named(what, error, message, limi
     with pytest.raises(error, match=message):
         env.reset([0])
         env.step(np.zeros(1, int))
+
+
+FLAT, ONE_SIZE = r'try the wrapper {"type": "flatten_observation"}', "let the environment show arrays of one size instead"
+MISSION = r"key 'mission'\), even where other keys are chosen; try the wrapper {\"type\": \"mission\", \"length\": 64}"
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (spaces.Sequence(VECTOR), ONE_SIZE),
+        (spaces.Dict(a=VECTOR, b=spaces.Sequence(VECTOR)), rf"key 'b'\), even .*; {ONE_SIZE}"),
+        (spaces.Tuple([VECTOR, VECTOR]), FLAT),
+        (spaces.Dict(a=spaces.Dict(b=VECTOR)), rf"key 'a'\).*; {FLAT}"),
+        (spaces.Dict(image=PICTURE, mission=spaces.Text(9)), MISSION),
+    ],
+)
+def test_a_remedy_is_named_only_where_it_helps(space, message):
+    with pytest.raises(UserError, match=message):
+        check_space("Some-v0", space)
+
+
+@pytest.mark.filterwarnings("error")
+def test_unbounded_actions_pass_without_a_warning():
+    action_map = ActionMap(spaces.Box(-np.inf, np.inf, (2,), np.float32))
+    np.testing.assert_array_equal(action_map.to_env(np.float32([[3, -9]])), [[3, -9]])

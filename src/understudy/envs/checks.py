@@ -27,15 +27,24 @@ def check_space(env_id: str, space: gym.Space[Any]) -> None:
         except UserError:
             nested = True
         if nested:
-            where = f" (key {key!r})" if key else ""
+            where = f" (key {key!r}), even where other keys are chosen" if key else ""
             mission = key == "mission" and part.dtype is not None and part.dtype.kind == "U"
             wrapper = '{"type": "mission", "length": 64}' if mission else '{"type": "flatten_observation"}'
+            remedy = f"try the wrapper {wrapper}"
+            if not mission and not _flattens(space):
+                remedy = "let the environment show arrays of one size instead"
             seen = (
                 type(part).__name__ if " at 0x" in str(part) else part
             )  # a space of functions, as MiniGrid's missions
-            raise UserError(
-                f"{env_id}: policies cannot see observations of the space {seen}{where}; try the wrapper {wrapper}"
-            )
+            raise UserError(f"{env_id}: policies cannot see observations of the space {seen}{where}; {remedy}")
+
+
+def _flattens(space: gym.Space[Any]) -> bool:
+    """Say whether every observation of a space becomes as many numbers."""
+    try:
+        return space.is_np_flattenable
+    except NotImplementedError:  # a space of somebody's own
+        return False
 
 
 def check_observation(env_id: str, space: gym.Space[Any], obs: Any) -> None:

@@ -106,8 +106,9 @@ class ActionMap:
             # Rounded to float32, a bound may lie outside: 0.1 does.
             self.low = np.where(low < space.low.ravel(), np.nextafter(low, np.float32(np.inf)), low)
             self.high = np.where(high > space.high.ravel(), np.nextafter(high, np.float32(-np.inf)), high)
-            self.center = np.where(finite, (low + high) / 2, 0).astype(np.float32)
-            self.half = np.where(finite & ~self.constant, (high - low) / 2, 1).astype(np.float32)
+            with np.errstate(invalid="ignore"):  # of infinite bounds, which the conditions leave out
+                self.center = np.where(finite, (low + high) / 2, 0).astype(np.float32)
+                self.half = np.where(finite & ~self.constant, (high - low) / 2, 1).astype(np.float32)
             self.unit_low = np.where(finite, -1, -np.inf).astype(np.float32)
 
     def to_env(self, action: np.ndarray, unit: bool = True) -> np.ndarray:
