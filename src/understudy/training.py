@@ -147,7 +147,10 @@ def _run_alone(
     log: RunLog | None = None
     try:
         remove_leftovers(folder)
-        write_atomic(folder / "config.yaml", yaml.safe_dump({"settings": plain(resolved)}, sort_keys=False).encode())
+        described: dict[str, Any] = {"settings": plain(resolved)}
+        if session.teaching is not None:
+            described["distances"] = session.teaching.distances  # what "auto" was
+        write_atomic(folder / "config.yaml", yaml.safe_dump(described, sort_keys=False).encode())
         curve = logged_curve(folder / "log.jsonl", session.progress.env_steps) if resume else []
         log = RunLog(folder, fresh=not resume)
 

@@ -21,6 +21,7 @@ from understudy.report.content import comparison_from_json
 from understudy.report.curves import Point, learning_curve, mean_interval, metric, over_runs, thinned
 from understudy.report.disagreement import as_picture, differences, find
 from understudy.report.folder import Group, RunFolder, gather, read_json, read_run
+from understudy.report.lessons import lessons
 from understudy.report.svg import ticks
 from understudy.report.verdict import GOOD, OPEN, SHORT, verdict_of
 from understudy.settings import DistillSettings, KickstartSettings, TrainSettings
@@ -55,6 +56,39 @@ def test_curves_of_several_seeds_meet_on_one_grid():
     assert all(p.low <= p.value <= p.high for p in curve.points)
     assert over_runs([[Point(0, 1.0)], [Point(0, 3.0)]])[0].value == 2.0
     assert metric(Group("b", (run_of([{"env_steps": k, "loss": None} for k in range(3)]),)), "loss").points == ()
+
+
+def taught(name, **config):
+    settings = {"stop": {"env_steps": 100}, "teaching": {"distance": {"name": name}}}
+    return RunFolder(None, "kickstart", {"settings": settings, **config}, [])
+
+
+@pytest.mark.parametrize(
+    ("run", "title"),
+    [
+        (taught("cross_entropy"), "KL to the teacher, nats"),
+        (taught("mse"), "Distance to the teacher (mse)"),
+        (taught("auto", distances={"teacher": "forward_kl"}), "KL to the teacher, nats"),
+        (taught("auto", distances={"teacher": "mse"}), "Distance to the teacher (mse)"),
+        (taught("auto"), "Distance to the teacher"),  # of an earlier version
+    ],
+)
+def test_only_a_divergence_is_called_one(run, title):
+    run.rows.append({"env_steps": 1, "teacher_weight": 0.5, "kl/teacher": 0.1})
+    assert lessons([run]) == [("teacher_weight", "λ, weight of the teacher"), ("kl/teacher", title)]
+
+
+def test_several_teachers_have_a_weight_and_a_distance_each():
+    run = taught("auto", distances={"teacher_1": "mse", "teacher_2": "forward_kl"})
+    names = ("teacher_1_weight", "teacher_2_weight", "kl/teacher_1", "kl/teacher_2")
+    run.rows.append({"env_steps": 1, **dict.fromkeys(names, 0.5)})
+    assert [title for _, title in lessons([run])] == [
+        "λ of teacher_1", "λ of teacher_2", "Distance to teacher_1 (mse)", "KL to teacher_2, nats"]  # fmt: skip
+
+
+def test_a_run_says_what_its_distance_was(runs):
+    assert read_run(runs / "taught" / "kickstarted-0").config["distances"] == {"teacher": "cross_entropy"}
+    assert "distances" not in read_run(runs / "taught" / "scratch-0").config
 
 
 def test_thinning_keeps_the_mean_and_the_end():

@@ -65,6 +65,15 @@ def test_a_run_that_goes_on(folder):
     assert "quiet for 1 min 35 s" in text_of(follower, 1100.0)
 
 
+def test_several_teachers_are_drawn(folder):
+    rows = [{"env_steps": k, "wall": 1000.0 + k, "teacher_1_weight": 0.5, "teacher_2_weight": 0.5, "kl/teacher_1": 0.25,
+             "kl/teacher_2": 0.75, "behaviour_return": 1.0} for k in (1, 2, 3)]  # fmt: skip
+    (folder / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    text = text_of(Follower(folder), 1004.0)
+    assert "λ of teacher_1" in text and "Distance to teacher_2" in text and "nats" not in text
+    assert "λ_1 0.5  λ_2 0.5" in text and "to teacher_1 0.25  to teacher_2 0.75" in text
+
+
 def test_a_population_is_followed_by_its_best_member(folder):
     pbt = {**CONFIG["settings"], "pbt": {"population": 2}}
     (folder / "config.yaml").write_text(yaml.safe_dump({"settings": pbt}))

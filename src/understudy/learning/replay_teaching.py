@@ -45,6 +45,11 @@ class ReplayTeacher:
         self._distances: list[Tensor] = []
 
     @property
+    def distances(self) -> dict[str, str]:
+        """What the distance is called; that of action values is KL of their softmax."""
+        return {"teacher": "forward_kl" if self._distance is None else self._distance.name}
+
+    @property
     def gated(self) -> bool:
         """Whether the weight follows the student's score."""
         return isinstance(self.weight, Gated)

@@ -150,6 +150,11 @@ class Teaching:
         return terms if whole and output_terms.supports(terms) else None
 
     @property
+    def distances(self) -> dict[str, str]:
+        """What the distance of each term is called."""
+        return {name: guide.distance.name for guide in self.guides for name, _, _ in guide.parts}
+
+    @property
     def gated(self) -> bool:
         """Whether a weight, or who acts, follows scores."""
         if self.acting is not None and self.acting.curriculum is not None:

@@ -15,17 +15,14 @@ from understudy.io.log import in_order, parse_line
 from understudy.report.braille import curve
 from understudy.report.curves import evaluations, thinned
 from understudy.report.folder import RunFolder, population_rows, read_run
+from understudy.report.lessons import is_distance, lessons, whom
 
 QUIET_SECONDS = 30.0
 """After which a run that logs nothing is called quiet; it may be in a long evaluation, or dead."""
 _RECENT_SECONDS = 20.0
 """Of the log, that throughput is measured over."""
 _DRAWN = ("training_return", "behaviour_return")
-_BENEATH = {
-    "distill": (("loss", "loss"),),
-    "train": (("entropy", "entropy, nats"),),
-    "kickstart": (("teacher_weight", "λ"), ("kl/teacher", "to the teacher, nats")),
-}
+_BENEATH = {"distill": [("loss", "loss")], "train": [("entropy", "entropy, nats")]}
 
 
 @dataclass
@@ -177,7 +174,8 @@ def _rates(run: RunFolder) -> str:
         if name.startswith("teacher") and name.endswith("_weight"):
             which = name.removesuffix("_weight").removeprefix("teacher")
             parts.append(f"λ{which} {run.rows[-1][name]:.3g}")
-    for name, label in (("loss", "loss"), ("kl/teacher", "to the teacher"), ("entropy", "entropy"), ("beta", "β")):
+    distances = [(name, f"to {whom(name)}") for name in run.rows[-1] if is_distance(name)]
+    for name, label in (("loss", "loss"), *distances, ("entropy", "entropy"), ("beta", "β")):
         value = run.rows[-1].get(name)
         if value is not None:
             parts.append(f"{label} {value:.3g}")
@@ -218,7 +216,7 @@ def _plots(run: RunFolder, width: int, height: int) -> list[tuple[str, str]]:
         drawn.append(("return in evaluation episodes" + (", ┈ the teacher's" if marks else ""), points, marks))
     else:
         drawn += [("return while training", _series(run, name), ()) for name in _DRAWN if run.last(name) is not None]
-    for name, title in _BENEATH[run.kind]:
+    for name, title in _BENEATH.get(run.kind) or lessons([run]):
         if run.last(name) is not None:
             drawn.append((title, _series(run, name), ()))
     lines: list[tuple[str, str]] = []

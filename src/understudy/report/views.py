@@ -12,6 +12,7 @@ from understudy.report.content import Content
 from understudy.report.curves import Curve, learning_curve, metric
 from understudy.report.disagreement import State
 from understudy.report.folder import Group
+from understudy.report.lessons import lessons
 from understudy.report.svg import Mark, Panel
 from understudy.report.svg_dots import Sample
 from understudy.report.tables import RANDOM, color, color_in_table
@@ -50,17 +51,7 @@ def _beneath(kind: str, groups: Sequence[Group]) -> list[tuple[str, str, bool]]:
     """Return (metric, title, logarithmic) of the panels under the curves."""
     if kind != "kickstart":
         return [(name, title, name in ("loss", "approx_kl")) for name, title in _METRICS[kind]]
-    names = list(dict.fromkeys(name for group in groups for run in group.runs for row in run.rows for name in row))
-    weights = [n for n in names if n.startswith("teacher") and n.endswith("_weight")]
-    many = len(weights) > 1
-    found = [
-        (n, "λ" + (f" of {n.removesuffix('_weight')}" if many else ", weight of the teacher"), False) for n in weights
-    ]
-    distances = [n for n in names if n.startswith("kl/")]
-    found += [
-        (n, "KL to the teacher, nats" if not many else f"KL to {n.removeprefix('kl/')}, nats", False) for n in distances
-    ]
-    return found
+    return [(name, title, False) for name, title in lessons([run for group in groups for run in group.runs])]
 
 
 def curves_caption(content: Content, panels: Sequence[Panel]) -> str:
