@@ -206,6 +206,18 @@ def test_a_population_has_curves_and_its_picture(here, tmp_path):
     assert "student 1,024 101.0" in page.text, "the best member of the last interval"
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--episodes", "1"], "take --episodes 2 or more"),
+        (["--no-play"], "make the report without --no-play"),
+    ],
+)
+def test_why_there_is_no_table(here, tmp_path, untimed, words, line):
+    _, page = page_of("taught", *words, out=tmp_path / "page.html")
+    assert f"there is no table of fresh episodes: {line} " in page.text
+
+
 def test_a_run_that_was_killed_tells_what_is_missing(here, tmp_path):
     folder = tmp_path / "killed"
     folder.mkdir()

@@ -165,7 +165,7 @@ def compose(groups: list[Group], comparison: dict[str, Any] | None, measured: Me
     """
     run = groups[0].runs[0]
     table = measured.table or stored_table(groups, missing)
-    _note_missing(groups, table, missing)
+    _note_missing(groups, table, measured.no_table, missing)
     cards = [*measured.cards_of_teachers, *([measured.card_of_student] if measured.card_of_student else [])]
     verb = {"distill": "Distilled", "train": "Trained", "kickstart": "Kickstarted"}[run.kind]
     return Content(
@@ -191,7 +191,7 @@ def compose(groups: list[Group], comparison: dict[str, Any] | None, measured: Me
     )
 
 
-def _note_missing(groups: Sequence[Group], table: Comparison | None, missing: list[str]) -> None:
+def _note_missing(groups: Sequence[Group], table: Comparison | None, no_table: str, missing: list[str]) -> None:
     for run in (run for group in groups for run in group.runs):
         name = run.path
         if run.summary is None:
@@ -202,8 +202,8 @@ def _note_missing(groups: Sequence[Group], table: Comparison | None, missing: li
             missing.append(f"{name}: no evaluation was finished while learning, so there is no learning curve")
         if run.student is None:
             missing.append(f"{name}: no policy was saved yet")
-    if table is None and groups[0].runs[0].kind != "train":
-        missing.append("there is no table of fresh episodes: make the report without --no-play, once a policy is saved")
+    if table is None and no_table and groups[0].runs[0].kind != "train":
+        missing.append(f"there is no table of fresh episodes: {no_table}")
 
 
 def _references(

@@ -57,6 +57,8 @@ class Measured:
     sizes: list[Size] = field(default_factory=list)
     disagreement: Disagreement | None = None
     film: Path | None = None
+    no_table: str = ""
+    """What to do for a table of fresh episodes."""
 
 
 def env_of(run: RunFolder) -> EnvSpec:
@@ -124,6 +126,7 @@ def take_measures(
     found = Measured()
     run = groups[0].runs[0]
     found.film = next((film for g in groups for r in g.runs if (film := r.film) is not None), None)
+    found.no_table = _for_a_table(groups, plan)
     why = "nothing was loaded or played (--no-play)" if not plan.play else _foreign(groups)
     if why:
         found.cards_of_teachers = [("teacher", shown(source), ()) for source in run.teachers]
@@ -165,6 +168,16 @@ def _foreign(groups: Sequence[Group]) -> str:
     except UserError as error:
         return str(error)
     return ""
+
+
+def _for_a_table(groups: Sequence[Group], plan: Plan) -> str:
+    """Say what a table of fresh episodes wants; empty where it can be tried."""
+    wants = [] if plan.play else ["make the report without --no-play"]
+    if all(group.runs[0].student is None for group in groups):
+        wants.append("wait until a policy is saved")
+    if plan.play and plan.episodes < 2:
+        wants.append("take --episodes 2 or more")
+    return ", and ".join(wants)
 
 
 def _students(groups: Sequence[Group], missing: list[str]) -> list[tuple[str, PolicyLike, Path]]:
