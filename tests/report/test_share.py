@@ -1,15 +1,19 @@
 """Push and pull against a local stand-in of the hub's client: a folder that is laid out as its cache."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 import understudy
 from understudy.cli import main
+from understudy.data import EnvSpec
 from understudy.errors import UserError
+from understudy.policies.files import load_policy, save_policy
 from understudy.policies.weights import named_arrays
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -90,13 +94,30 @@ def test_paths_of_this_machine_stay_at_home(here, hub, tmp_path):
     folder = tmp_path / "private"
     shutil.copytree("run", folder)
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["teachers"] = ["/home/somebody/secret-project/agents/teacher.zip"]
+    private = "/home/somebody/secret-project/agents/teacher.zip"
+    config["teachers"] = [private]
+    config["environment"]["kwargs"] = {"file": "/home/somebody/robots/of/ours/ant.xml"}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "comparison.json").unlink(missing_ok=True)
+    (folder / "summary.json").write_text(
+        json.dumps({**json.loads((folder / "summary.json").read_text()), "of": private})
+    )
+    (folder / "old.onnx").write_bytes(f"student {private}".encode())
+    (folder / "new.onnx").write_bytes(b"student teacher.zip")
+    policy = understudy.load(folder)
+    policy.about.notes.append(f"distilled from {private}")
+    policy.about.env = EnvSpec("unity:/home/somebody/secret-project/scenes/my scene/Ball.x86_64")
+    save_policy(policy, folder / "best.safetensors")
     main(["push", str(folder), "org/private", "--no-play"])
     pushed = next((hub.cache / "models--org--private" / "snapshots").iterdir())
     assert yaml.safe_load((pushed / "config.yaml").read_text())["teachers"] == ["secret-project/agents/teacher.zip"]
-    for name in ("config.yaml", "README.md"):
-        assert "somebody" not in (pushed / name).read_text()
+    assert (pushed / "new.onnx").exists() and not (pushed / "old.onnx").exists()
+    for path in pushed.iterdir():
+        assert b"somebody" not in path.read_bytes(), path.name
+    again = load_policy(pushed / "best.safetensors")
+    assert again.about.notes[-1] == "distilled from secret-project/agents/teacher.zip"
+    assert again.about.env.id == "unity:scenes/my scene/Ball.x86_64"
+    assert all(np.array_equal(a, named_arrays(policy)[name]) for name, a in named_arrays(again).items())
 
 
 def test_refusals(here, hub, tmp_path, capsys, monkeypatch):

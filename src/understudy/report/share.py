@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -12,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors.numpy import save
 
+from understudy.envs.unity.options import PREFIX
 from understudy.errors import UserError, missing_extra
+from understudy.policies.stored import read_policy
 from understudy.report.content import Content
 from understudy.report.folder import RunFolder
 from understudy.report.markdown import to_markdown
@@ -34,6 +38,8 @@ _NUMBERS = (
     "population.png",
 )
 _EXPORTED = (".onnx", ".c", ".h", ".mp4", ".gif", ".webm")
+_ABSOLUTE = re.compile(r"(?<![\w/.:~-])(?:/[^\s/\"',]+){2,}")
+"""A path in a sentence."""
 MOST_BYTES = 20_000_000
 """Of one file beside the policy; larger logs and films stay at home."""
 
@@ -92,18 +98,50 @@ def push(content: Content, home: Path, repo: str, private: bool = False, api: An
 def stage(content: Content, run: RunFolder, home: Path, folder: Path, repo: str) -> list[str]:
     """Write what is to be uploaded into a folder; paths of this machine are shortened."""
     assert run.student is not None
-    shutil.copyfile(run.student, folder / run.student.name)
-    config = {key: value for key, value in run.config.items() if key != PULLED}
-    if "teachers" in config:
-        config["teachers"] = [shown(teacher) for teacher in run.teachers]
-    elif run.kind == "kickstart":
-        teaching = {**run.settings["teaching"], "teachers": [shown(teacher) for teacher in run.teachers]}
-        config["settings"] = {**run.settings, "teaching": teaching}
+    stored = read_policy(run.student)
+    (folder / run.student.name).write_bytes(save(stored.arrays, {"understudy": json.dumps(shortened(stored.about))}))
+    config = shortened({key: value for key, value in run.config.items() if key != PULLED})
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     for path in _beside(run, home):
-        shutil.copyfile(path, folder / path.name)
+        if path.suffix in (".json", ".jsonl"):
+            (folder / path.name).write_text(_json_for_strangers(path), encoding="utf-8")
+        elif path.suffix not in _EXPORTED or not _names_this_machine(path, run):
+            shutil.copyfile(path, folder / path.name)
     (folder / "README.md").write_text(_for_strangers(to_markdown(content, f"hf://{repo}"), run, home), encoding="utf-8")
     return sorted(path.name for path in folder.iterdir())
+
+
+def shortened(data: Any) -> Any:
+    """Return JSON with its absolute paths shortened, also those in a sentence or behind ``unity:``."""
+    if isinstance(data, dict):
+        return {key: shortened(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [shortened(value) for value in data]
+    if not isinstance(data, str):
+        return data
+    if data.startswith((PREFIX, "/")):
+        scheme = PREFIX if data.startswith(PREFIX) else ""
+        return scheme + shown(data.removeprefix(scheme))
+    return _ABSOLUTE.sub(lambda found: shown(found[0]), data)
+
+
+def _json_for_strangers(path: Path) -> str:
+    """Return JSON, or lines of it, with shortened paths; what names none, or cannot be read, stays as it is."""
+    text = path.read_text(encoding="utf-8")
+    parts = text.splitlines(keepends=True) if path.suffix == ".jsonl" else [text]
+    for i, part in enumerate(parts):
+        with contextlib.suppress(ValueError):  # the line that a killed run had begun
+            data = json.loads(part)
+            if shortened(data) != data:
+                parts[i] = json.dumps(shortened(data), indent=None if path.suffix == ".jsonl" else 2) + "\n"
+    return "".join(parts)
+
+
+def _names_this_machine(path: Path, run: RunFolder) -> bool:
+    """Say whether an exported file names a folder of this machine; it cannot be changed, and stays at home."""
+    folders = {Path.home(), run.path.absolute(), *(Path(teacher).parent for teacher in run.teachers)}
+    content = path.read_bytes()
+    return any(f.is_absolute() and len(f.parts) > 1 and str(f).encode() in content for f in folders)
 
 
 def _for_strangers(text: str, run: RunFolder, home: Path) -> str:
@@ -111,6 +149,7 @@ def _for_strangers(text: str, run: RunFolder, home: Path) -> str:
     for path in sorted({*run.teachers, str(run.path), str(home)}, key=len, reverse=True):
         if Path(path).is_absolute():
             text = text.replace(path, shown(path))
+    text = _ABSOLUTE.sub(lambda found: shown(found[0]), text)
     return text.replace(str(Path.home()), "~") if len(Path.home().parts) > 1 else text
 
 

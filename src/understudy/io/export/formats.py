@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -125,7 +126,7 @@ def describe(policy: Policy, form: str, precision: str, keys: Sequence[str], **m
         "file": form,
         "precision": precision,
         "algorithm": about.algorithm,
-        "student": about.source,
+        "student": Path(about.source).name,
         "env": about.env.to_json() if about.env else None,
         "family": spec.family,
         "observation_space": _seen(policy),
