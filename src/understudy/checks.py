@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import torch
-
 from understudy.config import bounds_of
-from understudy.errors import UserError
 from understudy.objectives.schedules import Schedule, Weight, parse
+from understudy.policies.devices import check_device
 
 
 class _Settings(Protocol):
@@ -48,20 +46,4 @@ def check_schedule(settings: Any, name: str, schedule: Weight) -> None:
         bounds_of(settings, name).check(value, name)
 
 
-def check_device(name: str) -> None:
-    """Refuse a device that this machine, or this build of PyTorch, does not have.
-
-    Raises:
-        UserError: There is no such device.
-    """
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
-        raise UserError(f"device is {name!r}; it can be cpu, cuda or cuda:NUMBER")
-    if kind == "cpu":
-        return
-    if not torch.cuda.is_available():
-        built = torch.version.cuda is not None
-        why = "no GPU answers" if built else f"PyTorch {torch.__version__} is built without CUDA"
-        raise UserError(f"device {name}: {why}; take --device cpu, or install a PyTorch that fits your GPU")
-    if int(number or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name}: there are {torch.cuda.device_count()}, numbered from 0")
+__all__ = ["check_device", "check_schedule", "check_settings"]

@@ -16,6 +16,7 @@ from understudy.data import EnvSpec
 from understudy.env_names import EnvLike, named
 from understudy.errors import UserError
 from understudy.imports import name_of
+from understudy.policies.devices import check_device
 from understudy.policies.files import load_policy
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.stored import behaviours_of, own_policy, run_policy
@@ -64,6 +65,7 @@ def load(
     """
     env = named(env)
     spec = env_spec(env)
+    check_device(device)
     asked = Asked(spec, device, observation_space, action_space, output)
     if isinstance(source, (str, os.PathLike)):
         policy = _load_text(os.fspath(source), asked)
