@@ -7,10 +7,12 @@ import torch
 from evaluation_helpers import new_policy
 from rich.console import Console
 
+import understudy
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.evaluation.evaluate import evaluate
 from understudy.evaluation.latency import kilobytes_of, latency
+from understudy.evaluation.play import play
 from understudy.evaluation.tables import print_evaluation, write_table
 from understudy.policies.files import save_policy
 from understudy.policies.policy import About
@@ -109,3 +111,60 @@ def test_latency(kwargs):
     if not kwargs:
         assert found.best_us == min(found.predict_us, found.array_us)
         assert kilobytes_of(policy) == 4 * (4 * 16 + 16 + 16 * 2 + 2) / 1000
+
+
+class Answers:
+    """Acts as the tests say."""
+
+    def __init__(self, answer):
+        self._answer = answer
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return self._answer(len(observation)), None
+
+
+class OneArgument:
+    def predict(self, x):
+        return np.zeros(len(x), np.int64)
+
+
+class NoState(Answers):
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return self._answer(len(observation))
+
+
+@pytest.mark.parametrize(
+    ("policy", "env", "words"),
+    [
+        (Answers(lambda n: np.full(n, 7)), "CartPole-v1", r"predict of Answers answers 7, which is not in Discrete"),
+            Answers(lambda n: np.full(n, 7)),
+            "CartPole-v1",
+            r"predict of Answers answers 7, which is not in Discrete\(2\)",
+        ),
+        (Answers(lambda n: np.zeros((n, 1), int)), "CartPole-v1", r"int64 of shape \(2, 1\) for 2 observations"),
+        (Answers(lambda n: np.zeros(n)), "Pendulum-v1", r"shape \(2,\) .* are numbers of shape \(2, 1\)"),
+        (Answers(lambda n: np.zeros(n, str)), "CartPole-v1", "are numbers of shape"),
+        (Answers(lambda n: 1), "CartPole-v1", r"shape \(\) for 2 observations"),
+        (NoState(lambda n: np.zeros(n, int)), "CartPole-v1", "must return actions and a state"),
+        (OneArgument(), "CartPole-v1", r"predict of OneArgument takes \(x\), but policies are asked"),
+    ],
+)
+def test_objects_that_answer_wrongly_are_refused(policy, env, words):
+    with pytest.raises(UserError, match=words):
+        evaluate(policy, env, episodes=2)
+    with pytest.raises(UserError, match="predict of"):
+        play(policy, env)
+
+
+def test_objects_that_answer_rightly_act_as_they_are():
+    found = evaluate(Answers(lambda n: [1.0] * n), "CartPole-v1", episodes=3)
+    again = evaluate(Answers(lambda n: np.ones(n, np.int64)), "CartPole-v1", episodes=3)
+    assert np.array_equal(found.returns, again.returns)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:9", "meta"])
+def test_devices_that_are_not_there(device):
+    with pytest.raises(UserError, match="device"):
+        understudy.load(lambda obs: obs, device=device)
+    with pytest.raises(UserError, match="predict of OneArgument takes"):
+        understudy.load(OneArgument(), env="CartPole-v1")

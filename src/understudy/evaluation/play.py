@@ -22,6 +22,7 @@ from understudy.errors import UserError
 from understudy.evaluation.contestants import Contestant, check_episodes, check_spaces, resolve, resolve_all
 from understudy.evaluation.evaluate import Evaluation, describe
 from understudy.evaluation.rendering import Video, Window, drawable, frames_per_second, picture_of
+from understudy.rollouts.checked import checked
 from understudy.rollouts.episodes import MAX_STEPS, Acts, Episodes, policy_name, seeded
 
 BAR, GAP = 44, 8
@@ -47,6 +48,7 @@ def scenes(
     The last step is yielded too, but by then the environment has begun its next episode, so its picture is not that of
     the end; ``Scene.over`` says so.
     """
+    policy = checked(policy, env.action_space)
     obs, start, state = env.reset([seed]), np.ones(1, bool), None
     scene = Scene()
     yield scene

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import gymnasium as gym
 
 from understudy.data import Array, EnvSpec, Observation, Target
+from understudy.errors import UserError
 from understudy.policies.family import Family
 
 if TYPE_CHECKING:  # a policy's description travels to workers, which have no PyTorch
@@ -54,3 +56,23 @@ class PolicyLike(Protocol):
 
     def initial_state(self, batch: int) -> TensorState:
         """Return the state at the start of episodes; None without memory."""
+
+
+def check_arguments(predict: Any, name: str, *given: Any, **named: Any) -> None:
+    """Refuse a ``predict`` that cannot be called as policies are.
+
+    Raises:
+        UserError: It takes other arguments.
+    """
+    try:
+        signature = inspect.signature(predict)
+    except (TypeError, ValueError):  # of C, it cannot be known
+        return
+    try:
+        signature.bind(*given, **named)
+    except TypeError:
+        raise UserError(
+            f"predict of {name} takes {signature}, but policies are asked as those of Stable-Baselines3 are: "
+            "(observation, state=None, episode_start=None, deterministic=False); a function of observations alone "
+            "can be given itself"
+        ) from None

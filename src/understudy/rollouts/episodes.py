@@ -24,6 +24,7 @@ from understudy.envs.base import VectorEnv
 from understudy.errors import UserError
 from understudy.policies.family import ActionMap
 from understudy.rollouts.allowed import keep_allowed, mask_in
+from understudy.rollouts.checked import checked
 from understudy.rollouts.clipped import within
 
 MAX_STEPS = 100_000
@@ -123,6 +124,7 @@ def run_episodes(
     Raises:
         UserError: The policy's action is NaN or infinite, or an episode does not end.
     """
+    policy = checked(policy, env.action_space)
     with seeded(int(np.sum(seeds))):
         if getattr(env, "own_clocks", False):
             from understudy.rollouts.agent_episodes import run_agent_episodes

@@ -11,6 +11,7 @@ import numpy as np
 from understudy.data import Array, Observation, map_obs
 from understudy.errors import UserError
 from understudy.imports import find
+from understudy.policies.protocol import check_arguments
 from understudy.teachers.opaque import Asked, OpaqueTeacher
 
 
@@ -25,6 +26,7 @@ class FunctionTeacher(OpaqueTeacher):
         self._predict = getattr(source, "predict", None)
         self._source = source
         if self._predict is not None:
+            check_arguments(self._predict, name, None, deterministic=True)
             asked = replace(
                 asked,
                 observation_space=asked.observation_space or getattr(source, "observation_space", None),
