@@ -239,10 +239,22 @@ def test_a_unity_file_draws_as_its_student_does_and_holds_no_distribution(case, 
     assert agreement(policy, unity, seen).share == 1
 
 
+@pytest.mark.parametrize("form", SUFFIX)
+def test_deviations_beyond_their_bounds_are_compared_as_they_are_used(form, tmp_path, data):
+    if form == "c" and compiler() is None:
+        pytest.skip("no C compiler")
+    if form == "sb3":
+        pytest.importorskip("stable_baselines3")
+    policy = student(VECTOR, spaces.Box(-1, 1, (1,), np.float32), "squashed_gaussian", hidden=(), seed=2)
+    path = data(policy)
+    assert ask(policy, read_states(path, policy)).params[:, 1:].max() > 2
+    assert export(policy, form, tmp_path / f"o.{SUFFIX[form]}", data=path).difference.relative < 1e-5
+
+
 NAN_CASES = {
     **{name: (D3, "categorical", {"activation": name}) for name in ACTIVATIONS if name != "gelu"},
     "c51": (D3, "q_values", {"quantiles": 5, "support": (0.0, 1.0)}),
-    "squashed": (BOUNDS, "squashed_gaussian", {}),
+    "squashed": (BOUNDS, "squashed_gaussian", {"hidden": ()}),
     "lstm": (D3, "categorical", {"lstm": 4}),
 }
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from understudy.errors import UserError
 from understudy.io.export.states import Answers, States, ask
+from understudy.policies.distributions import split
 from understudy.policies.family import ActionMap
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.spec import ABSENT
@@ -66,6 +68,9 @@ def measure(student: Policy, ours: Answers, theirs: Answers) -> Difference:
     """Compare answers in the same states."""
     params = np.abs(ours.params.astype(np.float64) - theirs.params)
     action_map = ActionMap(student.action_space)
+    if student.family.name == "squashed_gaussian":  # an export publishes deviations as they are used: bounded
+        first, second = (split(student.family, torch.as_tensor(one.params)) for one in (ours, theirs))
+        params = torch.cat([(a.double() - b).abs() for a, b in zip(first, second, strict=True)], dim=1).numpy()
     if student.family.name == "deterministic":  # an export publishes the action, which is clipped
         clipped = np.clip(ours.params, action_map.unit_low, -action_map.unit_low)
         params = np.abs(clipped.astype(np.float64) - theirs.params)

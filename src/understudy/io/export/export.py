@@ -220,7 +220,7 @@ def _unity(work: _Work) -> Export:
         path.write_bytes(data)
         theirs = ask(load(path, env=work.policy.about.env), work.states)
     # The layout holds actions alone: compare those.
-    ours = Answers(theirs.params, work.answers.action)
+    ours, theirs = (Answers(work.answers.params, one.action) for one in (work.answers, theirs))
     found = measure(work.policy, ours, theirs)
     scale = float(abs(work.answers.action).max()) if work.policy.family.continuous else 1.0
     found = replace(found, params=found.action, relative=found.action / max(1.0, scale))
