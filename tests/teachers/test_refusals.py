@@ -233,6 +233,30 @@ def test_normaliser_of_some_keys(tmp_path):
     assert difference(policy.predict(obs, deterministic=True)[0], expected) <= 1e-6
 
 
+def test_every_checkpoint_has_its_own_normaliser(tmp_path, ppo_zip, ppo_model, zoo_folder):
+    """``CheckpointCallback(save_vecnormalize=True)`` names them so, with any prefix."""
+    obs = observations(VECTOR, 64)
+
+    def acts_behind(normalizer, file):
+        file.write_bytes(ppo_zip.read_bytes())
+        expected, _ = ppo_model.predict(normalizer.normalize_obs(obs), deterministic=True)
+        return difference(load(file).predict(obs, deterministic=True)[0], expected) <= 1e-6
+
+    first, second = vec_normalize(VecNormalize), vec_normalize(VecNormalize)
+    second.obs_rms.mean += 1
+    for prefix in ("rl_model", "my_3_steps"):
+        first.save(str(tmp_path / f"{prefix}_vecnormalize_20_steps.pkl"))
+        second.save(str(tmp_path / f"{prefix}_vecnormalize_120_steps.pkl"))
+        assert acts_behind(first, tmp_path / f"{prefix}_20_steps.zip")
+        assert acts_behind(second, tmp_path / f"{prefix}_120_steps.zip")
+    (tmp_path / "rl_model_5_steps.zip").write_bytes(ppo_zip.read_bytes())
+    assert load(tmp_path / "rl_model_5_steps.zip").spec.normalized == ()
+    second.save(str(zoo_folder / "rl_model_20_steps.pkl"))  # the zoo's folder holds that of the end
+    assert acts_behind(vec_normalize(VecNormalize), zoo_folder / "rl_model_20_steps.zip")
+    second.save(str(zoo_folder / "rl_model_vecnormalize_20_steps.pkl"))
+    assert acts_behind(second, zoo_folder / "rl_model_20_steps.zip")
+
+
 def test_normaliser_missing_or_wrong(zoo_folder):
     file = zoo_folder / "Hopper-v3" / "vecnormalize.pkl"
     vec_normalize(MyVecNormalize).save(str(file))

@@ -1,7 +1,7 @@
 """Agents as rl-baselines3-zoo lays them out: a zip, beside it a folder with its configuration and normaliser.
 
 ``FOLDER/ENV.zip`` and ``FOLDER/ENV/{args.yml, config.yml, vecnormalize.pkl}``; on the Hugging Face hub the zip, the two
-YAML files and ``vec_normalize.pkl`` lie in one folder.
+YAML files and ``vec_normalize.pkl`` lie in one folder. Checkpoints of Stable-Baselines3 itself have a normaliser each.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ _WRAPPER_MODULES = (
     "stable_baselines3.common.atari_wrappers",
 )
 _CHECKPOINT = re.compile(r"^(best_model|final_model|rl_model_\d+_steps)\.zip$")
+_STEPS = re.compile(r"^(.+)_(\d+)_steps$")
 _NO_EFFECT = ("stable_baselines3.common.monitor.Monitor", "gym.wrappers.RecordEpisodeStatistics")
 
 
@@ -100,10 +101,11 @@ def load_agent(agent: Agent, strict: bool = True) -> Policy:
     Raises:
         UserError: A part is missing, damaged, or asks for something that is not known.
     """
+    own = _checkpoint_statistics(agent)
     if agent.config is None:
-        return load_sb3(agent.zip)
+        return load_sb3(agent.zip, None if own is None else read_normalizer(own), complete=own is not None)
     config, args = read_yaml(agent.config / "config.yml"), read_yaml(agent.config / "args.yml")
-    normalizer = _normalizer(agent.config, config)
+    normalizer = _normalizer(agent.config, config) if own is None else read_normalizer(own)
     old = _old_env(agent, config, args)
     spec, notes = None, []
     if old is not None:
@@ -117,9 +119,18 @@ def load_agent(agent: Agent, strict: bool = True) -> Policy:
         kwargs = {**successor.kwargs, **_env_kwargs(agent.config, config, args)}
         spec = EnvSpec(successor.id, kwargs, (*successor.wrappers, *wrappers))
         notes += _env_notes(old, successor, args)
-    policy = load_sb3(agent.zip, normalizer, spec)
+    policy = load_sb3(agent.zip, normalizer, spec, complete=own is not None)
     policy.about.notes += notes
     return policy
+
+
+def _checkpoint_statistics(agent: Agent) -> Path | None:
+    """Return what ``CheckpointCallback(save_vecnormalize=True)`` wrote with the zip; a folder of the zip's own wins."""
+    found = _STEPS.match(agent.zip.stem)
+    if found is None or agent.config == agent.zip.with_suffix(""):
+        return None
+    file = agent.zip.with_name(f"{found[1]}_vecnormalize_{found[2]}_steps.pkl")
+    return file if file.is_file() else None
 
 
 def _normalizer(folder: Path, config: dict[str, Any]) -> Normalizer | None:
