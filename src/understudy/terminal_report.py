@@ -12,21 +12,35 @@ from understudy.errors import UserError
 from understudy.policies.files import write_atomic
 from understudy.terminal_progress import console
 
-_SUFFIXES = {"html": ".html", "markdown": ".md"}
+_SUFFIXES = {"html": (".html", ".htm"), "markdown": (".md", ".markdown")}
 
 
 def run_report(arguments: argparse.Namespace) -> None:
     """Write a report of one or several runs."""
+    if arguments.out:
+        _check_out(Path(arguments.out), arguments.format)
     content, home = content_of(arguments.run, not arguments.no_play, arguments.episodes, arguments.film)
-    path = Path(arguments.out) if arguments.out else home / f"report{_SUFFIXES[arguments.format]}"
-    if path.is_dir():
-        raise UserError(f"--out {path} is a folder: name the file to write")
+    path = Path(arguments.out) if arguments.out else home / f"report{_SUFFIXES[arguments.format][0]}"
     text = render(content, arguments.format)
     write_atomic(path, text.encode())
     console.print(f"[bold]{escape(content.verdict.headline)}[/]", soft_wrap=True)
     for line in content.missing:
         console.print(f"  missing: {escape(line)}", soft_wrap=True, style="dim")
     console.print(f"report: {escape(str(path))} ({len(text.encode()) / 1000:,.0f} kB)", soft_wrap=True)
+
+
+def _check_out(path: Path, kind: str) -> None:
+    """Refuse a file that would not be what its name says, before anything is played.
+
+    Raises:
+        UserError: A folder, or another ending.
+    """
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder: name the file to write")
+    if path.suffix.lower() not in _SUFFIXES[kind]:
+        other = next((k for k, endings in _SUFFIXES.items() if path.suffix.lower() in endings), "")
+        also = f", or pass --format {other}" if other else ""
+        raise UserError(f"--out {path}: a report in {kind} ends in {_SUFFIXES[kind][0]}: take that{also}")
 
 
 def run_push(arguments: argparse.Namespace) -> None:

@@ -240,6 +240,8 @@ def test_a_run_that_was_killed_tells_what_is_missing(here, tmp_path):
         (["nowhere"], "no run at nowhere"),
         (["."], "holds runs, and is none itself"),
         (["run", "--out", "."], "is a folder"),
+        (["run", "--out", "x.pdf"], "--out x.pdf: a report in html ends in .html"),
+        (["run", "--out", "x.md"], "or pass --format markdown"),
         (["taught", "taught"], "taught holds another comparison with scratch"),
         (["run", "--episodes", "-1"], "--episodes must be 0 or more"),
         (["run", "--format", "pdf"], "invalid choice"),

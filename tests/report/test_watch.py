@@ -95,6 +95,11 @@ def member_line(interval, member, score, weight):
             "values": {"weight": weight}, "parent": member, "time": 1000.0 + interval, "before": {}}  # fmt: skip
 
 
+def test_one_lost_episode(folder):
+    (folder / "log.jsonl").write_text(json.dumps({**row(500, 1000.0), "lost_episodes": 1}) + "\n")
+    assert "1 replaced, 1 episode lost" in text_of(Follower(folder), 1001.0)
+
+
 def test_a_resumed_run_counts_again_from_its_checkpoint(folder):
     rows = [row(k, 1000.0 + k) for k in (100, 200, 300, 150, 250)]
     (folder / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

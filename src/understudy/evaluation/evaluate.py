@@ -15,6 +15,11 @@ from understudy.evaluation.statistics import Interval, bootstrap_interval, iqm, 
 from understudy.rollouts.episodes import MAX_STEPS, Episodes, Visit, run_episodes
 
 
+def counted(count: int, what: str = "episode") -> str:
+    """Write '1 episode', '20 episodes'."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 @dataclass(frozen=True, repr=False)
 class Evaluation:
     """Returns of finished episodes and what they say.
@@ -64,7 +69,7 @@ class Evaluation:
 
     def __repr__(self) -> str:
         low, high = self.mean_interval
-        found = f"return {self.mean:.5g} [{low:.5g}, {high:.5g}] over {self.episodes:,} episodes"
+        found = f"return {self.mean:.5g} [{low:.5g}, {high:.5g}] over {counted(self.episodes)}"
         return f"<Evaluation of {self.name} in {self.env}: {found}>"
 
     def to_json(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from understudy.errors import UserError
 from understudy.evaluation.compare import Comparison, Row
+from understudy.evaluation.evaluate import counted
 from understudy.evaluation.tables import number
 
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
@@ -144,15 +145,25 @@ def short_number(value: float) -> str:
     return f"{value:g}"
 
 
+def check_picture(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a picture.
+
+    Raises:
+        UserError: Its suffix is another one.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _SUFFIXES:
+        raise UserError(f"cannot draw {path}: take one of {', '.join(_SUFFIXES)}")
+    return path
+
+
 def draw(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
     """Write the picture of a comparison as ``.png``, ``.svg`` or ``.pdf``.
 
     Raises:
         UserError: Another suffix, or the file cannot be written.
     """
-    path = Path(path)
-    if path.suffix.lower() not in _SUFFIXES:
-        raise UserError(f"cannot draw {path}: take one of {', '.join(_SUFFIXES)}")
+    path = check_picture(path)
     sized = sum(row.parameters is not None for row in comparison.rows) > 1
     height = max(2.4 + 0.62 * len(comparison.rows), 3.6)
     engine = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.1, wspace=0.06)
@@ -164,7 +175,7 @@ def draw(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
         draw_sizes(panels[1], comparison)
     first = comparison.rows[0].evaluation
     figure.suptitle(
-        f"{comparison.env} · {first.episodes} episodes each, the same seeds · bars are 95 % intervals of the mean",
+        f"{comparison.env} · {counted(first.episodes)} each, the same seeds · bars are 95 % intervals of the mean",
         x=0.012, ha="left", fontsize=9, color=FAINT,
     )  # fmt: skip
     if sized:

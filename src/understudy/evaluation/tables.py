@@ -13,7 +13,7 @@ from rich.table import Table
 
 from understudy.errors import UserError
 from understudy.evaluation.compare import Comparison, Row
-from understudy.evaluation.evaluate import Evaluation
+from understudy.evaluation.evaluate import Evaluation, counted
 from understudy.evaluation.statistics import Interval
 
 NONE = "–"
@@ -88,7 +88,7 @@ def legend(comparison: Comparison) -> str:
     first, random = comparison.reference, comparison.random
     count = first.evaluation.episodes
     lines = [
-        f"{comparison.env} ({first.evaluation.backend}), {count} episodes each, same seeds. "
+        f"{comparison.env} ({first.evaluation.backend}), {counted(count)} each, same seeds. "
         f"ratio: 0 is random ({number(random.mean)}), 1 is {first.name}. "
         f"≥ {comparison.wanted_ratio:g}?: paired one-sided t-test at level {comparison.alpha:g}."
     ]
@@ -165,12 +165,13 @@ def print_evaluation(found: Evaluation, console: Console | None = None) -> None:
     table.add_row("steps", number(found.mean_length), f"from {shortest} to {longest}")
     for task in found.tasks:
         table.add_row(task.env, number(task.mean), f"95 % interval {interval(task.mean_interval)}")
-    last = int(found.seeds[-1])
+    seeds = " to ".join(map(str, dict.fromkeys((int(found.seeds[0]), int(found.seeds[-1])))))
     console.print(f"{found.name} in {found.env} ({found.backend})", highlight=False, markup=False, style="bold")
     console.print(table, highlight=False)
     speed = found.env_steps / max(found.seconds, 1e-9)
     console.print(
-        f"{found.episodes} episodes, seeds {int(found.seeds[0])} to {last}{acts}; {found.env_steps} env steps in "
+        f"{counted(found.episodes)}, {'seed' if found.episodes == 1 else 'seeds'} {seeds}{acts}; "
+        f"{counted(found.env_steps, 'env step')} in "
         f"{found.seconds:.1f} s ({speed:.0f} per second)",
         style="dim",
         highlight=False,

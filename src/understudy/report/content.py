@@ -16,7 +16,7 @@ from understudy import __version__
 from understudy.errors import UserError
 from understudy.evaluation.agreement import Agreement
 from understudy.evaluation.compare import Comparison, Row
-from understudy.evaluation.evaluate import Evaluation
+from understudy.evaluation.evaluate import Evaluation, counted
 from understudy.evaluation.latency import Latency
 from understudy.evaluation.parity import Parity
 from understudy.evaluation.statistics import Interval
@@ -236,7 +236,7 @@ def _facts(groups: Sequence[Group], compared: bool) -> list[tuple[str, str]]:
         parts = [f"{key} {seconds[key]:.1f}" for key in ("collect", "label", "learn", "evaluate") if key in seconds]
         facts.append(("wall time", f"{seconds['total']:.1f} s" + (f" ({', '.join(parts)})" if parts else "")))
     if summary.get("restarts"):
-        facts.append(("workers replaced", f"{summary['restarts']} ({summary['lost_episodes']} episodes lost)"))
+        facts.append(("workers replaced", f"{summary['restarts']} ({counted(summary['lost_episodes'])} lost)"))
     seeds = sorted({int(r.settings.get("seed", 0)) for group in groups for r in group.runs})
     facts.append(("seed" if len(seeds) == 1 else "seeds", ", ".join(map(str, seeds))))
     return facts

@@ -18,6 +18,7 @@ from PIL import Image
 
 from understudy import __version__
 from understudy.data import Array
+from understudy.evaluation.evaluate import counted
 from understudy.evaluation.tables import number
 from understudy.report import tables, views
 from understudy.report.content import Content
@@ -106,7 +107,7 @@ def _returns(content: Content) -> dict[str, Any] | None:
     if not samples:
         return None
     near, far = in_view(samples)
-    spoken = "; ".join(f"{s.label}: mean return {number(s.mean)} of {len(s.returns)} episodes" for s in samples)
+    spoken = "; ".join(f"{s.label}: mean return {number(s.mean)} of {counted(len(s.returns))}" for s in samples)
     table = tables.comparison_table(content)
     return {
         "caption": views.returns_caption(near, far),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from understudy.evaluation.evaluate import counted
 from understudy.evaluation.tables import number
 from understudy.io.log import in_order, parse_line
 from understudy.report.braille import curve
@@ -200,7 +201,7 @@ def _workers(run: RunFolder, state: str) -> str:
     else:
         text = f"workers     {alive} of {wanted} alive"
     if run.last("restarts") is not None:
-        text += f", {int(run.last('restarts'))} replaced, {int(run.last('lost_episodes') or 0)} episodes lost"
+        text += f", {int(run.last('restarts'))} replaced, {counted(int(run.last('lost_episodes') or 0))} lost"
     if run.rows[-1].get("lag") is not None and execution.get("type") == "async":
         text += f", lag {run.rows[-1]['lag']:.2g} updates"
     return text

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from understudy.evaluation.compare import Comparison, Row
+from understudy.evaluation.evaluate import counted
 from understudy.evaluation.tables import interval, number, p_value
 from understudy.report.folder import Group, RunFolder
 
@@ -102,12 +103,12 @@ def _against_teacher(run: RunFolder, row: Row, table: Comparison, teachers: int)
     return Verdict(GOOD, f"{'Better than' if above else 'On par with'} {whom}", " ".join(text))
 
 
-def _measured(row: Row, table: Comparison, whose: str) -> str:
+def _measured(row: Row, table: Comparison, whose: str = "its teacher’s") -> str:
     teacher = table.reference.evaluation
     worst, link = (" in its worst task", "; over all tasks, ") if table.random.tasks else ("", ": ")
     return (
-        f"On {row.evaluation.episodes} fresh episodes the student earns {_share(row.ratio)} of {whose} return"
-        f"{worst}, measured from the random policy up{link}{number(row.evaluation.mean)} "
+        f"On {counted(row.evaluation.episodes, 'fresh episode')} the student earns {_share(row.ratio)} of {whose} "
+        f"return{worst}, measured from the random policy up{link}{number(row.evaluation.mean)} "
         f"{interval(row.evaluation.mean_interval)} against {number(teacher.mean)} {interval(teacher.mean_interval)}, "
         f"random {number(table.random.mean)}."
     )
@@ -134,9 +135,9 @@ def _several(students: Sequence[Row], table: Comparison, whose: str) -> Verdict:
         for row in students
     ]
     text = (
-        f"Shares of {whose} return on {students[0].evaluation.episodes} fresh episodes, measured from the random "
-        f"policy up: {'; '.join(told)}. Each was tested by itself to reach at least {100 * table.wanted_ratio:g} %, at "
-        f"level {table.alpha:g}."
+        f"Shares of {whose} return on {counted(students[0].evaluation.episodes, 'fresh episode')}, measured from the "
+        f"random policy up: {'; '.join(told)}. Each was tested by itself to reach at least "
+        f"{100 * table.wanted_ratio:g} %, at level {table.alpha:g}."
     )
     headline = f"{len(passed) or 'None'} of {len(students)} students shown to be on par"
     return Verdict(GOOD if passed else OPEN, headline, text)
@@ -153,7 +154,7 @@ def _without_table(run: RunFolder) -> Verdict:
         return Verdict(OPEN, "No verdict yet", f"No evaluation was finished. {_ended(run)}")
     episodes = run.last("eval_episodes")
     text = (
-        f"In its last evaluation while learning, {episodes} episodes, the student earned {_share(ratio)} of its "
+        f"In its last evaluation while learning, {counted(episodes)}, the student earned {_share(ratio)} of its "
         f"teacher’s return, measured from the random policy up. {_ended(run)}"
     )
     if run.summary is not None and run.summary.get("stopped") == "parity":
@@ -180,7 +181,7 @@ def _trained(group: Group) -> Verdict:
     assert run.summary is not None
     low, high = run.summary["interval"]
     count = run.settings["evaluation"]["final"]
-    text = f"Mean of {count} fresh episodes, 95 % interval [{number(low)}, {number(high)}]. {_ended(run)}"
+    text = f"Mean of {counted(count, 'fresh episode')}, 95 % interval [{number(low)}, {number(high)}]. {_ended(run)}"
     return Verdict(GOOD, f"Return {number(scores[0])}", text)
 
 

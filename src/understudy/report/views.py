@@ -100,7 +100,8 @@ def samples_of(content: Content) -> list[Sample]:
 def returns_caption(samples: Sequence[Sample], far: Sequence[Sample]) -> str:
     """Say what dots are, and who is not in the picture."""
     count = len(samples[0].returns)
-    text = f"Every dot is one of {count} fresh episodes; the bar is the 95 % interval of the mean."
+    dots = "The dot is one fresh episode" if count == 1 else f"Every dot is one of {count} fresh episodes"
+    text = f"{dots}; the bar is the 95 % interval of the mean."
     for sample in far:
         side = "left" if sample.mean < samples[0].mean else "right"
         low, high = map(number, sample.interval)
