@@ -146,9 +146,14 @@ def _rows(arguments: argparse.Namespace, env: Any) -> int:
 def run_compare(arguments: argparse.Namespace) -> None:
     """Compare policies; the first is the reference."""
     from understudy.evaluation.compare import compare
-    from understudy.evaluation.picture import draw
+    from understudy.evaluation.picture import check_picture, draw
+    from understudy.evaluation.rendering import check_video
     from understudy.evaluation.tables import print_comparison
 
+    if arguments.picture:
+        check_picture(arguments.picture)
+    if arguments.video:
+        check_video(arguments.video)
     policies = [source if source == "random" else _load(source, arguments.env) for source in arguments.policy]
     names = [Path(source).stem if "/" in source or "." in source else source for source in arguments.policy]
     env = next((policy.about.env for policy in policies if policy != "random"), arguments.env)

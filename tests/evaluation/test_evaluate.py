@@ -8,12 +8,14 @@ from evaluation_helpers import new_policy
 from rich.console import Console
 
 import understudy
+from understudy.cli import main
 from understudy.data import EnvSpec
 from understudy.errors import UserError
+from understudy.evaluation.compare import compare
 from understudy.evaluation.evaluate import evaluate
 from understudy.evaluation.latency import kilobytes_of, latency
 from understudy.evaluation.play import play
-from understudy.evaluation.tables import print_evaluation, write_table
+from understudy.evaluation.tables import print_comparison, print_evaluation, write_table
 from understudy.policies.files import save_policy
 from understudy.policies.policy import About
 
@@ -55,6 +57,23 @@ def test_path_and_random(tmp_path):
     assert found.returns.tolist() == evaluate(path, env="CartPole-v1", episodes=3, num_envs=1).returns.tolist()
     random = evaluate("random", env="CartPole-v1", episodes=10)
     assert 10 < random.mean < 60 and random.returns.tolist() == evaluate("random", "CartPole-v1", 10).returns.tolist()
+
+
+def test_one_episode_is_not_written_as_several(tmp_path):
+    with open(tmp_path / "out", "w") as file:
+        console = Console(width=120, record=True, file=file)
+        print_evaluation(evaluate(new_policy(), episodes=1), console)
+        print_comparison(compare([new_policy(), "random"], episodes=1, measure_latency=False), console)
+    text = console.export_text()
+    assert "1 episode, seed 0;" in text and "1 episode each" in text and "1 episodes" not in text
+
+
+@pytest.mark.parametrize(("flag", "message"), [("--video", "cannot write a video"), ("--picture", "cannot draw")])
+def test_a_film_that_cannot_be_written_is_refused_before_anybody_plays(flag, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "random", "random", "--env", "CartPole-v1", flag, "x.xyz"])
+    told = capsys.readouterr()
+    assert message in told.err and not told.out
 
 
 def test_printed_and_written(tmp_path):

@@ -144,6 +144,18 @@ class _Gif:
             first.save(self._path, save_all=True, append_images=others, duration=self._duration, loop=0)
 
 
+def check_video(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a video.
+
+    Raises:
+        UserError: Its suffix is another one.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".mp4", ".gif"):
+        raise UserError(f"cannot write a video to {path}: take .mp4 or .gif")
+    return path
+
+
 class Video:
     """A video file, .mp4 (H.264) or .gif, written frame by frame; use it in a ``with`` statement.
 
@@ -156,9 +168,7 @@ class Video:
     """
 
     def __init__(self, path: str | os.PathLike[str], fps: float) -> None:
-        self.path = Path(path)
-        if self.path.suffix.lower() not in (".mp4", ".gif"):
-            raise UserError(f"cannot write a video to {path}: take .mp4 or .gif")
+        self.path = check_video(path)
         gif = self.path.suffix.lower() == ".gif"
         self._every = int(np.ceil(fps / GIF_FPS)) if gif else 1
         self._fps, self._count = fps / self._every, 0
