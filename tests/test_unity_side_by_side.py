@@ -8,16 +8,22 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
 from tests.envs.test_unity_behaviours import balance, echo
-from tests.envs.unity_helpers import PLAYER, order_fault
+from tests.envs.unity_helpers import PLAYER, order_fault, scene
 
 from understudy.cli import main
 from understudy.errors import UserError
-from understudy.policies.files import load_policy
+from understudy.policies.files import load_policy, save_policy
+from understudy.policies.policy import About, Policy
+from understudy.policies.spaces import space_to_json
+from understudy.policies.spec import Encoder, PolicySpec
+from understudy.side_by_side.judge import among
 from understudy.teachers.load import load
 
 SCENE = ["--env", f"unity:{PLAYER}"]
@@ -142,6 +148,23 @@ def test_a_player_that_dies_costs_all_behaviours_their_episodes_and_no_more(tmp_
     told = json.loads((run / "summary.json").read_text())["behaviours"]
     assert not fault.exists() and [told[name]["restarts"] for name in ("3DBall", "Goalie")] == [1, 1]
     assert all(told[name]["env_steps"] >= 512 and 1 <= told[name]["lost_episodes"] <= 2 for name in told)
+
+
+def test_what_the_caller_said_of_agents_and_masks_is_kept(tmp_path):
+    said = scene(agents=3, masks=True)
+    assert {"agents": 3, "masks": True, "behavior": "A"}.items() <= among(said, "A", {}).kwargs.items()
+    own = scene(agents=2, masks=False, settled=True)
+    own = replace(own, kwargs={**own.kwargs, "behavior": "A"})
+    assert among(own, "A", {}).kwargs.items() >= {"agents": 2, "masks": False, "settled": True}.items()
+    assert not {"agents", "masks", "settled"} & set(among(own, "B", {}).kwargs)
+    # A scene that shows masks late does not tell whether its policy sees them; the policy does.
+    space = gym.spaces.Dict({"seen": gym.spaces.Box(-1, 1, (1,)), "action_mask": gym.spaces.Box(0, 1, (3,))})
+    spaces, seen = map(space_to_json, (space, gym.spaces.Discrete(3))), (Encoder("seen", "flatten"),)
+    spec = PolicySpec(*spaces, "categorical", seen, hidden=(), mask="action_mask")
+    masked = save_policy(Policy(spec, About("masked")), tmp_path / "masked.safetensors")
+    assert among(scene(), "A", {"A": masked}).kwargs["masks"]
+    plain = echo(tmp_path / "echo.safetensors")
+    assert "masks" not in among(scene(), "A", {"A": plain, "B": masked}).kwargs
 
 
 def test_when_players_are_used_up_all_save_what_they_had(tmp_path, capsys):

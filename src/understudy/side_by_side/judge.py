@@ -7,7 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from understudy.data import EnvSpec
+from understudy.envs.unity.companions import load_companion
+from understudy.envs.unity.sensors import MASK
+from understudy.errors import UserError
 from understudy.evaluation.evaluate import Evaluation, evaluate
+from understudy.policies.spaces import members
 from understudy.scenes import rows_in
 
 
@@ -15,14 +19,25 @@ def among(spec: EnvSpec, behavior: str, policies: Mapping[str, Any]) -> EnvSpec:
     """Return the scene seen by one behaviour's agents, with the policies of all others acting for theirs.
 
     Args:
-        spec: The scene; what it says of one behaviour's agents is forgotten.
+        spec: The scene; what was seen of another behaviour's agents is forgotten, what the caller said is kept.
         behavior: Whose agents are stepped.
-        policies: Paths by behaviour.
+        policies: Paths by behaviour; whether its own sees masks decides where nothing else does.
     """
-    known = {k: v for k, v in spec.kwargs.items() if k not in ("behavior", "agents", "masks", "settled")}
+    ours = spec.kwargs.get("behavior") == behavior or not spec.kwargs.get("settled")
+    forgotten = ("behavior",) if ours else ("behavior", "agents", "masks", "settled")
+    known = {k: v for k, v in spec.kwargs.items() if k not in forgotten}
+    if known.get("masks") is None and behavior in policies and _sees_masks(str(policies[behavior])):
+        known["masks"] = True
     others = {name: str(path) for name, path in policies.items() if name != behavior}
     companions = {**spec.kwargs.get("companions", {}), **others}
     return replace(spec, id=spec.id.partition("?")[0], kwargs={**known, "behavior": behavior, "companions": companions})
+
+
+def _sees_masks(path: str) -> bool:
+    try:
+        return MASK in members(load_companion(path).observation_space)
+    except UserError:  # it does not say, or what is wrong is said where it is to act
+        return False
 
 
 def judge(
