@@ -156,10 +156,6 @@ class NoState(Answers):
     ("policy", "env", "words"),
     [
         (Answers(lambda n: np.full(n, 7)), "CartPole-v1", r"predict of Answers answers 7, which is not in Discrete"),
-            Answers(lambda n: np.full(n, 7)),
-            "CartPole-v1",
-            r"predict of Answers answers 7, which is not in Discrete\(2\)",
-        ),
         (Answers(lambda n: np.zeros((n, 1), int)), "CartPole-v1", r"int64 of shape \(2, 1\) for 2 observations"),
         (Answers(lambda n: np.zeros(n)), "Pendulum-v1", r"shape \(2,\) .* are numbers of shape \(2, 1\)"),
         (Answers(lambda n: np.zeros(n, str)), "CartPole-v1", "are numbers of shape"),
