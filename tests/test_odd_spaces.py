@@ -193,7 +193,7 @@ def test_a_choice_outside_of_its_space_is_named(choice):
     [
         ("seed", UserError, r"Old: reset\(seed=..., .*unexpected keyword argument 'seed'"),
         ("four", UserError, r"Old: step\(action\) must return .* not enough values to unpack"),
-        ("array", UserError, r"Old: step\(action\) must return .* the reward as one number, .* with a sequence"),
+        ("array", UserError, r"Old: step\(action\) must return .* a number as reward, .* with a sequence"),
         ("inside", ValueError, "^my own$"),
     ],
 )
@@ -204,7 +204,8 @@ def test_an_environment_of_another_interface_is_named(what, error, message, limi
         env.step(np.zeros(1, int))
 
 
-FLAT, ONE_SIZE = r'try the wrapper {"type": "flatten_observation"}', "let the environment show arrays of one size instead"
+FLAT = r'try the wrapper {"type": "flatten_observation"}'
+ONE_SIZE = "let the environment show arrays of one size instead"
 MISSION = r"key 'mission'\), even where other keys are chosen; try the wrapper {\"type\": \"mission\", \"length\": 64}"
 
 

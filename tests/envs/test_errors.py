@@ -25,7 +25,7 @@ CASES = [
     ("understudy/Memry-v0", r"did you mean understudy/Memory-v0"),
     (EnvSpec("CartPole-v1", {"gravitty": 1}), r"CartPole-v1.*unexpected keyword argument 'gravitty'"),
     (EnvSpec("CartPole-v1", backend="gymnasum"), r"backend 'gymnasum' is not known; did you mean gymnasium"),
-    (EnvSpec("CartPole-v1", {"max_episode_steps": 0}), r"max_episode_steps is 0; it must be a whole number above 0"),
+    (EnvSpec("CartPole-v1", {"max_episode_steps": 0}), r"max_episode_steps is 0; it must be at least 1, or -1"),
     (EnvSpec("CartPole-v1", {"max_episode_steps": "9"}), r"max_episode_steps is '9'; it must be"),
     (wrapped(type="tme_feature"), r"CartPole-v1: the wrapper 'tme_feature' is not known; did you mean time_feature"),
     (wrapped(type="frame_stack"), r"'frame_stack': missing a required argument: 'n'"),

@@ -73,7 +73,7 @@ def check_observation(env_id: str, space: gym.Space[Any], obs: Any) -> None:
 
 _MUST = {
     "reset": "reset(seed=..., options=...) must return an observation and info",
-    "step": "step(action) must return an observation of its space, the reward as one number, terminated, truncated, info",
+    "step": "step(action) must return an observation of its space, a number as reward, terminated, truncated, info",
 }
 _CALLERS = ("understudy.envs.gymnasium_env", "understudy.envs.wrappers", "gymnasium.wrappers", "gymnasium.core")
 """Modules that call an environment: what fails there is what it takes or returns, not something inside it."""

@@ -37,7 +37,7 @@ def make(
         raise UserError(f"{spec.id}: the number of environments must be at least 1, not {num_envs}")
     limit = spec.kwargs.get("max_episode_steps")
     if limit is not None and (not isinstance(limit, int) or (limit < 1 and limit != -1)):
-        raise UserError(f"{spec.id}: max_episode_steps is {limit!r}; it must be a whole number above 0, or -1 for no limit")
+        raise UserError(f"{spec.id}: max_episode_steps is {limit!r}; it must be at least 1, or -1 for no limit")
     backend = env_backend(spec, render=render)
     if backend == MULTITASK:
         from understudy.envs.multitask import from_spec
