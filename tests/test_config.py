@@ -133,3 +133,28 @@ def test_unknown_preset_suggests(tmp_path):
     broken.write_text("a: [1")
     with pytest.raises(UserError, match="cannot be read as YAML"):
         preset(str(broken))
+
+
+def test_a_key_that_comes_twice_is_named_with_its_line(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("update:\n  lr: 1\n  epochs: 2\n  lr: 2\n")
+    with pytest.raises(UserError, match=r"twice.yaml .*the key 'lr' in line 4 stands in line 2 already$"):
+        preset(str(path))
+    path.write_text("seed: 1\nenv: {id: a, id: b}\n")
+    with pytest.raises(UserError, match=r"the key 'id' in line 2 stands in line 2 already$"):
+        preset(str(path))
+    path.write_text("a: &a {x: 1, y: 1}\nouter:\n  b: &b {<<: *a, x: 2}\nc: {<<: *b, <<: *a, x: 3, 1: 0}\n")
+    assert preset(str(path)) == {"a": {"x": 1, "y": 1}, "outer": {"b": {"x": 2, "y": 1}}, "c": {"x": 3, "y": 1, 1: 0}}
+
+
+def test_files_that_presets_may_be(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "presets").mkdir()
+    for name in ("M.YAML", "m.json", "presets/short.yml", "presets/both.yml", "presets/both.yaml"):
+        (tmp_path / name).write_text(f"device: {name}")
+    assert preset("M.YAML") == {"device": "M.YAML"} and preset("short") == {"device": "presets/short.yml"}
+    assert preset("both") == {"device": "presets/both.yaml"}
+    with pytest.raises(UserError, match=r"the preset m.json must be a YAML file whose name ends in .yaml or .yml"):
+        preset("m.json")
+    with pytest.raises(UserError, match=r"no preset 'n.json'"):
+        preset("n.json")

@@ -282,10 +282,24 @@ def _opened(value: Any) -> Any:
 def presets() -> dict[str, Path]:
     """Return the presets by name: those of the package, and YAML files of ``./presets``."""
     shipped = Path(__file__).parent / "presets"
-    found = {
-        p.stem: p for folder in (shipped, Path("presets")) if folder.is_dir() for p in sorted(folder.glob("*.yaml"))
-    }
-    return found
+    folders = [folder for folder in (shipped, Path("presets")) if folder.is_dir()]
+    return {p.stem: p for folder in folders for end in ("yml", "yaml") for p in sorted(folder.glob(f"*.{end}"))}
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """Refuses a mapping with a key twice, of which YAML would keep the last in silence; merges (``<<``) are none."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Return the node of a mapping."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                line, name = key.start_mark.line + 1, (key.tag, key.value)
+                if name in lines:
+                    raise yaml.YAMLError(f"the key {key.value!r} in line {line} stands in line {lines[name]} already")
+                lines[name] = line
+        return node
 
 
 def first_difference(saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> str:
@@ -305,10 +319,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file of keys.
 
     Raises:
-        UserError: It is missing, broken, or not a mapping.
+        UserError: It is missing, broken, not a mapping, or has a key twice.
     """
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(), _OnceLoader)  # noqa: S506 (it is a SafeLoader)
     except FileNotFoundError:
         raise UserError(f"no configuration file at {path}") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -360,6 +374,8 @@ def preset_path(name: str) -> Path:
     known = presets()
     if name in known:
         return known[name]
-    if name.endswith((".yaml", ".yml")):
+    if name.lower().endswith((".yaml", ".yml")):
         return Path(name)
+    if Path(name).is_file():
+        raise UserError(f"the preset {name} must be a YAML file whose name ends in .yaml or .yml")
     raise UserError(f"no preset {name!r}{suggest(name, known)} (presets: {', '.join(sorted(known))})")
