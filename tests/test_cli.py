@@ -152,6 +152,12 @@ def test_ctrl_c_ends_cleanly_and_leaves_nobody(run):
         (["evaluate", ""], "no teacher is named"),
         (["kickstart", "--preset", "qdagger", "--pbt"], "not from a replay as those of the method q_learning"),
         (["kickstart", "--preset", "sac-from-teacher", "--against-scratch"], "--against-scratch are .* method soft"),
+        (["train", "--env", "CartPole-v1", "--run", ""], "the run's folder has no name"),
+        (["distill", "tests.teachers_for_tests:swing_up", "--env", "Pendulum-v1", "--run", ""], "folder has no name"),
+        (
+            ["sweep", "tests.teachers_for_tests:swing_up", "--env", "Pendulum-v1", "--sizes", "2", "--run", ""],
+            "folder has no name",
+        ),
         (["train", "--env", "A", "--env.kwargs", "{foo: 1"], "env.kwargs is '{foo: 1'; it must be a mapping"),
         (["train", "--env", "A", "--env.kwargs", "{on: 2020-13-99}"], "env.kwargs is .* must be a mapping"),
         (["train", "--env", "A", "--env.wrappers", "{type: frame_stack"], "env.wrappers is '{type: frame_stack'"),

@@ -16,7 +16,7 @@ from understudy.env_names import EnvLike, all_named
 from understudy.envs.make import spaces_of
 from understudy.envs.multitask import task_names, whole_tasks
 from understudy.errors import UserError
-from understudy.io.run_folder import check_free, new_folder
+from understudy.io.run_folder import check_free, chosen_folder
 from understudy.loading import load
 from understudy.policies.batching import fits
 from understudy.policies.policy import Policy, PolicyLike
@@ -127,7 +127,7 @@ def prepare(
     check_labels(teacher, spec.id)
     resolved = for_tasks(resolve(settings, preset or default_preset(teacher)), spec)
     resolved, spec = for_scene_distillation(resolved, spec)
-    folder = Path(run) if run is not None else new_folder(folder_name(spec.id))
+    folder = chosen_folder(run, folder_name(spec.id))
     if not resume:
         check_free(folder)
     described = {

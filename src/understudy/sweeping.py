@@ -19,6 +19,7 @@ from understudy.envs.make import spaces_of
 from understudy.errors import Interrupted, UserError
 from understudy.evaluation.compare import Comparison, Row, compare
 from understudy.evaluation.ladder import smallest_on_par
+from understudy.io.run_folder import chosen_folder
 from understudy.job import Job, prepare
 from understudy.policies.files import load_policy, write_atomic
 from understudy.policies.policy import About, Policy, PolicyLike
@@ -125,7 +126,7 @@ def sweep(
     if isinstance(over, DistillSettings):
         over = plain(over)  # which says every setting, so that nothing of a preset is left under it
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
-    folder = Path(run)
+    folder = chosen_folder(run, "")
     jobs = [_job(size, teachers, env, over, folder, preset=preset, ensemble=ensemble) for size in sizes]
     students, found = [], []
     for size, job in zip(sizes, jobs, strict=True):

@@ -19,7 +19,7 @@ from understudy.errors import Interrupted, OutsideError, UserError, suggest
 from understudy.evaluation.statistics import bootstrap_interval
 from understudy.execution.base import workers_alive
 from understudy.io.log import RunLog, as_json, logged_curve
-from understudy.io.run_folder import check_free, in_use, new_folder
+from understudy.io.run_folder import check_free, chosen_folder, in_use
 from understudy.io.saved_run import keep_env, over_saved, read_run
 from understudy.loop import train as loop
 from understudy.policies.files import load_policy, remove_leftovers, write_atomic
@@ -203,9 +203,9 @@ def run_folder(settings: AnySettings, run: str | os.PathLike[str] | None, resume
     """Return the folder of a run.
 
     Raises:
-        UserError: It holds a run already, or what is left of one.
+        UserError: It holds a run already, or what is left of one, or has no name.
     """
-    folder = Path(run) if run is not None else new_folder(folder_name(settings.env.id))
+    folder = chosen_folder(run, folder_name(settings.env.id))
     if not resume:
         check_free(folder)
     return folder

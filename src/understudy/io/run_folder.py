@@ -44,6 +44,19 @@ def check_free(folder: Path) -> None:
             )
 
 
+def chosen_folder(run: str | os.PathLike[str] | None, name: str) -> Path:
+    """Return the folder that was chosen for a run, or a new one that is called after ``name``.
+
+    Raises:
+        UserError: Its name is empty, which would mean the current folder.
+    """
+    if run is None:
+        return new_folder(name)
+    if not os.fspath(run):
+        raise UserError("the run's folder has no name: name one with --run FOLDER, or leave --run out")
+    return Path(run)
+
+
 def new_folder(name: str) -> Path:
     """Make the folder of a run that was given none: ``runs/NAME-TIME``, numbered where that is taken."""
     first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -18,7 +18,7 @@ from understudy.envs.unity.options import is_unity
 from understudy.errors import UserError
 from understudy.evaluation.evaluate import Evaluation
 from understudy.io.log import as_json
-from understudy.io.run_folder import in_use, new_folder
+from understudy.io.run_folder import chosen_folder, in_use
 from understudy.job import Job, prepare
 from understudy.policies.files import write_atomic
 from understudy.policies.stored import BEHAVIOURS, behaviours_of
@@ -91,7 +91,7 @@ def distill_each(
     """
     if not is_unity(env.id):
         raise UserError(f"BEHAVIOUR=FILE is for Unity scenes (--env unity:PATH), not for {env.id}")
-    folder = Path(run) if run is not None else new_folder(folder_name(env.id))
+    folder = chosen_folder(run, folder_name(env.id))
     if (folder / BEHAVIOURS).exists() and not resume:
         raise UserError(f"{folder} holds runs already: --resume {folder} goes on with them, --run FOLDER starts others")
     jobs = {}

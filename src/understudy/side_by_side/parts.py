@@ -15,7 +15,7 @@ from understudy.data import EnvSpec
 from understudy.envs.unity.options import UnityOptions, is_unity
 from understudy.envs.unity.probe import Look, look_around, remember
 from understudy.errors import UserError
-from understudy.io.run_folder import new_folder
+from understudy.io.run_folder import chosen_folder
 from understudy.policies.files import write_atomic
 from understudy.policies.stored import BEHAVIOURS
 from understudy.scenes import folder_name
@@ -90,7 +90,7 @@ def plan(
         return None
     if options.editor:
         raise UserError(f"{spec.id} runs one behaviour at a time here: choose with --behavior {next(iter(seen))}")
-    folder = Path(run) if run is not None else new_folder(folder_name(spec.id))
+    folder = chosen_folder(run, folder_name(spec.id))
     if (folder / BEHAVIOURS).exists() and not resume:
         raise UserError(f"{folder} holds runs already: --resume {folder} goes on with them, --run FOLDER starts others")
     parts = []
