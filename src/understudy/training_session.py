@@ -29,6 +29,7 @@ from understudy.learning.teaching import Teaching
 from understudy.loop import Learning, Metrics, Run
 from understudy.policies.files import save_policy
 from understudy.policies.policy import Policy
+from understudy.policies.spaces import flat_size, members, space_from_json
 from understudy.policies.spec import PolicySpec, differences
 from understudy.policies.stored import read_policy
 from understudy.policies.weights import build as build_policy
@@ -105,14 +106,21 @@ class TrainSession:
 
     def _restore(self, arrays: dict[str, Array], data: dict[str, Any]) -> None:
         # Runs of earlier versions do not say it.
-        differ = differences(PolicySpec.from_json(data["spec"]), self.spec) if "spec" in data else ""
+        saved = PolicySpec.from_json(data["spec"]) if "spec" in data else self.spec
+        differ = differences(saved, self.spec)
+        mine = {name: tuple(tensor.shape) for name, tensor in self.policy.state_dict().items()}
+        fits = mine == {name: arrays[name].shape for name in mine if name in arrays}
+        if (differ or not fits) and _sizes(saved) != _sizes(self.spec):
+            raise UserError(
+                f"the run in {self.folder} learns in an environment with other observations or actions than "
+                f"{self.env.id} has now: resume it without changing env.*"
+            )
         if differ:
             value = " and objective.value_weight" if "value_hidden" in differ else ""
             raise UserError(
                 f"the run in {self.folder} has another network ({differ}): resume it without changing policy.*{value}"
             )
-        mine = {name: tuple(tensor.shape) for name, tensor in self.policy.state_dict().items()}
-        if mine != {name: arrays[name].shape for name in mine if name in arrays}:
+        if not fits:
             raise UserError(f"the run in {self.folder} has another network: resume it without changing policy.*")
         self.progress.__dict__.update(data["progress"])
         if "spent" not in data["progress"]:  # of an earlier version
@@ -271,6 +279,12 @@ def judged_seeds(settings: TrainSettings | ReplayedSettings) -> tuple[range, ...
     """Return the seeds of all evaluations."""
     first, evaluation = settings.evaluation_seed, settings.evaluation
     return range(first, first + evaluation.episodes), range(first + 500_000, first + 500_000 + evaluation.final)
+
+
+def _sizes(spec: PolicySpec) -> list[tuple[Any, ...]]:
+    """Return what a policy sees and does, but for the bounds."""
+    parts = [*members(space_from_json(spec.observation_space)).items(), ("", space_from_json(spec.action_space))]
+    return [(key, type(part), part.shape, flat_size(part)) for key, part in parts]
 
 
 def final_seeds(settings: TrainSettings | ReplayedSettings) -> tuple[int, ...]:
