@@ -181,19 +181,31 @@ def test_agents_without_a_slot_rest(build, capfd):
     assert "2 agents have no slot" in capfd.readouterr().err
 
 
-def test_an_agent_that_vanished_gives_its_slot_away(build, monkeypatch):
+def test_an_agent_without_a_slot_takes_none_in_the_middle_of_its_episode(build, capfd):
+    words = ["--scene", "two", "--agents", 8, "--stagger", 2, "--limit", 12, "--pause", 3]
+    histories = run(build(scene(*words, behavior="Goalie", agents=2), 2), range(2), 120)
+    assert all([t for t, _ in ends(h)] == list(range(12, 12 * len(ends(h)) + 1, 12)) and ends(h) for h in histories)
+    assert "2 agents have no slot and rest; give the scene --env-agents 4" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("agents", [2, 3])
+def test_an_agent_that_vanished_frees_its_slot(agents, build, monkeypatch):
     monkeypatch.setattr(scene_module, "SILENT", 10)
-    env = build(scene("--agents", 3, agents=2), 2)
+    env = build(scene("--scene", "two", "--agents", 2 * agents, "--limit", 20, behavior="Goalie", agents=2), 2)
     env.reset([0, 1])
-    # The third agent has no slot; the first falls silent for us, as if the scene had destroyed it without a word.
+    # The first falls silent for us, as if the scene had destroyed it without a word; whoever else is there has no slot.
     only = env._scenes[0]
     key = next(key for key, row in only._row_of.items() if row == 0)
     only._row_of[("gone", 99)], only._held[0] = only._row_of.pop(key), ("gone", 99)
+    env._rows.open[0], env._rows.asks[0] = True, False
     cut = []
     for _ in range(15):
         env.step(still(env))
         cut.append(env.cut.copy())
-    assert env.lost_episodes == 1 and sum(c[0] for c in cut) <= 1 and not any(c[1] for c in cut)
+    assert env.lost_episodes == 1 and sum(c[0] for c in cut) == 1 and not any(c[1] for c in cut)
+    assert not env.stepped[0], "the rest of an episode is none"
+    for _ in range(10):
+        env.step(still(env))
     assert _steps(env)
 
 

@@ -12,6 +12,7 @@ from tests.envs.unity_helpers import order_fault, received, scene, still
 
 from understudy.envs.make import make, spaces_of
 from understudy.envs.unity import hub as hub_module
+from understudy.envs.unity import vector as vector_module
 from understudy.envs.unity.companions import load_companion
 from understudy.envs.unity.hub import ADDRESS, Hub
 from understudy.envs.unity.options import UnityOptions
@@ -249,6 +250,17 @@ def test_a_shared_player_that_fails_is_replaced_for_all(share, kind, tmp_path):
         run.join(60)
         assert run.error is None and run.restarts == 1
         assert len(run.rewards) >= 400
+
+
+def test_a_run_whose_agents_are_gone_does_not_wait_for_ever(share, monkeypatch):
+    monkeypatch.setattr(vector_module, "SILENT", 15)
+    spec = two("--agents", 2, "--limit", 8, "--mortal", 1, restarts=1)
+    hub, seen = share(spec)
+    gone = Run(hub, "3DBall", seen["3DBall"], spec, 100, 1, rest)
+    for run in (gone, Run(hub, "Goalie", seen["Goalie"], spec, 10**6, 1, repeat)):
+        run.start()
+    gone.join(60)
+    assert "went on for 15 exchanges without an agent that asked for a decision (all 1 rest" in str(gone.error)
 
 
 def test_a_run_that_breaks_off_is_told_to_the_others(share, tmp_path):

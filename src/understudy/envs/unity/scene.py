@@ -14,7 +14,7 @@ from understudy.envs.unity.roster import AgentKey, Behavior, Roster, Seen, each,
 from understudy.envs.unity.sensors import MASK, SensorError
 
 SILENT = 1000
-"""Exchanges without a word after which an agent without an end has vanished, and a new one may have its slot."""
+"""Exchanges without a word after which an agent without an end has vanished, and its slot is free."""
 
 
 class Rows:
@@ -61,7 +61,7 @@ class Scene:
     Attributes:
         roster: What the player has shown.
         lost_episodes: Of agents that vanished without an end.
-        surplus: The most agents at a time that had no slot.
+        surplus: The most agents that lived without a slot together.
     """
 
     def __init__(self, rows: Callable[[Behavior], Rows], wanted: str, masked: bool, part: range, bins: int) -> None:
@@ -87,6 +87,10 @@ class Scene:
         """Who was in a slot last."""
         self._free = list(self._part)
         self._heard = dict.fromkeys(self._part, 0)
+        self._resting: set[AgentKey] = set()
+        """Who asked when no slot was free; until the end of its episode it gets none, as a part is no episode."""
+        self._lost: set[AgentKey] = set()
+        """Who vanished without an end; should it come back, the same holds."""
         self._exchanges = 0
 
     @property
@@ -117,6 +121,8 @@ class Scene:
         if rows is None:
             return False
         for key, info in each(seen.ended, self._wanted):
+            self._resting.discard(key)
+            self._lost.discard(key)
             row = self._row_of.pop(key, None)
             if row is None:  # it ended before it ever acted, or had no slot
                 continue
@@ -124,20 +130,20 @@ class Scene:
             (rows.truncated if info.max_step_reached else rows.terminated)[row] = True
             rows.see(rows.final, row, key, info)
             self._free.append(row)
-        waiting, without = False, 0
+        waiting = False
         for key, info in each(seen.asking, self._wanted):
             row = self._row_of.get(key)
             if row is None:
-                row = self._settle(rows, key)
+                row = self._settle(key)
                 if row is None:
-                    without += 1
                     continue
             else:
                 self._finish(rows, row, info)
             rows.see(rows.obs, row, key, info)
             rows.asks[row] = waiting = True
             self._heard[row] = self._exchanges
-        self.surplus = max(self.surplus, without)
+        self.surplus = max(self.surplus, len(self._resting))
+        self._give_up_silent(rows)
         return waiting
 
     def _finish(self, rows: Rows, row: int, info: Any) -> None:
@@ -152,18 +158,25 @@ class Scene:
                 self._rows = self._give_rows(self.roster.behavior(*first, self._masked))
         return self._rows
 
-    def _settle(self, rows: Rows, key: AgentKey) -> int | None:
-        """Give a new agent a slot: the one it had, else the first free, else that of one who vanished."""
+    def _settle(self, key: AgentKey) -> int | None:
+        """Give an agent that begins an episode a slot: the one it had, else the first free."""
+        if key in self._lost or key in self._resting:
+            return None
         if not self._free:
-            oldest = min(self._heard, key=lambda row: self._heard[row])
-            if self._exchanges - self._heard[oldest] < SILENT:
-                return None
-            self._row_of.pop(self._held[oldest])
-            rows.cut[oldest], rows.open[oldest] = rows.open[oldest], False
-            self.lost_episodes += 1
-            self._free.append(oldest)
+            self._resting.add(key)
+            return None
         had = [row for row in self._free if self._held.get(row) == key]
         row = had[0] if had else min(self._free)
         self._free.remove(row)
         self._row_of[key], self._held[row] = row, key
         return row
+
+    def _give_up_silent(self, rows: Rows) -> None:
+        """Free the slots of agents that vanished: whoever counts on their episodes must not wait for ever."""
+        for key, row in list(self._row_of.items()):
+            if self._exchanges - self._heard[row] >= SILENT:
+                del self._row_of[key]
+                rows.cut[row], rows.open[row] = rows.open[row], False
+                self.lost_episodes += 1
+                self._free.append(row)
+                self._lost.add(key)

@@ -22,10 +22,13 @@ from understudy.envs.unity.options import UnityOptions
 from understudy.envs.unity.player import PlayerError
 from understudy.envs.unity.probe import look, settled
 from understudy.envs.unity.roster import Behavior, Roster
-from understudy.envs.unity.scene import Rows, Scene
+from understudy.envs.unity.scene import SILENT, Rows, Scene
 from understudy.envs.unity.starting import Starter
 from understudy.errors import OutsideError, UserError, tell
 
+_NOBODY = "without an agent that asked for a decision"
+_COUNT = 10
+"""Steps in which agents without a slot are counted before they are told of: not all need ask together."""
 _STARTS = 3
 """Players that may fail in a row before one has ever run; a first look at the scene has worked."""
 
@@ -79,7 +82,7 @@ class UnityVectorEnv:
             for i in range(count)
         ]
         self.restarts = self._lost = 0
-        self._warned = False
+        self._short = 0
         # At exit, too: whatever happens, no player outlives this.
         self._ends = weakref.finalize(self, _close, self._players)
 
@@ -189,10 +192,16 @@ class UnityVectorEnv:
         """
         for i in range(len(self._players)):
             self._wait(i)
+        quiet = 0
         while self._starter.shared and not (self._rows is not None and self._rows.asks.any()):
-            for player, scene in zip(self._players, self._scenes, strict=True):
+            quiet += 1
+            for i, (player, scene) in enumerate(zip(self._players, self._scenes, strict=True)):
                 assert player is not None
-                player.send(scene.roster.orders({}))
+                if quiet % SILENT == 0:  # not seconds: other runs may learn for long between two exchanges
+                    self._replace(i, PlayerError(f"went on for {SILENT} exchanges {_NOBODY}"))
+                    self._begin_episodes(i)
+                else:
+                    player.send(scene.roster.orders({}))
             for i in range(len(self._players)):
                 self._wait(i)
 
@@ -212,7 +221,7 @@ class UnityVectorEnv:
         begin = time.perf_counter()
         while not scene.take_in(player.receive()) and not self._starter.shared:
             if time.perf_counter() - begin > limit:
-                raise PlayerError(f"went on for {limit:g} s without an agent that asked for a decision")
+                raise PlayerError(f"went on for {limit:g} s {_NOBODY}")
             player.send(scene.roster.orders({}))
 
     def _begin_episodes(self, i: int) -> None:
@@ -278,8 +287,9 @@ class UnityVectorEnv:
 
     def _warn_surplus(self) -> None:
         most = max(scene.surplus for scene in self._scenes)
-        if most and not self._warned:
-            self._warned, agents = True, self._options.agents
+        self._short += bool(most)
+        if self._short == _COUNT:
+            agents = self._options.agents
             tell(
                 f"understudy: {self.spec.id}: {most} agents have no slot and rest; give the scene --env-agents "
                 f"{agents + most}\n"
