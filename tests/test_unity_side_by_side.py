@@ -202,6 +202,7 @@ def test_ctrl_c_and_other_ends_save_all_of_them(number, code, tmp_path):
         (["--stop.score", "5"], "so stop.score cannot end one of them"),
         (["--behavior", "3DBall", "--behavior", "Gaolie"], "no behaviour 'Gaolie'; did you mean Goalie?"),
         (["--behavior", "3DBall=no-such-preset", "--behavior", "Goalie"], "no-such-preset"),
+        (["--behavior", "Goalie?team=0", "--behavior", "Goalie"], "Goalie?team=0 is a part of --behavior Goalie"),
         (["--companion", "Goalie"], "as in --companion Goalie=FILE"),
         (["--companion", "Goalie=/nowhere"], "/nowhere"),
     ],

@@ -14,6 +14,7 @@ from understudy.config import merge
 from understudy.data import EnvSpec
 from understudy.envs.unity.options import UnityOptions, is_unity
 from understudy.envs.unity.probe import Look, look_around, remember
+from understudy.envs.unity.roster import matches
 from understudy.errors import UserError
 from understudy.io.run_folder import chosen_folder
 from understudy.policies.files import write_atomic
@@ -84,6 +85,10 @@ def plan(
         raise UserError(f"{spec.id} names the behaviour {options.behavior} already: choose there or with --behavior")
     if options.behavior or options.settled or (options.editor and not behaviors):
         return None
+    for name in behaviors:
+        for other in behaviors:
+            if name != other and matches(name, other):
+                raise UserError(f"--behavior {name} is a part of --behavior {other}: an agent acts for one of them only")
     seen = look_around(spec, tuple(behaviors))
     if len(seen) == 1 and not behaviors:
         remember(spec, *seen.values())
