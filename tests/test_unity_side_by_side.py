@@ -24,6 +24,7 @@ from understudy.policies.policy import About, Policy
 from understudy.policies.spaces import space_to_json
 from understudy.policies.spec import Encoder, PolicySpec
 from understudy.side_by_side.judge import among
+from understudy.side_by_side.parts import write_index
 from understudy.teachers.load import load
 
 SCENE = ["--env", f"unity:{PLAYER}"]
@@ -148,6 +149,17 @@ def test_a_player_that_dies_costs_all_behaviours_their_episodes_and_no_more(tmp_
     told = json.loads((run / "summary.json").read_text())["behaviours"]
     assert not fault.exists() and [told[name]["restarts"] for name in ("3DBall", "Goalie")] == [1, 1]
     assert all(told[name]["env_steps"] >= 512 and 1 <= told[name]["lost_episodes"] <= 2 for name in told)
+
+
+@pytest.mark.parametrize("words", [["watch"], ["report"], ["push", "me/two"]])
+def test_commands_for_one_run_say_that_a_folder_holds_several(words, capsys, tmp_path):
+    write_index(tmp_path, {"Goalie": tmp_path / "Goalie"})
+    (tmp_path / "Goalie").mkdir()
+    for path in (tmp_path, tmp_path / "Goalie"):
+        (path / "config.yaml").write_text("behaviours: {}\n")
+    with pytest.raises(SystemExit):
+        main([words[0], str(tmp_path), *words[1:]])
+    assert f"holds runs, and is none itself: name one of them, such as {tmp_path}/Goalie" in capsys.readouterr().err
 
 
 def test_what_the_caller_said_of_agents_and_masks_is_kept(tmp_path):

@@ -13,6 +13,7 @@ import yaml
 
 from understudy.errors import UserError
 from understudy.io.log import read_log
+from understudy.policies.stored import BEHAVIOURS
 from understudy.population.values import LOG as POPULATION
 from understudy.population.values import read as read_population
 
@@ -145,14 +146,12 @@ def population_rows(folder: Path) -> list[dict[str, Any]]:
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
+    inside = sorted(found.parent.name for found in folder.glob("*/config.yaml"))
+    if inside and (not path.exists() or (folder / BEHAVIOURS).exists()):
+        raise UserError(f"{folder} holds runs, and is none itself: name one of them, such as {folder / inside[0]}")
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
-        inside = sorted(found.parent.name for found in folder.glob("*/config.yaml"))
-        if inside:
-            raise UserError(
-                f"{folder} holds runs, and is none itself: name one of them, such as {folder / inside[0]}"
-            ) from None
         raise UserError(
             f"{folder} is not the folder of a run: there is no {path.name} in it (understudy distill, train and "
             "kickstart write one)"

@@ -88,7 +88,7 @@ def plan(
     for name in behaviors:
         for other in behaviors:
             if name != other and matches(name, other):
-                raise UserError(f"--behavior {name} is a part of --behavior {other}: an agent acts for one of them only")
+                raise UserError(f"--behavior {name} is a part of --behavior {other}: name one of them")
     seen = look_around(spec, tuple(behaviors))
     if len(seen) == 1 and not behaviors:
         remember(spec, *seen.values())
