@@ -14,9 +14,9 @@ ORDER = [
     "envs", "loading", "rollouts", "learner", "student", "execution", "evaluation", "io", "loop", "learning", "checks",
     "scenes", "job", "session", "distillation", "training_parts", "training_session", "training", "replay_kickstarting",
     "kickstart_checks", "kickstart_job", "kickstarting", "against_scratch", "side_by_side", "population", "sweeping",
-    "report", "terminal_progress", "terminal", "terminal_side_by_side", "terminal_training", "terminal_kickstart",
-    "terminal_report", "terminal_watch", "terminal_sweep", "terminal_population", "terminal_export", "scene_flags",
-    "cli_parser", "cli", "__main__",
+    "report", "scene_flags", "terminal_progress", "terminal", "terminal_side_by_side", "terminal_training",
+    "terminal_kickstart", "terminal_report", "terminal_watch", "terminal_sweep", "terminal_population",
+    "terminal_export", "cli_parser", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 

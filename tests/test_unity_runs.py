@@ -12,6 +12,8 @@ import pytest
 from tests.envs.unity_helpers import PLAYER, order_fault, scene
 
 from understudy.cli import main
+from understudy.cli_parser import command_parser
+from understudy.data import EnvSpec
 from understudy.distillation import distill
 from understudy.envs.make import spaces_of
 from understudy.errors import OutsideError, UserError
@@ -20,9 +22,10 @@ from understudy.kickstart_job import prepare
 from understudy.kickstarting import kickstart
 from understudy.policies.files import load_policy, save_policy
 from understudy.policies.policy import About, Policy
-from understudy.policies.spaces import space_to_json
-from understudy.policies.spec import PolicySpec
+from understudy.policies.spaces import members, space_to_json
+from understudy.policies.spec import Encoder, PolicySpec
 from understudy.policies.weights import named_arrays
+from understudy.scene_flags import describe_scene, words_of
 from understudy.training import resolve_training, train
 
 SMALL = {
@@ -206,6 +209,28 @@ def test_the_command_line_knows_the_flags_of_mlagents_learn(tmp_path, capsys):
     assert "unity" in capsys.readouterr().out
     main(["train", "--resume", str(tmp_path / "run"), "--env-steps", "256"])
     assert "256 env steps" in capsys.readouterr().out
+
+
+def test_flags_are_written_as_they_are_read():
+    told = {"agents": 3, "bins": 5, "no_graphics": True, "behavior": "A?team=0", "companions": {"B": "b", "C": "c"}}
+    told |= {"time_scale": 2.5, "parameters": {"gravity": 9.8}, "env_args": ["--scene", "two"]}
+    words = ["evaluate", "x", "--env", f"unity:{PLAYER}", *words_of(EnvSpec(f"unity:{PLAYER}", told))]
+    arguments = command_parser().parse_args(words)
+    describe_scene(arguments, {})
+    assert dict(arguments.env.kwargs) == told
+
+
+def test_an_exported_student_is_played_with_the_flags_of_its_scene(tmp_path, capsys):
+    spec = scene("--scene", "hybrid", "--agents", 2, "--limit", 12, bins=5)
+    spaces = [space_to_json(space) for space in spaces_of(spec)]
+    keys = tuple(Encoder(key, "flatten") for key in members(spaces_of(spec)[0]) if key != "action_mask")
+    policy = Policy(PolicySpec(*spaces, "multi_categorical", keys, hidden=()), About("ppo", env=spec))
+    student = save_policy(policy, tmp_path / "student.safetensors")
+    words = ["export", str(student), "--format", "onnx", "--env", spec.id, "--states", "20"]
+    main(words)
+    assert f"--env {spec.id} --timeout-wait 20.0 --env-bins 5 --env-args --scene hybrid" in capsys.readouterr().out
+    main([*words, "--force", "--check-episodes", "2"])
+    assert "same seeds" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -124,3 +126,20 @@ def _spellings() -> dict[str, str]:
     more = {"--behavior": "behavior", "--companion": "companions", "--no-graphics": "no_graphics"}
     more |= {"--env-reseed": "reseed", "--env-parameters": "parameters"}
     return {flag: name for flag, name, _, _ in _FLAGS} | more | {"--env-args": "env_args"}
+
+
+def words_of(spec: EnvSpec) -> list[str]:
+    """Return the flags that say what a description says of its scene; those of masks do not exist."""
+    words: list[str] = []
+    told = {name: value for name, value in spec.kwargs.items() if value is not None}
+    for flag, name in _spellings().items():
+        value = told.get(name)
+        if name not in told or name == "env_args" or (name == "behavior" and "?" in spec.id):
+            continue
+        if isinstance(value, bool):
+            words += [flag] if value else []
+        elif name == "companions":
+            words += [word for behavior, path in value.items() for word in (flag, f"{behavior}={path}")]
+        else:
+            words += [flag, json.dumps(value) if isinstance(value, Mapping) else str(value)]
+    return [*words, "--env-args", *map(str, told["env_args"])] if told.get("env_args") else words

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.markup import escape
 
+from understudy.envs.unity.options import is_unity
+from understudy.scene_flags import words_of
 from understudy.terminal_progress import console
 
 
@@ -34,6 +36,8 @@ def run_export(arguments: argparse.Namespace) -> None:
         _parity(arguments, found)
     else:
         env = ["--env", arguments.env] if arguments.env else []
+        if found.env is not None and is_unity(found.env.id) and found.env.id == arguments.env:
+            env += words_of(found.env)
         _row("play it", shlex.join(["understudy", "evaluate", str(found.path), *env]))
 
 
@@ -48,7 +52,7 @@ def _parity(arguments: argparse.Namespace, found: Any) -> None:
     from understudy.job import load_for
 
     student = load_for(arguments.student, arguments.env)
-    exported = load_for(str(found.path), arguments.env or student.about.env)
+    exported = load_for(str(found.path), student.about.env or arguments.env)
     played = compare(
         [student, exported], student.about.env, arguments.check_episodes, seed=arguments.seed,
         names=["student", found.path.name],

@@ -38,6 +38,7 @@ class Export:
         states: Where those come from.
         facts: Rows for people: what else is known of the files.
         notes: What a user has to know.
+        env: Where the student plays.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Export:
     states: str
     facts: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    env: EnvSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def export(
     work = _Work(policy, seen, ask(policy, seen), path, int8, algorithm)
     makers = {"onnx": _onnx, "torchscript": _torchscript, "c": _c, "sb3": _sb3, "unity": _unity}
     made = makers[form](work)
+    made.env = policy.about.env
     made.states = f"{len(seen)} states of {seen.source}"
     return made
 
