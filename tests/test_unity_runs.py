@@ -18,6 +18,7 @@ from understudy.distillation import distill
 from understudy.envs.make import spaces_of
 from understudy.errors import OutsideError, UserError
 from understudy.evaluation.evaluate import evaluate
+from understudy.io.export.export import export
 from understudy.kickstart_job import prepare
 from understudy.kickstarting import kickstart
 from understudy.policies.files import load_policy, save_policy
@@ -218,6 +219,30 @@ def test_flags_are_written_as_they_are_read():
     arguments = command_parser().parse_args(words)
     describe_scene(arguments, {})
     assert dict(arguments.env.kwargs) == told
+
+
+@pytest.mark.parametrize("lstm", [0, 4])
+def test_a_file_for_unity_has_the_actions_of_its_hybrid_scene(lstm, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    spec = scene("--scene", "hybrid", "--agents", 2, bins=5, masks=True)
+    spaces = [space_to_json(space) for space in spaces_of(spec)]
+    keys = tuple(Encoder(key, "flatten") for key in members(spaces_of(spec)[0]) if key != "action_mask")
+    shape = {"hidden": (6,), "lstm": lstm, "mask": "action_mask"}
+    policy = Policy(PolicySpec(*spaces, "multi_categorical", keys, **shape), About("ppo", env=spec))
+    made = export(policy, "unity", tmp_path / "hybrid.onnx", states=30)
+    assert made.difference.action == 0, "checked through onnxruntime, choices cut from the numbers again"
+    session = onnxruntime.InferenceSession(str(made.path))
+    feeds = {
+        i.name: np.ones([d if isinstance(d, int) else 3 for d in i.shape], np.float32) for i in session.get_inputs()
+    }
+    feeds["action_masks"] = np.tile(np.float32([0, 1]), (3, 1))
+    found = dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
+    for kind in ("", "deterministic_"):
+        assert set(found[f"{kind}continuous_actions"].ravel()) <= {-1, -0.5, 0, 0.5, 1}
+        assert found[f"{kind}continuous_actions"].shape == (3, 1)
+        assert found[f"{kind}discrete_actions"].tolist() == [[1]] * 3, "the only one that is allowed"
+    assert found["continuous_action_output_shape"].tolist() == [1]
+    assert found["discrete_action_output_shape"].tolist() == [[2]]
 
 
 def test_an_exported_student_is_played_with_the_flags_of_its_scene(tmp_path, capsys):

@@ -133,9 +133,9 @@ def words_of(spec: EnvSpec) -> list[str]:
     words: list[str] = []
     told = {name: value for name, value in spec.kwargs.items() if value is not None}
     for flag, name in _spellings().items():
-        value = told.get(name)
         if name not in told or name == "env_args" or (name == "behavior" and "?" in spec.id):
             continue
+        value = told[name]
         if isinstance(value, bool):
             words += [flag] if value else []
         elif name == "companions":

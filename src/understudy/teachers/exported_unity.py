@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -43,6 +44,8 @@ class UnityEngine(Engine):
         self._spaces = members(facts.observation_space)
         self._map = ActionMap(facts.action_space)
         self._sizes = action_sizes(facts.action_space)
+        # Files of earlier versions do not say it.
+        self._cut, self._bins = data.get("cut", (0, 0))
 
     def run(self, obs: dict[str, Array], memory: tuple[Array, Array] | None) -> dict[str, Array]:
         """See ``Engine.run``."""
@@ -51,8 +54,9 @@ class UnityEngine(Engine):
         kind = "continuous" if isinstance(self._facts.action_space, gym.spaces.Box) else "discrete"
         if kind == "discrete":
             allowed = obs[self._mask].reshape(count, -1) >= 0.5 if self._mask else np.ones((count, sum(self._sizes)))
-            feeds["action_masks"] = allowed.astype(np.float32)
-        names = [f"deterministic_{kind}_actions", f"{kind}_actions"]
+            feeds["action_masks"] = allowed[:, self._cut * self._bins :].astype(np.float32)
+        kinds = ["continuous", "discrete"] if self._cut else [kind]
+        names = [f"{how}{each}_actions" for how in ("deterministic_", "") for each in kinds]
         parts = len(self._facts.remembered)
         if memory is not None:
             every = np.concatenate(memory[:parts]).swapaxes(0, 1).reshape(count, 1, -1)
@@ -61,10 +65,11 @@ class UnityEngine(Engine):
             answers = self._session.run(names, feeds)
         except Exception as error:  # onnxruntime's exceptions share no class of their own
             raise UserError(f"{self._where} cannot be run: {str(error)[:200]}") from error
-        out = self._actions(np.asarray(answers[0])) | {"drawn": self._map.to_env(np.asarray(answers[1]))}
+        sure, drawn = (self._joined(answers[i : i + len(kinds)]) for i in (0, len(kinds)))
+        out = self._actions(sure) | {"drawn": self._map.to_env(drawn)}
         if memory is not None:
             layers, width = self._facts.memory
-            after = np.asarray(answers[2]).reshape(count, parts * layers, width).swapaxes(0, 1)
+            after = np.asarray(answers[-1]).reshape(count, parts * layers, width).swapaxes(0, 1)
             out |= {
                 f"{name}_out": part for name, part in zip(self._facts.remembered, np.split(after, parts), strict=True)
             }
@@ -77,6 +82,14 @@ class UnityEngine(Engine):
         space = self._spaces[key]
         x = x / np.float32(255) if np.dtype(space.dtype) == np.uint8 else x
         return x.transpose(0, 3, 1, 2) if has_channels_last(space) else x  # type: ignore[arg-type]
+
+    def _joined(self, parts: Sequence[Any]) -> Array:
+        """Numbers of the actions that were cut, if there are any, and choices -> what the policy chooses."""
+        if len(parts) == 1:
+            return np.asarray(parts[0])
+        numbers, chosen = (np.asarray(part) for part in parts)
+        steps = np.rint((numbers + 1) / 2 * (self._bins - 1))
+        return np.concatenate([steps.astype(chosen.dtype), chosen], axis=1)
 
     def _actions(self, answer: Array) -> dict[str, Array]:
         if isinstance(self._facts.action_space, gym.spaces.Box):

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from understudy.envs.unity.options import UnityOptions, is_unity
+from understudy.envs.unity.probe import look
 from understudy.io.export.formats import describe
 from understudy.io.export.graph import Graph
 from understudy.io.export.onnx_file import stamped, trace
@@ -23,10 +25,21 @@ _FORBIDDEN = 1e8
 
 
 class UnityGraph(nn.Module):
-    """A ``Graph`` with the inputs and outputs that ML-Agents expects."""
+    """A ``Graph`` with the inputs and outputs that ML-Agents expects.
 
-    def __init__(self, policy: Policy) -> None:
+    Where a scene's continuous actions were cut into choices, the first branches of the policy, they come out as numbers
+    again: the file has the actions of the scene.
+    """
+
+    def __init__(self, policy: Policy, cut: tuple[int, int] = (0, 0)) -> None:
+        """Wrap a policy.
+
+        Args:
+            policy: Whose actions come out.
+            cut: Continuous actions that are branches of the policy, and the choices of each.
+        """
         super().__init__()
+        self.cut, self.bins = cut
         self.graph = Graph(policy)
         self.spec, self.family = policy.spec, policy.family
         self.keys = [key for key in self.graph.keys if key in {e.key for e in policy.spec.encoders}]
@@ -46,9 +59,11 @@ class UnityGraph(nn.Module):
     @property
     def output_names(self) -> list[str]:
         """In ML-Agents' words."""
-        kind = "continuous" if self.family.continuous else "discrete"
-        names = ["version_number", "memory_size", f"{kind}_actions", f"{kind}_action_output_shape"]
-        return [*names, f"deterministic_{kind}_actions", *(["recurrent_out"] if self.memory else [])]
+        kinds = ["continuous"] if self.family.continuous else ["continuous", "discrete"] if self.cut else ["discrete"]
+        names = ["version_number", "memory_size"]
+        for kind in kinds:
+            names += [f"{kind}_actions", f"{kind}_action_output_shape", f"deterministic_{kind}_actions"]
+        return [*names, *(["recurrent_out"] if self.memory else [])]
 
     @property
     def batched(self) -> list[str]:
@@ -65,7 +80,7 @@ class UnityGraph(nn.Module):
             if key in self.pictures and has_channels_last(self.graph.spaces[key]):  # type: ignore[arg-type]
                 shape = (shape[2], *shape[:2])
             zeros.append(torch.zeros(count, *shape))
-        masks = [] if self.family.continuous else [torch.ones(count, sum(self.family.sizes))]
+        masks = [] if self.family.continuous else [torch.ones(count, sum(self.family.sizes[self.cut :]))]
         return (*zeros, *masks, *([torch.zeros(count, 1, self.memory)] if self.memory else []))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -86,10 +101,17 @@ class UnityGraph(nn.Module):
         if self.family.continuous:
             drawn, sure = self.continuous(mean, log_std)
             shape = torch.tensor([float(self.family.sizes[0])])
-        else:
-            drawn, sure = self.discrete(mean, inputs[len(self.keys)])
-            shape = torch.tensor([[float(n) for n in self.family.sizes]])
-        return version, size, drawn, shape, sure, *state
+            return version, size, drawn, shape, sure, *state
+        masks, free = inputs[len(self.keys)], self.cut * self.bins
+        drawn, sure = self.discrete(mean, torch.cat([torch.ones_like(mean[:, :free]), masks], dim=1) if free else masks)
+        shape = torch.tensor([[float(n) for n in self.family.sizes[self.cut :]]])
+        chosen = (drawn[:, self.cut :], shape, sure[:, self.cut :]) if self.cut else (drawn, shape, sure)
+        numbers = (self.number(drawn), torch.tensor([float(self.cut)]), self.number(sure)) if self.cut else ()
+        return version, size, *numbers, *chosen, *state
+
+    def number(self, chosen: Tensor) -> Tensor:
+        """[N, branches] choices -> [N, cut] the numbers that those of cut actions stand for, from -1 to 1."""
+        return chosen[:, : self.cut].float() * (2.0 / (self.bins - 1)) - 1.0
 
     def from_unity(self, key: str, x: Tensor) -> Tensor:
         """Pictures from 0 to 1 with channels first -> the numbers and the layout of the space."""
@@ -126,14 +148,29 @@ class UnityGraph(nn.Module):
         return torch.cat([part.argmax(dim=1, keepdim=True) for part in parts], dim=1)
 
 
+def cut_actions(policy: Policy) -> tuple[int, int]:
+    """Return the continuous actions that ``--env-bins`` cut into choices, and how many those are; (0, 0) for none.
+
+    Raises:
+        UserError: The scene, which alone knows it, cannot be started.
+    """
+    env = policy.about.env
+    if env is None or not is_unity(env.id) or not UnityOptions.read(env).bins:
+        return 0, 0
+    actions = look(env).behavior.actions
+    return (actions.continuous, actions.bins) if actions.hybrid else (0, 0)
+
+
 def unity_model(policy: Policy) -> bytes:
     """Return the policy as ONNX in ML-Agents' layout.
 
     Raises:
-        UserError: A package is missing.
+        UserError: A package is missing, or a scene cannot be started that must be asked for its actions.
     """
-    graph = UnityGraph(policy).eval()
+    cut = cut_actions(policy)
+    graph = UnityGraph(policy, cut).eval()
     axes = {name: {0: "batch"} for name in graph.batched}
     data = trace(graph, graph.example(), graph.input_names, graph.output_names, axes, OPSET)
-    text = describe(policy, "unity", "float32", graph.keys, inputs=graph.input_names, pictures=sorted(graph.pictures))
+    more = {"inputs": graph.input_names, "pictures": sorted(graph.pictures), "cut": list(cut)}
+    text = describe(policy, "unity", "float32", graph.keys, **more)
     return stamped(data, text)
