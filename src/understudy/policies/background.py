@@ -21,6 +21,8 @@ LEAST = 32
 """Pictures in a batch that are worth the search."""
 FIRST_SHARE, SHARE = 0.4, 0.6
 """Shares of different places, of the first layer and of others, above which convolving everything is faster."""
+_ROWS = 256
+"""Matrices have a multiple of so many rows: oneDNN compiles its bfloat16 products anew for every other shape."""
 
 
 class _Rows(torch.autograd.Function):
@@ -112,12 +114,14 @@ def _share(differs: Tensor) -> float:
 def _numbered(differs: Tensor) -> tuple[Tensor, Tensor]:
     """[N, H, W] -> the places that differ as flat indices [D], and which row holds what a place shows, [1 + N, H, W].
 
-    Rows are the common picture's, of which all places are numbered first, and then the places that differ.
+    Rows are the common picture's, of which all places are numbered first, and then the places that differ; to fill up
+    their number to one that comes again, the first place some times more, whose rows nobody looks at.
     """
     whole = differs[0].numel()
     places = differs.flatten().nonzero().squeeze(1)
     numbers = torch.arange(whole).repeat(1 + len(differs))
     numbers[whole + places] = torch.arange(whole, whole + len(places))
+    places = torch.cat([places, places.new_zeros(-(whole + len(places)) % _ROWS)])
     return places, numbers.view(-1, *differs.shape[1:])
 
 
