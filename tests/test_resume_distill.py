@@ -92,7 +92,8 @@ def test_a_run_that_ended_on_par_stays_so_unless_more_is_asked_for(tmp_path, rat
 @pytest.mark.parametrize("aided", [True, False])
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_teacher_that_was_judged_by_single_lives_is_judged_again(tmp_path, monkeypatch, aided, whole):
-    quick(tmp_path, 120)
+    env = EnvSpec("Pendulum-v1", wrappers=({"type": "time_limit", "max_steps": 200},))
+    quick(tmp_path, 120, env=env)
     path = tmp_path / "state.safetensors"
     arrays, data = read_arrays(path)
     assert data.pop("whole_games")
@@ -100,6 +101,6 @@ def test_a_teacher_that_was_judged_by_single_lives_is_judged_again(tmp_path, mon
     write_arrays(path, arrays, data | ({"whole_games": True} if whole else {}))
     if aided:
         monkeypatch.setattr("understudy.session.judged", lambda spec: replace(spec, wrappers=()))
-    quick(tmp_path, 240, resume=True, env=EnvSpec("Pendulum-v1", wrappers=({"type": "time_limit", "max_steps": 200},)))
+    quick(tmp_path, 240, resume=True, env=env)
     kept = read_arrays(path)[1]["judge"]["teacher"]
     assert kept == ([[]] if aided and not whole else [[5.0, 6.0]])

@@ -363,7 +363,9 @@ def test_what_a_run_cannot_go_on_with_is_one_line(tmp_path, before, after, messa
 @pytest.mark.parametrize("env", ["Acrobot-v1", "MountainCarContinuous-v0"])
 def test_a_run_does_not_go_on_in_another_environment(tmp_path, env):
     quick(tmp_path, "CartPole-v1", stop__env_steps=128)
-    with pytest.raises(UserError, match=f"than {env} has now: resume it without changing env"):
+    with pytest.raises(UserError, match=rf"goes on in its own environment \(id CartPole-v1, not {env}\)"):
         quick(tmp_path, env, stop__env_steps=256, resume=True)
+    with pytest.raises(UserError, match=f"than {env} has now: resume it without changing env"):
+        train(run=tmp_path, resume=True, settings={"env": {"id": env}, "stop": {"env_steps": 256}})
     with pytest.raises(UserError, match=r"another network .*without changing policy\.\*"):
         quick(tmp_path, "CartPole-v1", stop__env_steps=256, resume=True, policy__hidden=[5])

@@ -48,7 +48,7 @@ def scenes(
     The last step is yielded too, but by then the environment has begun its next episode, so its picture is not that of
     the end; ``Scene.over`` says so.
     """
-    policy = checked(policy, env.action_space)
+    policy = checked(policy, env)
     obs, start, state = env.reset([seed]), np.ones(1, bool), None
     scene = Scene()
     yield scene

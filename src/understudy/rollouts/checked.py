@@ -61,10 +61,13 @@ class Checked:
             raise UserError(f"predict of {self._name} answers {action[wrong][0]}, which is not in {space}")
 
 
-def checked(policy: Any, space: gym.Space[Any]) -> Any:
-    """Return a policy that answers actions of a space: itself if it is one of ours."""
+def checked(policy: Any, env: Any) -> Any:
+    """Return a policy that answers actions of an environment: itself if it is one of ours.
+
+    Only where it is not is the environment asked: before its first step a Unity scene would have to be looked at.
+    """
     ours = hasattr(policy, "family") or type(policy).__module__.startswith("understudy.")
-    return policy if ours else Checked(policy, space)
+    return policy if ours else Checked(policy, env.action_space)
 
 
 def _kind(answer: Any) -> str:

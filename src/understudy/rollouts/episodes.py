@@ -124,7 +124,7 @@ def run_episodes(
     Raises:
         UserError: The policy's action is NaN or infinite, or an episode does not end.
     """
-    policy = checked(policy, env.action_space)
+    policy = checked(policy, env)
     with seeded(int(np.sum(seeds))):
         if getattr(env, "own_clocks", False):
             from understudy.rollouts.agent_episodes import run_agent_episodes
