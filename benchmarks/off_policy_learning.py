@@ -50,7 +50,7 @@ def job_of(task: str, seed: int, arguments: argparse.Namespace) -> Row:
     settings: dict[str, Any] = {
         "env": {"id": env, "backend": "gymnasium"},
         "evaluation": {"every": 0, "final": 0},
-        "stop": {"env_steps": budget},
+        "stop": {"env_steps": budget, "score": None},
         "seed": seed,
     }
     if arguments.quick:

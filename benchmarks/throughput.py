@@ -30,7 +30,7 @@ console = Console(highlight=False)
 Jobs = dict[str, dict[str, Any]]
 Row = dict[str, Any]
 
-QUIET = {"evaluation": {"every": 0, "final": 0}}
+QUIET = {"evaluation": {"every": 0, "final": 0}, "stop": {"score": None}}
 """Nothing beside training, as the peers have nothing."""
 PONG = {"id": "ALE/Pong-v5", "wrappers": [{"type": "atari"}]}
 SMALL_PONG = {"id": "ALE/Pong-v5", "wrappers": [{"type": "atari", "screen_size": 42, "stack": 1}]}

@@ -177,7 +177,10 @@ class CommonChecks:
         if kind != "single" and num_envs % num_workers:
             raise UserError(f"rollout.num_envs {num_envs} does not divide among execution.num_workers {num_workers}")
         if self.stop.score is not None and not self.evaluation.every:
-            raise UserError("stop.score is the score of an evaluation during training, but evaluation.every is 0")
+            raise UserError(
+                f"stop.score {self.stop.score:g} is the score of an evaluation during training, but evaluation.every is 0: "
+                "give --evaluate-every N, or --stop.score null"
+            )
 
 
 @dataclass(frozen=True)
