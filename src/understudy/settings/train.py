@@ -178,8 +178,8 @@ class CommonChecks:
             raise UserError(f"rollout.num_envs {num_envs} does not divide among execution.num_workers {num_workers}")
         if self.stop.score is not None and not self.evaluation.every:
             raise UserError(
-                f"stop.score {self.stop.score:g} is the score of an evaluation during training, but evaluation.every is 0: "
-                "give --evaluate-every N, or --stop.score null"
+                "stop.score is the score of an evaluation during training, but evaluation.every is 0: give "
+                "--evaluate-every N, or --stop.score null"
             )
 
 
