@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 import understudy
-from understudy.config import merge, preset
+from understudy.config import merge
 from understudy.data import EnvSpec
 from understudy.evaluation.evaluate import evaluate
 from understudy.evaluation.speedup import saving, steps_to
 from understudy.evaluation.statistics import bootstrap_interval
+from understudy.preset_files import preset
 
 Curve = list[tuple[int, float]]
 

@@ -4,7 +4,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from understudy.config import flags, preset
+from understudy.config import flags
+from understudy.preset_files import preset
 from understudy.settings import METHODS, TAUGHT, DistillSettings, KickstartSettings, TrainSettings
 
 PAGES = (

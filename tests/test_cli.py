@@ -13,8 +13,8 @@ import yaml
 
 from understudy.cli import main
 from understudy.cli_parser import command_parser, given_by
-from understudy.config import merged_presets, preset, presets
 from understudy.policies.files import load_policy
+from understudy.preset_files import merged_presets, preset, presets
 
 COMMAND = [sys.executable, "-m", "understudy"]
 QUICK = [

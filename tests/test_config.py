@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from understudy.config import build, flags, merge, merged_presets, nest, plain, preset, presets, with_overrides
+from understudy.config import build, flags, merge, nest, plain, with_overrides
 from understudy.errors import UserError
+from understudy.preset_files import merged_presets, preset, presets
 from understudy.settings import METHODS, TAUGHT, DistillSettings, KickstartSettings, TrainSettings
 
 

@@ -12,7 +12,6 @@ from tests.teachers_for_tests import MemoryTeacher, PrivilegedTeacher
 import understudy
 from understudy.against_scratch import against_scratch
 from understudy.cli import main
-from understudy.config import preset, presets
 from understudy.data import Rollout, Trace
 from understudy.errors import UserError
 from understudy.kickstart_job import prepare, resolve
@@ -23,6 +22,7 @@ from understudy.policies.files import load_policy
 from understudy.policies.policy import Policy
 from understudy.policies.spaces import space_to_json
 from understudy.policies.spec import PolicySpec
+from understudy.preset_files import preset, presets
 from understudy.replay_kickstarting import prepare_replay
 from understudy.rollouts.buffers import new_rollout
 from understudy.teachers.load import load

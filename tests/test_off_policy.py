@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from understudy.config import preset
 from understudy.errors import Interrupted, UserError
 from understudy.io.checkpoint import read_arrays
 from understudy.learning.continuous_learner import ContinuousLearner
 from understudy.learning.q_learner import QLearner
 from understudy.policies.files import load_policy
+from understudy.preset_files import preset
 from understudy.teachers.load import load
 from understudy.training import resolve_training, train
 

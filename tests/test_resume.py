@@ -10,13 +10,14 @@ from tests.test_training import quick
 
 import understudy
 from understudy.cli import main
-from understudy.config import merge, read_yaml
+from understudy.config import merge
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.io.log import RunLog, logged_curve
 from understudy.io.run_folder import new_folder
 from understudy.policies.files import load_policy, save_policy
+from understudy.preset_files import read_yaml
 from understudy.training import resolve_training, train
 
 A3C = {"execution__type": "async", "execution__shared_gradients": True, "execution__num_workers": 1}

@@ -7,10 +7,10 @@ from tests.teachers_for_tests import swing_up
 
 import understudy
 from understudy.cli import main
-from understudy.config import read_yaml
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays, write_arrays
+from understudy.preset_files import read_yaml
 
 QUICK = {
     "execution__type": "single", "data__num_envs": 2, "data__steps": 60, "data__first_steps": 0,

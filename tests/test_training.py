@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from understudy.config import preset, presets
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.execution.station import Station
@@ -15,6 +14,7 @@ from understudy.io.checkpoint import read_arrays
 from understudy.objectives.actor_critic_kernel import ActorCriticKernel
 from understudy.objectives.adam_states import as_vectors, by_parameter
 from understudy.policies.files import load_policy, read_policy
+from understudy.preset_files import preset, presets
 from understudy.settings import METHODS as SETTINGS
 from understudy.terminal_training import limit
 from understudy.training import resolve_training, train

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from understudy.config import first_difference, plain, read_yaml
+from understudy.config import first_difference, plain
 from understudy.errors import Interrupted, UserError
 from understudy.evaluation.speedup import SHARES, Comparison, check_span, saving
 from understudy.io.log import read_log
@@ -19,6 +19,7 @@ from understudy.io.scores import is_number
 from understudy.kickstart_job import KickstartJob
 from understudy.kickstarting import Lessons, measured_scores
 from understudy.policies.files import write_atomic
+from understudy.preset_files import read_yaml
 from understudy.session import Report
 from understudy.training import TrainResult, read_result, train
 

@@ -9,8 +9,9 @@ from dataclasses import MISSING
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from understudy import __version__
-from understudy.config import flags, merge, preset
+from understudy.config import flags, merge
 from understudy.errors import UserError, suggest
+from understudy.preset_files import preset
 from understudy.scene_flags import WITH_SCENES, add_scene_flags
 from understudy.settings import METHODS, TAUGHT, DistillSettings, KickstartSettings
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from understudy.config import Presets, with_overrides
+from understudy.config import with_overrides
 from understudy.data import EnvSpec
 from understudy.env_names import EnvLike
 from understudy.errors import Interrupted, OutsideError, UserError
@@ -24,6 +24,7 @@ from understudy.job import Job, prepare
 from understudy.loop import train
 from understudy.policies.files import remove_leftovers, write_atomic
 from understudy.policies.policy import Policy, PolicyLike
+from understudy.preset_files import Presets
 from understudy.session import Report, Session
 from understudy.settings import DistillSettings
 from understudy.teachers.load import load

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.checks import check_settings
-from understudy.config import Presets, build, merge, merged_presets, plain
+from understudy.config import build, merge, plain
 from understudy.data import EnvSpec
 from understudy.env_names import EnvLike, all_named
 from understudy.envs.make import spaces_of
@@ -21,6 +21,7 @@ from understudy.loading import load
 from understudy.policies.batching import fits
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.spaces import same_choices
+from understudy.preset_files import Presets, merged_presets
 from understudy.scenes import check_labels, folder_name, for_scene_distillation
 from understudy.settings import DistillSettings
 from understudy.teachers.combine import combine

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from understudy.checks import check_schedule, check_settings
-from understudy.config import Presets, build, merge, merged_presets, plain
+from understudy.config import build, merge, plain
 from understudy.data import EnvSpec
 from understudy.env_names import EnvLike, env_settings
 from understudy.envs.multitask import task_shares
@@ -21,6 +21,7 @@ from understudy.kickstart_checks import check_behaviour, check_key, notes_on_beh
 from understudy.objectives.feedback import Gated, TargetKL, ends, parse_weight
 from understudy.objectives.schedules import parse
 from understudy.policies.policy import Policy, PolicyLike
+from understudy.preset_files import Presets, merged_presets
 from understudy.scenes import check_labels
 from understudy.session import portable
 from understudy.settings import TAUGHT, KickstartSettings

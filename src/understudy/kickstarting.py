@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from understudy.config import Presets, with_overrides
+from understudy.config import with_overrides
 from understudy.env_names import EnvLike
 from understudy.envs.multitask import task_names
 from understudy.errors import UserError
@@ -31,6 +31,7 @@ from understudy.objectives.schedules import Constant, parse
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.policies.spaces import members
 from understudy.policies.spec import PolicySpec
+from understudy.preset_files import Presets
 from understudy.replay_kickstarting import method_of, prepare_replay, run_replay_job
 from understudy.rollouts.episodes import Episodes
 from understudy.session import Report, distance_of, portable, restored

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from understudy.checks import check_schedule, check_settings
-from understudy.config import Presets, build, merge, merged_presets
+from understudy.config import build, merge
 from understudy.env_names import EnvLike, env_settings
 from understudy.errors import UserError
 from understudy.evaluation.contestants import resolve as contestant
@@ -23,6 +23,7 @@ from understudy.learning.replay_teaching import Offline, ReplayTeacher
 from understudy.objectives.distances import Distance
 from understudy.objectives.feedback import Gated, TargetKL, parse_weight
 from understudy.policies.policy import Policy, PolicyLike
+from understudy.preset_files import Presets, merged_presets
 from understudy.session import Report, distance_of, portable
 from understudy.settings.taught import TAUGHT, TaughtDeterministic, TaughtQLearning, TaughtSoft
 from understudy.teachers.load import called

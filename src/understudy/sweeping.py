@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from understudy.config import first_difference, merge, plain, read_yaml, with_overrides
+from understudy.config import first_difference, merge, plain, with_overrides
 from understudy.data import EnvSpec
 from understudy.distillation import distill
 from understudy.env_names import EnvLike
@@ -23,6 +23,7 @@ from understudy.io.run_folder import chosen_folder
 from understudy.job import Job, prepare
 from understudy.policies.files import load_policy, write_atomic
 from understudy.policies.policy import About, Policy, PolicyLike
+from understudy.preset_files import read_yaml
 from understudy.session import Report
 from understudy.settings import DistillSettings, StudentSettings
 from understudy.student import new_student, student_spec

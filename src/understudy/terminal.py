@@ -217,7 +217,7 @@ def _play_scene(policy: Any, arguments: argparse.Namespace) -> None:
 
 def run_presets(arguments: argparse.Namespace) -> None:
     """List the presets with the comment at their beginning, or print one as it stands in its file."""
-    from understudy.config import preset_path, presets, read_yaml
+    from understudy.preset_files import preset_path, presets, read_yaml
 
     if arguments.name:
         path = preset_path(arguments.name)
@@ -243,7 +243,7 @@ def _command_of(preset: str) -> str:
 
 def run_demo(arguments: argparse.Namespace) -> None:
     """Distil the teacher that ships with the package."""
-    from understudy.config import preset
+    from understudy.preset_files import preset
 
     teacher = Path(__file__).parent / "assets" / "demo-teacher.safetensors"
     folder = Path(arguments.run)

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from understudy.checks import check_settings
-from understudy.config import Presets, build, merge, merged_presets, plain, with_overrides
+from understudy.config import build, merge, plain, with_overrides
 from understudy.env_names import EnvLike, env_settings
 from understudy.errors import Interrupted, OutsideError, UserError, suggest
 from understudy.evaluation.statistics import bootstrap_interval
@@ -24,6 +24,7 @@ from understudy.io.saved_run import keep_env, over_saved, read_run
 from understudy.loop import train as loop
 from understudy.policies.files import load_policy, remove_leftovers, write_atomic
 from understudy.policies.policy import Policy
+from understudy.preset_files import Presets, merged_presets
 from understudy.scenes import folder_name, for_scene
 from understudy.session import Report
 from understudy.settings import METHODS, EnvSettings, ReplayedSettings, TrainSettings

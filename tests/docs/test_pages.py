@@ -13,7 +13,7 @@ from docs_helpers import DOCS, PAGES, ROOT, anchors, blocks, commands, links, na
 
 from understudy.cli import main
 from understudy.cli_parser import command_parser
-from understudy.config import presets
+from understudy.preset_files import presets
 
 METHODS = [p for p in PAGES if p.startswith("methods/") and p not in ("methods/index.md", "methods/runs.md")]
 

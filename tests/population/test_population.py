@@ -11,7 +11,6 @@ from tests.test_kickstart import CONSTANT, RIGHT, WRONG, always
 
 import understudy
 from understudy.cli import main
-from understudy.config import read_yaml
 from understudy.errors import UserError
 from understudy.execution.ray_cluster import Cluster
 from understudy.io.checkpoint import read_arrays
@@ -34,6 +33,7 @@ from understudy.population.values import (
     member_settings,
     read,
 )
+from understudy.preset_files import read_yaml
 
 needs_tune = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("ray", "pandas", "pyarrow"))), reason="ray[tune] is not installed"

@@ -10,12 +10,13 @@ import torch
 import yaml
 
 from understudy.cli_parser import command_parser
-from understudy.config import build, merge, nest, plain, preset
+from understudy.config import build, merge, nest, plain
 from understudy.evaluation.flops import flops_of
 from understudy.policies.family import family_for
 from understudy.policies.policy import Policy
 from understudy.policies.spaces import space_to_json
 from understudy.policies.spec import Encoder, PolicySpec
+from understudy.preset_files import preset
 from understudy.report.command import command_of
 from understudy.report.content import comparison_from_json
 from understudy.report.curves import Point, learning_curve, mean_interval, metric, over_runs, thinned

@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from understudy.config import Presets, build, merge, merged_presets, plain, read_yaml
+from understudy.config import build, merge, plain
 from understudy.data import EnvSpec
 from understudy.env_names import EnvLike, env_settings
 from understudy.errors import UserError
+from understudy.preset_files import Presets, merged_presets, read_yaml
 from understudy.settings import EnvSettings
 from understudy.teachers.foreign import refuse_pulled
 

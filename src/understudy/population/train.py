@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from understudy.config import Presets, merge, plain, with_overrides
+from understudy.config import merge, plain, with_overrides
 from understudy.env_names import EnvLike
 from understudy.envs.make import spaces_of
 from understudy.errors import Interrupted, UserError
@@ -42,6 +42,7 @@ from understudy.population.values import (
     member_seed,
     read,
 )
+from understudy.preset_files import Presets
 from understudy.settings import KickstartSettings
 from understudy.training import TrainResult
 from understudy.training_parts import policy_spec

@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from understudy.config import build, merge, plain, preset, presets
+from understudy.config import build, merge, plain
 from understudy.errors import UserError
+from understudy.preset_files import preset, presets
 from understudy.report.folder import RunFolder, flatten, short
 from understudy.settings import DistillSettings, KickstartSettings, TrainSettings
 
