@@ -79,16 +79,16 @@ def test_async_runs_on_while_a_player_fails(tmp_path, capfd):
     def report(metrics):
         if thread.ident is None:  # not before: the first player of all only looks around
             thread.start()
+        if metrics["restarts"] < 3:  # the learner takes its time until it has heard of all three
+            time.sleep(0.5)
 
     result = train(settings=settings, run=tmp_path / "run", report=report)
     done.set()
     thread.join()
-    taken = len(list(tmp_path.glob("fault.*")))
     text = capfd.readouterr().err
-    assert result.env_steps == 6144 and taken >= 2
-    assert taken - 1 <= result.restarts <= taken, "the last fault may come after the last rollout"
-    assert result.restarts <= text.count("unfinished episodes lost, restart") and "worker" not in text
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["restarts"] == result.restarts
+    assert result.env_steps == 6144 and result.restarts == 3
+    assert text.count("unfinished episodes lost, restart") == 3 and "worker" not in text
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["restarts"] == 3
 
 
 @pytest.mark.parametrize("execution", ["single", "sync", "async"])
