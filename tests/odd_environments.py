@@ -5,6 +5,7 @@ import numpy as np
 from gymnasium import spaces
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
+PICTURE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
 
 
 class Odd(gym.Env):
@@ -80,6 +81,12 @@ class Number(Bits):
     action_space = spaces.Discrete(2)
 
 
+class Pictures(Odd):
+    """Noise in colours."""
+
+    observation_space = PICTURE
+
+
 class Masked(Odd):
     """Another choice is forbidden in every step; only choice 2 is worth something."""
 
@@ -98,7 +105,6 @@ class Masked(Odd):
         return obs, float(action == 1), *rest
 
 
-PICTURE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
 NAMES = spaces.Dict(a=spaces.Discrete(2), b=VECTOR)
 WRONG = {
     "picture": (PICTURE, np.full((36, 36, 3), 0.5, np.float32), "the dtype float32, but its space says uint8"),

@@ -14,6 +14,7 @@ from understudy.io.checkpoint import read_arrays
 from understudy.objectives.actor_critic_kernel import ActorCriticKernel
 from understudy.objectives.adam_states import as_vectors, by_parameter
 from understudy.policies.files import load_policy, read_policy
+from understudy.policies.policy import Policy
 from understudy.preset_files import preset, presets
 from understudy.settings import METHODS as SETTINGS
 from understudy.terminal_training import limit
@@ -110,6 +111,25 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
     _, other = quick(tmp_path / "3", "CartPole-v1", stop__env_steps=1000, seed=1)
     assert all(np.array_equal(one[name], same[name]) for name in one)
     assert any(not np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_convolutions_act_in_the_precision_in_which_they_learn(tmp_path, monkeypatch, precision):
+    """What evaluations play and the run saves is in float32 in any case."""
+    acting, found, see = [], [], Policy.see_in_half
+    monkeypatch.setattr(Policy, "see_in_half", lambda self: acting.append(self) or see(self))
+    for name in ("first", "second"):
+        result, weights = quick(
+            tmp_path / name, "tests.odd_environments:Pictures", stop__env_steps=256, policy__encoder="nature_cnn",
+            policy__features=16, rollout__num_envs=4, update__precision=precision, update__lr="1e-2",
+        )  # fmt: skip
+        assert result.updates > 0 and all(array.dtype == np.float32 for array in weights.values())
+        found.append(weights)
+    assert all(np.array_equal(array, found[1][name]) for name, array in found[0].items())
+    assert len(acting) == (0 if precision == "float32" else 2)
+    for policy in acting:
+        assert {p.dtype for p in policy.cnns.parameters()} == {torch.bfloat16}
+        assert policy.head.weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

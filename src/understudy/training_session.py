@@ -72,6 +72,7 @@ class TrainSession:
             self.env, seeds, rollout.steps, self.spec, travels, settings.evaluation.num_envs,
             traced=not isinstance(settings, ReplayedSettings), replayed=isinstance(settings, ReplayedSettings),
             judged=judged_seeds(settings),
+            half=not isinstance(settings, ReplayedSettings) and settings.update.precision == "bf16",
         )  # fmt: skip
         # Before the learner is built, so that workers start meanwhile.
         self.evaluator: Evaluator | None = None

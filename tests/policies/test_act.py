@@ -163,6 +163,20 @@ def orthogonal_gain(weight):
     return float(singular[0]) if torch.allclose(singular, singular[0], rtol=1e-4) else float("nan")
 
 
+def test_orthogonal_weights_do_not_depend_on_the_cores():
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            one = policy("gaussian", gym.spaces.Box(-1, 1, (3000,)), hidden=(512,))
+            orthogonal_init(one)
+            found.append(named_arrays(one)["body.0.weight"])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
 def test_orthogonal_init():
     space = gym.spaces.Dict({"eye": gym.spaces.Box(0, 255, (42, 42, 3), np.uint8), "x": gym.spaces.Box(-1, 1, (3,))})
 

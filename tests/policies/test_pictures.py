@@ -64,6 +64,27 @@ def test_threads_work_in_the_callers_precision():
     assert 0 < (half.float() - plain).abs().max() < 0.05 * plain.abs().max()
 
 
+@pytest.mark.parametrize("kind", PICTURES)
+def test_a_policy_that_sees_in_half_acts_as_before_but_for_the_last_bits(kind):
+    whole, half, rng = student(kind), student(kind), np.random.default_rng(1)
+    half.see_in_half()
+    obs, start = {key: x.numpy() for key, x in observations(8).items()}, np.zeros(8, bool)
+    noise = rng.gumbel(size=(8, 3)).astype(np.float32)
+    found = []
+    for scale in (1.0, 1.5):  # weights are loaded later, too
+        weights = {name: scale * tensor for name, tensor in whole.state_dict().items()}
+        for policy in (whole, half):
+            policy.load_state_dict(weights)
+        (_, expected, value, _), (_, log_prob, rounded, _) = (p.act(obs, None, start, noise) for p in (whole, half))
+        assert log_prob.dtype == rounded.dtype == np.float32
+        np.testing.assert_allclose(log_prob, expected, atol=0.02)
+        np.testing.assert_allclose(rounded, value, atol=0.02)
+        np.testing.assert_array_equal(half.value_of(obs, None, start), rounded)
+        assert (np.abs(rounded - value).max() > 0) == (kind != "grid_mlp"), "which has no convolutions"
+        found.append(rounded)
+    assert np.abs(found[0] - found[1]).max() > 0.01
+
+
 def test_an_error_in_a_thread_is_an_error():
     with pytest.raises(RuntimeError, match="shapes"):
         in_threads(torch.nn.Linear(3, 1), torch.zeros(16, 4), 2)

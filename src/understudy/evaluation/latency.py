@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from understudy.data import map_obs
 from understudy.policies import arrays
+from understudy.policies.devices import one_thread
 from understudy.policies.policy import Policy
 from understudy.policies.weights import named_arrays
 
@@ -48,16 +48,12 @@ def latency(policy: Any, observation: Any = None, seconds: float = 0.2, min_call
     """
     if observation is None:
         observation = example_observation(policy.observation_space)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         own = _median_us(_acting(policy, observation), seconds, min_calls)
         fast = None
         if isinstance(policy, Policy) and arrays.supports(policy.spec):
             twin = arrays.ArrayPolicy(policy.spec, named_arrays(policy))
             fast = _median_us(_acting(twin, observation), seconds, min_calls)
-    finally:
-        torch.set_num_threads(threads)
     return Latency(own, fast)
 
 

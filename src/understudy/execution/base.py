@@ -85,6 +85,7 @@ class Setup:
         replayed: Whether rollouts have a sequel, for learning from a replay.
         attempt: How many workers failed in this one's place before.
         judged: Seeds of evaluation episodes, which are never gathered from.
+        half: Whether the student's convolutions are computed in bfloat16 where rollouts are gathered.
     """
 
     env: EnvSpec
@@ -97,6 +98,7 @@ class Setup:
     replayed: bool = False
     attempt: int = 0
     judged: tuple[range, ...] = ()
+    half: bool = False
 
 
 class Execution(Protocol):
@@ -132,8 +134,11 @@ def workers_alive(execution: Any) -> dict[str, int]:
     return {} if processes is None else {"workers": sum(process.poll() is None for process in processes)}
 
 
-def actor_of(policy: Portable, seed: int = 0) -> Actor:
-    """Build a policy that can act: in plain NumPy where its network allows, otherwise with PyTorch."""
+def actor_of(policy: Portable, seed: int = 0, half: bool = False) -> Actor:
+    """Build a policy that can act: in plain NumPy where its network allows, otherwise with PyTorch.
+
+    With ``half``, a policy of ours convolves in bfloat16, where PyTorch does it.
+    """
     from understudy.policies import arrays
 
     if policy.parts:
@@ -147,7 +152,10 @@ def actor_of(policy: Portable, seed: int = 0) -> Actor:
             return arrays.ArrayPolicy(policy.spec, policy.arrays, seed)
         from understudy.policies.weights import build
 
-        return build(policy.spec, policy.arrays)
+        built = build(policy.spec, policy.arrays)
+        if half:
+            built.see_in_half()
+        return built
     opened: Actor = policy.opened()
     return opened
 

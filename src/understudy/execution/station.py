@@ -60,7 +60,7 @@ class Station:
     def _act_as_student(self, arrays: Arrays | None) -> Actor:
         if self._student is None:
             assert arrays is not None, "the first command to a student carries its weights"
-            self._student = actor_of(Portable(self._setup.student, arrays))
+            self._student = actor_of(Portable(self._setup.student, arrays), half=self._setup.half)
         elif arrays is not None:
             update_actor(self._student, arrays)
         return self._student

@@ -1,6 +1,9 @@
-"""The devices on which networks run."""
+"""The devices and threads on which networks run."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -24,3 +27,14 @@ def check_device(name: str) -> None:
         raise UserError(f"device {name}: {why}; take --device cpu, or install a PyTorch that fits your GPU")
     if int(number or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name}: there are {torch.cuda.device_count()}, numbered from 0")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch's operations run in the caller's thread alone."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -56,7 +56,7 @@ class _Picture(nn.Module):
     def _scaled(self, x: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
         # Half of the precision at once where the network computes in it: bytes up to 255 are exact in bfloat16.
         half = x.dtype == torch.uint8 and torch.is_autocast_enabled(x.device.type)
-        dtype = torch.get_autocast_dtype(x.device.type) if half else torch.float32
+        dtype = torch.get_autocast_dtype(x.device.type) if half else next(self.parameters()).dtype
         copied = x.dtype != dtype
         x = x.to(dtype, memory_format=layout)
         if self.scale == 1.0:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from understudy.policies.devices import one_thread
 from understudy.policies.policy import Policy
 
 
@@ -24,7 +25,8 @@ def orthogonal_init(policy: Policy, head_gain: float = 0.01, value_gain: float =
         value_gain: Of the layer that gives the value.
     """
     gains = {"head": head_gain, "log_std_head": head_gain, "value_head": value_gain}
-    with torch.no_grad():
+    # Several threads sum in another order: the last bits would depend on the machine's cores.
+    with torch.no_grad(), one_thread():
         for name, module in policy.named_modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 _orthogonal(module.weight, gains.get(name, math.sqrt(2)))

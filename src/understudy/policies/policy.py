@@ -60,6 +60,7 @@ class Policy(nn.Module):
         self._map = ActionMap(self.action_space)
         self.threads = 1
         """Of the networks that see pictures, on the CPU; see ``policies.pictures``."""
+        self._half = False
         for key in spec.normalized:
             shape = (*((len(spec.task_actions),) if spec.task_actions else ()), *(self._spaces[key].shape or ()))
             self.register_buffer(f"normalizer_mean:{stored(key)}", torch.zeros(shape, dtype=torch.float64))
@@ -101,6 +102,16 @@ class Policy(nn.Module):
         """How many numbers it takes to act: weights without the value function's."""
         return sum(p.numel() for name, p in self.named_parameters() if not name.startswith("value_"))
 
+    def see_in_half(self) -> None:
+        """Keep the networks that convolve in bfloat16, in which they act faster; what follows them stays as it is.
+
+        Weights that are loaded from now on are rounded.
+        """
+        self._half = True
+        for network in self.cnns.values():
+            if any(isinstance(layer, nn.Conv2d) for layer in network.modules()):
+                network.bfloat16()
+
     def initial_state(self, batch: int) -> TensorState:
         """Return zeros [layers, batch, width] for h and c; None without memory."""
         if self.lstm is None:
@@ -137,7 +148,8 @@ class Policy(nn.Module):
                 continue
             if encoder.learned:
                 threads = self.threads if encoder.type in PICTURES else 1
-                parts.append(in_threads(self.cnns[stored(encoder.key) or "_"], x, threads))
+                features = in_threads(self.cnns[stored(encoder.key) or "_"], x, threads)
+                parts.append(features.float() if self._half else features)
                 continue
             x = x.to(torch.float32)
             if encoder.scale != 1.0:

@@ -107,7 +107,9 @@ class UpdateSettings:
     decay: float = doc("of RMSprop's running square", 0.99, least=0, below=1)
     max_grad_norm: float = doc("gradients are scaled down to this norm, 0 for no limit", 0.5, least=0)
     kernel: bool = doc("use the hand-derived gradient where the network allows it (same result, faster)", True)
-    precision: Literal["float32", "bf16"] = doc("of the arithmetic in forward and backward passes", "float32")
+    precision: Literal["float32", "bf16"] = doc(
+        "of the arithmetic in forward and backward passes, and of convolutions while the student acts", "float32"
+    )
 
 
 @dataclass(frozen=True)
