@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from understudy import training_session
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.execution.station import Station
@@ -111,6 +112,36 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
     _, other = quick(tmp_path / "3", "CartPole-v1", stop__env_steps=1000, seed=1)
     assert all(np.array_equal(one[name], same[name]) for name in one)
     assert any(not np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_weights_that_begin_with_data_depend_on_the_seed_alone(tmp_path, monkeypatch):
+    """Whatever the execution; and a run that is resumed does not look around again."""
+    looks, look = [], training_session.look_around
+    monkeypatch.setattr(training_session, "look_around", lambda *args: looks.append(args) or look(*args))
+    options = {
+        "policy__encoder": "nature_cnn", "policy__features": 16, "policy__init": "data", "rollout__num_envs": 4,
+        "update__lr": "0",
+    }  # fmt: skip
+    found, runs = (
+        {},
+        {
+            "single": {},
+            "sync": {"execution__type": "sync"},
+            "other": {"seed": 1},
+            "plain": {"policy__init": "orthogonal"},
+        },
+    )
+    for name, more in runs.items():
+        _, found[name] = quick(tmp_path / name, "tests.odd_environments:Pictures", stop__env_steps=64, **options | more)
+    assert len(looks) == 3
+    _, again = quick(
+        tmp_path / "single", "tests.odd_environments:Pictures", stop__env_steps=128, resume=True, **options
+    )
+    assert len(looks) == 3
+    layer = "cnns._.cnn.0.weight"
+    for name, same in {"sync": True, "other": False, "plain": False}.items():
+        assert np.array_equal(found["single"][layer], found[name][layer]) == same, name
+    assert all(np.array_equal(array, again[name]) for name, array in found["single"].items())
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
@@ -268,6 +299,7 @@ def test_the_run_ends_at_a_score(tmp_path):
         ({"update__minibatch": 100}, "update.minibatch 100 does not divide the 128 samples"),
         ({"policy__lstm": 8, "update__minibatch": 8}, "whole sequences"),
         ({"policy__cell": "gru"}, "policy.lstm is its width"),
+        ({"policy__init": "data"}, "policy.init data is for convolutions that see pictures; the policy in .* has none"),
         ({"execution__type": "sync", "execution__num_workers": 3}, "does not divide among"),
         ({"execution__type": "sync", "execution__num_workers": 0}, "num_workers is 0; it must be at least 1"),
         ({"execution__shared_gradients": True}, "needs --execution async"),

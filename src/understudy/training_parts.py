@@ -15,10 +15,11 @@ from understudy.execution.base import Execution, Setup
 from understudy.execution.processes import cores
 from understudy.learning.continuous_updates import by_hand
 from understudy.learning.from_replay import replayed_policy, replayed_spec
-from understudy.policies.initialisation import orthogonal_init
-from understudy.policies.policy import About, Policy, PolicyLike
+from understudy.policies.initialisation import orthogonal_init, picture_layers, scale_to_data
+from understudy.policies.policy import About, Policy, PolicyLike, as_tensors
 from understudy.policies.spaces import is_image, members, space_to_json
 from understudy.policies.spec import PICTURES, TEXTS, PolicySpec, default_encoders, mask_of
+from understudy.rollouts.random_play import random_observations
 from understudy.settings import ReplayedSettings, TrainSettings
 from understudy.settings.train import NetworkSettings
 
@@ -64,7 +65,8 @@ def new_policy(spec: PolicySpec, settings: NetworkSettings, seed: int, about: Ab
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         policy = Policy(spec, about)
-        orthogonal_init(policy)
+        # Features of deviation 1 would make first values of that size, whose errors would be the first advantages.
+        orthogonal_init(policy, value_gain=0.01 if settings.init == "data" else 1.0)
     if spec.std in ("constant", "state"):
         with torch.no_grad():
             deviation = policy.log_std if spec.std == "constant" else policy.log_std_head.bias
@@ -85,6 +87,18 @@ def student_of(settings: TrainSettings | ReplayedSettings) -> tuple[PolicySpec, 
         return spec, replayed_policy(spec, settings.seed, about)
     spec = policy_spec(settings.policy, *spaces_of(env), bool(settings.objective.value_weight))
     return spec, new_policy(spec, settings.policy, settings.seed, about)
+
+
+def look_around(policy: Policy, settings: TrainSettings) -> None:
+    """Scale the policy's fresh weights to what random play shows; see ``policies.initialisation.scale_to_data``.
+
+    Raises:
+        UserError: It has no layers that see pictures, or the environment fails.
+    """
+    env = settings.env.spec()
+    if not picture_layers(policy):
+        raise UserError(f"policy.init data is for convolutions that see pictures; the policy in {env.id} has none")
+    scale_to_data(policy, as_tensors(random_observations(env, 1_000 * settings.seed)))
 
 
 def make_execution(

@@ -35,7 +35,7 @@ from understudy.policies.stored import read_policy
 from understudy.policies.weights import build as build_policy
 from understudy.session import Report, portable
 from understudy.settings import ReplayedSettings, TrainSettings
-from understudy.training_parts import make_execution, set_threads, student_of
+from understudy.training_parts import look_around, make_execution, set_threads, student_of
 
 Teach = Callable[[Policy], Teaching | ReplayTeacher]
 """Fits teachers to a student; it may change the student's weights."""
@@ -58,6 +58,8 @@ class TrainSession:
         self.settings, self.folder, self.env = settings, folder, settings.env.spec()
         self._next_save = time.perf_counter() + SAVE_SECONDS
         self.spec, self.policy = student_of(settings)
+        if isinstance(settings, TrainSettings) and settings.policy.init == "data" and saved is None:
+            look_around(self.policy, settings)
         set_threads(settings, self.policy)
         # Before anything starts: teachers may not fit the student.
         self.teaching = None if teach is None else teach(self.policy)

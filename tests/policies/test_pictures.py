@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from understudy.policies.initialisation import picture_layers, scale_to_data
 from understudy.policies.pictures import in_threads, laid_out, rows
 from understudy.policies.policy import Policy
 from understudy.policies.spec import PICTURES, Encoder, PolicySpec, space_to_json
@@ -83,6 +84,34 @@ def test_a_policy_that_sees_in_half_acts_as_before_but_for_the_last_bits(kind):
         assert (np.abs(rounded - value).max() > 0) == (kind != "grid_mlp"), "which has no convolutions"
         found.append(rounded)
     assert np.abs(found[0] - found[1]).max() > 0.01
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_layers_are_scaled_to_what_the_data_show(kind):
+    """A grey picture on which little moves: afterwards no layer is occupied with the grey."""
+    one, obs, seen = student(kind), observations(64), []
+    obs["eye"] = torch.where(obs["eye"] < 250, torch.tensor(87, dtype=torch.uint8), obs["eye"])
+    rest = {name: tensor.clone() for name, tensor in one.state_dict().items() if not name.startswith("cnns.")}
+    scale_to_data(one, obs)
+    layers = picture_layers(one)
+    assert len(layers) == {"nature_cnn": 4, "impala_small": 3, "impala_resnet": 16, "a3c_cnn": 4}[kind]
+    for layer in layers:
+        layer.register_forward_hook(lambda _, inputs, out: seen.append(out.clone()))
+    with torch.no_grad():
+        features = one(obs)
+    assert torch.isfinite(features.params).all()
+    for out in seen:
+        deviation, mean = torch.std_mean(out, [dim for dim in range(out.ndim) if dim != 1])
+        torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-3, rtol=0)
+        torch.testing.assert_close(deviation, torch.ones_like(mean), atol=1e-3, rtol=0)
+    assert all(torch.equal(one.state_dict()[name], tensor) for name, tensor in rest.items())
+
+
+def test_a_layer_that_shows_nothing_stays_finite():
+    one, obs = student(), observations(8)
+    obs["eye"].fill_(87)
+    scale_to_data(one, obs)
+    assert all(torch.isfinite(tensor).all() and tensor.abs().max() < 1e3 for tensor in one.state_dict().values())
 
 
 def test_an_error_in_a_thread_is_an_error():

@@ -56,6 +56,10 @@ class NetworkSettings:
     cell: Literal["lstm", "gru"] = doc("gru: a GRU of that width in its place", "lstm")
     family: str = doc("distribution; auto: gaussian for Box, (multi_)categorical for discrete actions", "auto")
     log_std: float = doc("initial log standard deviation of a Gaussian", 0.0)
+    init: Literal["orthogonal", "data"] = doc(
+        "first weights; data: orthogonal, then networks that see pictures are scaled to what random play shows",
+        "orthogonal",
+    )
     keys: tuple[str, ...] = doc("observation keys that are seen; empty: all", ())
     normalize: bool = doc("normalise vector observations by running statistics", False)
 
