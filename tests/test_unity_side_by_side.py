@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from tests.envs.test_unity_behaviours import balance, echo
 from tests.envs.unity_helpers import PLAYER, order_fault, scene
 
 from understudy.cli import main
+from understudy.envs.unity import hub
 from understudy.errors import UserError
 from understudy.policies.files import load_policy, save_policy
 from understudy.policies.policy import About, Policy
@@ -135,16 +135,16 @@ def test_one_behaviour_among_companions_from_the_command_line(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("return: ")
 
 
-def test_a_player_that_dies_costs_all_behaviours_their_episodes_and_no_more(tmp_path, capsys):
-    fault, run = tmp_path / "fault", tmp_path / "two"
+def test_a_player_that_dies_costs_all_behaviours_their_episodes_and_no_more(tmp_path, capsys, monkeypatch):
+    fault, run, orders, ordered = tmp_path / "fault", tmp_path / "two", hub._Shared._orders, []
 
-    def later():
-        while not learning(run):
-            time.sleep(0.01)
-        order_fault(fault, "die")
+    def later(shared):
+        """Between two exchanges of the player: no run can end before."""
+        if not ordered and learning(run):
+            ordered.append(order_fault(fault, "die"))
+        return orders(shared)
 
-    thread = threading.Thread(target=later, daemon=True)
-    thread.start()
+    monkeypatch.setattr(hub._Shared, "_orders", later)
     train(run, "--env-steps", "512", arguments=[*ARGUMENTS, "--fault", str(fault)])
     told = json.loads((run / "summary.json").read_text())["behaviours"]
     assert not fault.exists() and [told[name]["restarts"] for name in ("3DBall", "Goalie")] == [1, 1]

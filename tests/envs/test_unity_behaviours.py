@@ -214,7 +214,7 @@ def test_two_runs_share_players_and_neither_resets_the_other(share, players, tmp
     for run in runs:
         run.start()
     for run in runs:
-        run.join(60)
+        run.join(150)
         assert run.error is None and not run.is_alive()
     assert np.abs(runs[1].rewards).max() < 1e-6 and len(runs[1].rewards) >= 100
     assert {round(reward, 3) for reward in runs[0].rewards} <= {0.1, -1.0}
@@ -229,8 +229,8 @@ def test_a_run_that_is_over_leaves_its_policy_to_act_on(share, tmp_path):
     ball = Run(hub, "3DBall", seen["3DBall"], spec, 60, 1, rest)
     goalie.start()
     ball.start()
-    goalie.join(60)
-    ball.join(60)
+    goalie.join(150)
+    ball.join(150)
     assert ball.error is None and len(ball.rewards) == 120
     told = earned(tmp_path / "told", "Goalie?team=1")
     assert len(told) >= 118 and np.abs(told[20:]).max() < 1e-6 and np.abs(told[:20]).max() > 0.01
@@ -244,10 +244,10 @@ def test_a_shared_player_that_fails_is_replaced_for_all(share, kind, tmp_path):
     runs = [Run(hub, name, look, spec, 120, 2, rest) for name, look in seen.items()]
     for run in runs:
         run.start()
-    assert all(run.starts.wait(60) for run in runs)
+    assert all(run.starts.wait(150) for run in runs)
     order_fault(fault, kind)
     for run in runs:
-        run.join(60)
+        run.join(150)
         assert run.error is None and run.restarts == 1
         assert len(run.rewards) >= 400
 
@@ -259,7 +259,7 @@ def test_a_run_whose_agents_are_gone_does_not_wait_for_ever(share, monkeypatch):
     gone = Run(hub, "3DBall", seen["3DBall"], spec, 100, 1, rest)
     for run in (gone, Run(hub, "Goalie", seen["Goalie"], spec, 10**6, 1, repeat)):
         run.start()
-    gone.join(60)
+    gone.join(150)
     assert "went on for 15 exchanges without an agent that asked for a decision (all 1 rest" in str(gone.error)
 
 
@@ -270,10 +270,10 @@ def test_a_run_that_breaks_off_is_told_to_the_others(share, tmp_path):
     goalie = Run(hub, "Goalie", seen["Goalie"], spec, 10_000, 1, break_off)
     ball.start()
     goalie.start()
-    ball.join(60)
+    ball.join(150)
     assert "broke off" in str(ball.error)
     hub.close()
-    goalie.join(60)
+    goalie.join(150)
     assert not goalie.is_alive()
 
 
@@ -285,5 +285,5 @@ def test_strangers_cannot_take_part(share):
     other = Run(hub, "Goalie", seen["Goalie"], two(), 1, 1, rest)
     run.start()
     other.start()
-    run.join(60)
+    run.join(150)
     assert len(run.rewards) == 2, "and do no harm"

@@ -190,9 +190,9 @@ def test_link_is_on_loopback_and_passes_bytes():
     channel = grpc.insecure_channel(f"127.0.0.1:{link.port}")
     thread = threading.Thread(target=lambda: answers.append(channel.unary_unary(METHOD)(b"question")))
     thread.start()
-    assert link.receive(5.0) == b"question" and link.receive(0.01) is None
+    assert link.receive(60.0) == b"question" and link.receive(0.01) is None
     link.send(b"answer")
-    thread.join(5.0)
+    thread.join(60.0)
     assert answers == [b"answer"]
     table = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
     listening = [line.split()[1] for line in table.splitlines() if f":{link.port:04X} " in line and " 0A " in line]
@@ -212,17 +212,17 @@ def test_link_ends_a_player_that_waits_and_notices_one_that_hangs_up():
 
     thread = threading.Thread(target=call)
     thread.start()
-    assert link.receive(5.0) == b""
+    assert link.receive(60.0) == b""
     link.close()
-    thread.join(5.0)
+    thread.join(60.0)
     assert statuses == [[400]]
     channel.close()
     link = Link()
     channel = grpc.insecure_channel(f"127.0.0.1:{link.port}")
     future = channel.unary_unary(METHOD).future(b"", wait_for_ready=True)
-    assert link.receive(5.0) == b""
+    assert link.receive(60.0) == b""
     future.cancel()
     with pytest.raises(Gone):
-        link.receive(5.0)
+        link.receive(60.0)
     link.close()
     channel.close()

@@ -13,7 +13,7 @@ PLAYER = Path(__file__).with_name("unity_player.py")
 def scene(*arguments, path=PLAYER, behavior="", **kwargs):
     """A description of the test player."""
     name = f"unity:{path}" + (f"?behavior={behavior}" if behavior else "")
-    return EnvSpec(name, {"env_args": tuple(map(str, arguments)), "timeout_wait": 20.0, **kwargs})
+    return EnvSpec(name, {"env_args": tuple(map(str, arguments)), "timeout_wait": 90.0, **kwargs})
 
 
 def received(path):
