@@ -32,7 +32,7 @@ def balance(obs):
 
 def understudy(*words, cwd, **options):
     command = [*COMMAND, *map(str, words)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=150, check=False, **options)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=400, check=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +95,19 @@ def test_resume_after_a_kill(run):
     command = [*COMMAND, "distill", "mine:balance", "--env", "CartPole-v1", "--run", "killed",
                "--stop.ratio", "1.9", "--stop.env_steps", "100000", *QUICK]  # fmt: skip
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 60
+    deadline = time.time() + 120
     while not (folder / "killed" / "data" / "00003.safetensors").exists():
         assert time.time() < deadline and process.poll() is None
         time.sleep(0.05)
     process.kill()
     process.wait()
-    done = understudy("distill", "--resume", "killed", "--stop.env_steps", 4000, "--evaluation.final", 0, cwd=folder)
+    until = len(list((folder / "killed" / "data").glob("*.safetensors"))) + 4  # it may have gone on for a while
+    words = ["--stop.env_steps", 500 * until, "--evaluation.final", 0]
+    done = understudy("distill", "--resume", "killed", *words, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "budget ended (env_steps)" in done.stdout
     rounds = [json.loads(line)["round"] for line in (folder / "killed" / "log.jsonl").read_text().splitlines()]
-    assert rounds[-1] == 8 and len(set(rounds)) == 8
+    assert rounds[-1] == until and len(set(rounds)) == until
 
 
 def test_ctrl_c_ends_cleanly_and_leaves_nobody(run):
@@ -122,12 +124,12 @@ def test_ctrl_c_ends_cleanly_and_leaves_nobody(run):
         # A shell that runs its tests in the background has them ignore Ctrl-C; a user's terminal does not.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.time() + 60
+    deadline = time.time() + 120
     while not (folder / "stopped" / "state.safetensors").exists():
         assert time.time() < deadline and process.poll() is None
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.strip().splitlines()[-1].startswith("understudy: interrupted; go on with")
     with pytest.raises(ProcessLookupError):

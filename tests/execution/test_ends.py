@@ -240,7 +240,7 @@ def test_no_process_outlives_a_start_that_fails(tmp_path, monkeypatch, missing):
     assert children() == before
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("seen", [False, True])
 def test_an_interrupt_in_the_middle_of_a_look_leaves_no_end_that_waits_for_ever(seen):
     """Where an interrupt comes between taking and keeping the lock of ``Popen.poll``, nobody gives it back."""

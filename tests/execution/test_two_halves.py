@@ -103,7 +103,7 @@ def test_the_actor_and_both_critics_move_with_either():
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_process_that_dies_or_hangs_is_replaced(sign, capfd):
-    learner = learner_of("sac", 2, timeout=2.0)
+    learner = learner_of("sac", 2, timeout=5.0)
     try:
         halves = together(learner)
         learn(learner, 3)
@@ -113,7 +113,7 @@ def test_a_process_that_dies_or_hangs_is_replaced(sign, capfd):
         assert halves.partner is None
         assert halves.restarts == learner.restarts_used == 1
         said = capfd.readouterr().err
-        assert {signal.SIGKILL: "died (exit code -9)", signal.SIGSTOP: "was silent for 2 s"}[sign] in said
+        assert {signal.SIGKILL: "died (exit code -9)", signal.SIGSTOP: "was silent for 5 s"}[sign] in said
         with pytest.raises(ProcessLookupError):
             os.kill(first, 0)
         learn(learner, _BOUT, 5)
@@ -187,13 +187,11 @@ def test_no_second_process_outlives_its_learner(tmp_path):
 
     def gone():
         try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+            return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] in "ZX"
+        except (FileNotFoundError, ProcessLookupError):
             return True
-        return open(f"/proc/{pid}/stat").read().split()[2] == "Z"
 
-    until(gone, 5.0)
-    assert gone()
+    until(gone)
 
 
 @pytest.mark.parametrize(("hidden", "starts"), [([16], False), ([256, 256], True)])

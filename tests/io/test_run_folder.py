@@ -32,6 +32,15 @@ def test_a_folder_is_one_runs_at_a_time(tmp_path):
     assert LOCK not in os.listdir(folder)
 
 
+def free(folder):
+    """Whether no run is in the folder."""
+    try:
+        with in_use(folder):
+            return True
+    except UserError:
+        return False
+
+
 def test_death_frees_the_folder_even_where_children_live_on(tmp_path):
     """A forked child and a started one outlive the run; neither holds its lock."""
     code = (
@@ -50,9 +59,10 @@ def test_death_frees_the_folder_even_where_children_live_on(tmp_path):
             pass
         run.kill()
         run.wait()
-        time.sleep(0.1)
-        with in_use(tmp_path):
-            pass
+        deadline = time.monotonic() + 10  # the forked child may only now come to its first instruction
+        while not free(tmp_path):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
     finally:
         os.killpg(run.pid, signal.SIGKILL)
 
