@@ -23,7 +23,7 @@ def as_before(monkeypatch):
     sys.modules.pop("environment", None)
 
 
-@pytest.mark.timeout(600)  # half a minute, but on a machine with other work
+@pytest.mark.timeout(1800)  # half a minute, but on a machine with other work
 def test_the_tutorial(tmp_path):
     run_page("tutorial.md", tmp_path)
     made = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}

@@ -189,7 +189,7 @@ def test_a_file_cannot_name_what_is_not_registered(tmp_path):
 def outcome(words, typed, folder):
     """Run Python; returns the words that it printed."""
     done = subprocess.run(
-        [sys.executable, *words], input=typed, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, *words], input=typed, cwd=folder, capture_output=True, text=True, timeout=400, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()

@@ -10,7 +10,7 @@ from dataclasses import replace
 import gymnasium as gym
 import numpy as np
 import pytest
-from tests.envs.unity_helpers import PLAYER, order_fault, received, scene, still
+from tests.envs.unity_helpers import PLAYER, free_port, order_fault, received, scene, still
 
 from understudy.data import EnvSpec
 from understudy.envs.make import env_backend, make, max_episode_steps, spaces_of
@@ -286,11 +286,7 @@ def test_engine_parameters_and_flags_reach_the_player(build, tmp_path):
 
 
 def test_a_base_port_is_taken_as_it_is_told(build, tmp_path):
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     env = build(scene("--agents", 1, "--report", tmp_path / "told", base_port=port), 2)
     env.reset([0, 1])
     ports = [player._link.port for player in env._players]
@@ -428,11 +424,7 @@ def _alive(pid):
 
 
 def test_the_editor_connects_by_itself(tmp_path):
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     editor = subprocess.Popen([sys.executable, str(PLAYER), "--mlagents-port", str(port), "--agents", "2"])
     try:
         spec = EnvSpec("unity:editor", {"base_port": port, "timeout_wait": 90.0})

@@ -103,7 +103,7 @@ def test_the_published_package_sees_the_same(arguments, tmp_path):
     words = [*arguments, "--report", str(tmp_path / "theirs.told")]
     subprocess.run(
         [sys.executable, published.__file__, WHEEL, str(seed), str(exchanges), str(theirs_out), str(program), *words],
-        check=True, timeout=120, env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        check=True, timeout=400, env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )  # fmt: skip
     theirs = json.loads(theirs_out.read_text())
     mine = ours(program, seed, exchanges, [*arguments, "--report", str(tmp_path / "mine.told")])

@@ -1,6 +1,7 @@
 """What the tests of Unity scenes share."""
 
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,13 @@ def scene(*arguments, path=PLAYER, behavior="", **kwargs):
     """A description of the test player."""
     name = f"unity:{path}" + (f"?behavior={behavior}" if behavior else "")
     return EnvSpec(name, {"env_args": tuple(map(str, arguments)), "timeout_wait": 90.0, **kwargs})
+
+
+def free_port():
+    """A port on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def received(path):

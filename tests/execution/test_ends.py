@@ -65,7 +65,7 @@ def test_a_run_whose_output_nobody_reads_ends_normally(tmp_path):
             assert run.poll() is None
             time.sleep(0.01)
         os.kill(int(Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()[0]), signal.SIGKILL)
-        assert run.wait(120) == 0
+        assert run.wait(400) == 0
     finally:
         run.kill()
     assert read_log(log)[-1]["restarts"] == 1

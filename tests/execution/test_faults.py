@@ -459,7 +459,7 @@ def test_resume_after_kills_at_random_moments(tmp_path):
             reached.append(all_is_finite(run)["env_steps"])
             last = [] if len(reached) < 3 else ["--env-steps", reached[-1] + 2_000]
             driver = start(tmp_path, "--resume", "run", *last)
-        _, error = driver.communicate(timeout=120)
+        _, error = driver.communicate(timeout=400)
         assert driver.returncode == 0 and error == "", error
     finally:
         end(driver)
@@ -527,7 +527,7 @@ def test_nohup_is_heeded(tmp_path):
         log = tmp_path / "run" / "log.jsonl"
         until(lambda: log.exists() and log.stat().st_size > 0)
         driver.send_signal(signal.SIGHUP)
-        assert driver.wait(120) == 0
+        assert driver.wait(400) == 0
     finally:
         driver.kill()
         driver.wait()

@@ -280,7 +280,7 @@ def test_in_a_browser(distilled, tmp_path, width, theme):
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom",
                f"--user-data-dir={tmp_path}/profile", "--window-size=1200,900", "--virtual-time-budget=4000",
                f"file://{tmp_path}/frame.html"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=True)
     found = re.search(r"<title>(.*?)</title>", done.stdout)[1].split("|")
     assert int(found[0]) <= width, "nothing sticks out to the side"
     assert found[1] == {"light": "rgb(251, 250, 247)", "dark": "rgb(20, 22, 26)"}[theme]
