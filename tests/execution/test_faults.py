@@ -298,6 +298,24 @@ def test_who_was_stopped_with_its_workers_does_not_take_them_for_hanging(tmp_pat
         end(driver)
 
 
+def test_a_worker_that_was_stopped_has_time_for_a_slow_step(monkeypatch):
+    """By a clock of the test's: the machine sleeps for 700 s of 600, then the worker needs 5 s, or stands still."""
+    pool = Pool(Setup(EnvSpec("CartPole-v1"), (0,), 8, spec_of("CartPole-v1"), None), [range(1)], timeout=600)
+    try:
+        os.kill(pool.processes[0].pid, signal.SIGSTOP)
+        pool.order(0, ("collect", Mixture(0.0), 8, None, 0))
+        with monkeypatch.context() as patched:
+            begin = time.perf_counter()
+            for passed in (700, 705):
+                patched.setattr(time, "perf_counter", lambda passed=passed: begin + passed)
+                assert pool.answers([0], block=False) == []
+            patched.setattr(time, "perf_counter", lambda: begin + 715)
+            with pytest.raises(WorkerError, match="did not come to its first step for 600 s"):
+                pool.answers([0], block=False)
+    finally:
+        pool.close()
+
+
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_restarts_used_up_end_the_run_and_keep_what_was_learnt(tmp_path, execution):
     """The env raises in its 60th step in every worker, so that all of them fail, again and again."""

@@ -4,8 +4,8 @@ A worker that raises, dies, or makes no step for ``timeout`` seconds is replaced
 environments; only its own unfinished episodes are lost. After ``restarts`` replacements the run ends with an error.
 Every wait has a limit and notices a dead process at once, through the end of its pipe.
 
-Silence is only held against a worker that was looked at twice: whoever was stopped and goes on (Ctrl-Z and fg, a
-machine that slept) finds all workers silent for long, and nothing wrong with them.
+Silence is only held against a worker that was looked at twice, with time for a slow step between: whoever was stopped
+and goes on (Ctrl-Z and fg, a machine that slept) finds all workers silent for long, and nothing wrong with them.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ START_SECONDS = 60.0
 """A worker that has made no step yet imports libraries and builds environments: it has at least this long."""
 _LOOK = 0.5
 """Seconds between two looks for silent workers."""
+_GRACE = 10.0
+"""Seconds that a worker has after it was first seen to be silent for too long, or half of the limit if that is less."""
 
 
 def weight_shapes(spec: PolicySpec) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -234,7 +236,7 @@ class Pool:
                 first = self._suspect[i]
                 if first is None:
                     self._suspect[i] = now
-                elif now - first > _LOOK / 2:
+                elif now - first > min(self._timeout / 2, _GRACE):
                     what = "made no step" if beat[0] != self._first_beat[i] else "did not come to its first step"
                     self._replace(i, f"{what} for {limit:g} s: its environment hangs?", "")
 
