@@ -116,3 +116,39 @@ def test_other_wrappers_are_left_to_gymnasium():
     env = make(EnvSpec("MiniGrid-DoorKey-5x5-v0", wrappers=(mission, limit)), 1)
     env.reset([0])
     assert [bool(env.step(np.zeros(1, int)).truncated[0]) for _ in range(9)] == [False] * 8 + [True]
+
+
+def episode(spec, actions):
+    """The last reward and the length of the first episode that plays the actions again and again."""
+    env = make(spec, 1)
+    env.reset([0])
+    for length in range(1, 1500):
+        step = env.step(np.array([actions[(length - 1) % len(actions)]]))
+        if step.terminated[0] or step.truncated[0]:
+            return pytest.approx(float(step.reward[0])), length
+    return None
+
+
+@pytest.mark.parametrize("limit", [{}, {"max_episode_steps": 20}, {"max_episode_steps": 500}, {"max_episode_steps": -1}])
+@pytest.mark.parametrize("wrapped", [None, 20, 500])
+def test_time_limits_of_minigrid_leave_its_rewards_and_its_own_limit(limit, wrapped):
+    """A reward is 1 - 0.9 t / T with the T of the level, whatever truncates before."""
+    wrappers = () if wrapped is None else ({"type": "time_limit", "max_steps": wrapped},)
+    spec = EnvSpec("MiniGrid-Empty-5x5-v0", limit, wrappers, backend="envpool")
+    shortest = 20 if 20 in (wrapped, limit.get("max_episode_steps")) else 100
+    assert episode(spec, [2, 2, 1, 2, 2]) == (1 - 0.9 * 5 / 100, 5)
+    assert episode(spec, [0]) == (0, shortest) and max_episode_steps(spec) == shortest
+
+
+@pytest.mark.parametrize(("wrapped", "length"), [(None, None), (20, 20), (500, 500)])
+def test_no_limit_is_none(wrapped, length):
+    wrappers = () if wrapped is None else ({"type": "time_limit", "max_steps": wrapped},)
+    spec = EnvSpec("MountainCar-v0", {"max_episode_steps": -1}, wrappers, backend="envpool")
+    assert max_episode_steps(spec) == length and episode(spec, [1]) == (length and (-1, length))
+
+
+def test_episodes_after_a_limit_are_whole():
+    env = make(EnvSpec("BabyAI-GoToLocal-v0", {"max_episode_steps": 9}, ({"type": "mission", "length": 64},)), 2)
+    env.reset([0, 1])
+    ends = [env.step(np.zeros(2, int)).truncated.copy() for _ in range(27)]
+    assert np.flatnonzero(np.all(ends, axis=1)).tolist() == [8, 17, 26] and np.sum(ends) == 6

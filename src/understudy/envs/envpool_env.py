@@ -43,6 +43,8 @@ _FAMILIES = (
 
 # The wrappers that it can stand in for, each with its one argument.
 _ARGUMENT = {"time_limit": "max_steps", "mission": "length"}
+_NEVER = 2**31 - 1
+"""The limit of EnvPool's episodes that have none; 0 and less truncate every step."""
 
 
 def is_installed() -> bool:
@@ -93,21 +95,38 @@ def _specs(env_id: str) -> Any:
 
 
 def episode_limit(spec: EnvSpec) -> int | None:
-    """Return the steps after which episodes are truncated; None where each has its own limit."""
+    """Return the steps after which episodes are truncated; None where each has its own limit, or none has one."""
     _specs(spec.id)
-    options = _options(spec)
-    limit = int(importlib.import_module("envpool.registration").make_spec(spec.id, **options).config.max_episode_steps)
-    return limit if limit > 0 else None
+    limits = [_configured(spec, **_options(spec)), *([_counted(spec)] if _counted(spec) else [])]
+    return min((limit for limit in limits if 0 < limit < _NEVER), default=None)
+
+
+def _configured(spec: EnvSpec, **options: Any) -> int:
+    """Return the limit that EnvPool has for an id; 0 where each level has its own."""
+    return int(importlib.import_module("envpool.registration").make_spec(spec.id, **options).config.max_episode_steps)
+
+
+def _asked(spec: EnvSpec) -> int:
+    """Return the smallest time limit of a description; 0 where it has none."""
+    limits = [spec.kwargs.get("max_episode_steps") or 0]
+    limits += [int(w["max_steps"]) for w in spec.wrappers if w["type"] == "time_limit"]
+    return min((limit for limit in limits if limit > 0), default=0)
+
+
+def _counted(spec: EnvSpec) -> int:
+    """Return the time limit that is counted here: in MiniGrid rewards shrink with EnvPool's, so that one stays."""
+    return _asked(spec) if _family(spec.id) == "minigrid" else 0
 
 
 def _options(spec: EnvSpec) -> dict[str, Any]:
     """Return EnvPool's arguments for a description, the smallest of its time limits."""
-    limits = [int(spec.kwargs["max_episode_steps"])] if "max_episode_steps" in spec.kwargs else []
-    limits += [int(w["max_steps"]) for w in spec.wrappers if w["type"] == "time_limit"]
-    if limits and not spec.kwargs:
-        own = importlib.import_module("envpool.registration").make_spec(spec.id).config.max_episode_steps
-        limits += [int(own)] if own > 0 else []
-    return {"max_episode_steps": min(limits)} if limits else {}
+    if _family(spec.id) == "minigrid":
+        return {}
+    limit = _asked(spec)
+    if spec.kwargs.get("max_episode_steps"):
+        return {"max_episode_steps": limit or _NEVER}
+    own = _configured(spec) if limit else 0
+    return {"max_episode_steps": min(limit, own) if own > 0 else limit} if limit else {}
 
 
 class EnvpoolVectorEnv:
@@ -133,6 +152,7 @@ class EnvpoolVectorEnv:
             raise UserError(f"{spec.id}: EnvPool does not take {obstacle}; set backend: gymnasium")
         self.spec, self.num_envs = spec, num_envs
         self._rendered = render
+        self._limit, self._steps = _counted(spec), np.zeros(num_envs, np.int64)
         self._pool: Any = None
         pool = self._make([0] * num_envs)
         with quiet(spec.id):
@@ -171,6 +191,7 @@ class EnvpoolVectorEnv:
         return self._obs
 
     def _reset(self, rows: Array) -> None:
+        self._steps[rows] = 0
         obs, info = self._pool.reset(rows)
         _scatter(self._obs, info["env_id"], self._cut(obs))
 
@@ -209,6 +230,9 @@ class EnvpoolVectorEnv:
         obs, reward, terminated, truncated, info = self._pool.step(acts, rows)
         rows = info["env_id"]
         _scatter(self._obs, rows, self._cut(obs))
+        self._steps[rows] += 1
+        if self._limit:
+            truncated = truncated | (self._steps[rows] >= self._limit) & ~terminated
         self._reward[rows], self._terminated[rows], self._truncated[rows] = reward, terminated, truncated
         self._finite.step += 1
         self._finite.check()
