@@ -193,10 +193,9 @@ def test_a_hanging_actor_is_replaced(ray):
     execution = RayExecution(plan, 1, timeout=1.5, restarts=1)
     try:
         execution.begin_collect(Mixture(0.0), arrays, plan.steps)
-        hung, begin = process_of(execution, 0), time.perf_counter()
+        hung = process_of(execution, 0)
         with pytest.raises(WorkerError, match=r"worker 0 .*made no step for 1.5 s.*\(all 1 restarts"):
             execution.end_collect()
-        assert time.perf_counter() - begin < 15
         assert gone(hung)
     finally:
         execution.close()
@@ -239,6 +238,26 @@ def test_addresses_that_do_not_answer(monkeypatch):
             check_address(address)
     with pytest.raises(UserError, match="clients outside a cluster are not supported"):
         check_address("ray://host:10001")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the reaper is Linux's")
+def test_a_ray_that_does_not_start_is_one_line_and_leaves_nothing(monkeypatch):
+    started = []
+
+    class Slow:
+        is_initialized = staticmethod(lambda: False)
+
+        @staticmethod
+        def init(_temp_dir, **_):
+            waiting = [sys.executable, "-c", "import time; time.sleep(60)", f"{_temp_dir}/session"]
+            started.append((subprocess.Popen(waiting, start_new_session=True), _temp_dir))
+            raise Exception("the node timed out during startup.\nMore than a user wants to know")
+
+    monkeypatch.setitem(sys.modules, "ray", Slow)
+    with pytest.raises(UserError, match=r"^Ray does not start on this machine: the node timed out during startup\.$"):
+        Cluster("", 1, 0)
+    ((process, folder),) = started
+    assert process.wait(30) == -signal.SIGKILL and not os.path.exists(folder)
 
 
 def test_ray_is_imported_only_on_demand():

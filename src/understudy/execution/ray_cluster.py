@@ -86,6 +86,10 @@ def _ask(host: str, port: int) -> str:
     return "" if len(answer) >= 4 and answer[3] == 4 else "other"
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
 def _open(host: str, port: int) -> bool:
     try:
         socket.create_connection((host, port), 2).close()
@@ -112,8 +116,8 @@ class Cluster:
             rollout_bytes: Size of a rollout, for the store of objects on this machine.
 
         Raises:
-            UserError: Ray is not installed, nothing answers, the cluster has fewer CPUs than there are workers, or the
-                program has joined another one.
+            UserError: Ray is not installed or does not start, nothing answers, the cluster has fewer CPUs than there
+                are workers, or the program has joined another one.
         """
         self.ray = import_ray()
         self._name = f"the Ray cluster at {address}" if address else "Ray"
@@ -143,25 +147,30 @@ class Cluster:
         self._folder = tempfile.TemporaryDirectory(prefix="us-ray-", dir=parent, ignore_cleanup_errors=True)
         environment = {**ONE_THREAD, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         with environment_variables(environment):  # Ray's processes inherit it, and its workers from them
-            self._init(
-                address="local",
-                num_cpus=workers,
-                include_dashboard=False,
-                object_store_memory=store,
-                _temp_dir=self._folder.name,
-            )
-            if sys.platform == "linux":
+            if sys.platform == "linux":  # first: Ray takes seconds to start, in which the driver may be killed
                 reaper = [sys.executable, "-m", "understudy.execution.ray_reaper", self._folder.name]
                 self._reaper = subprocess.Popen(reaper, stdin=subprocess.PIPE, start_new_session=True)
+            try:
+                self._init(
+                    address="local",
+                    num_cpus=workers,
+                    include_dashboard=False,
+                    object_store_memory=store,
+                    _temp_dir=self._folder.name,
+                )
+            except BaseException as error:
+                self.close()
+                if not isinstance(error, Exception):
+                    raise
+                raise UserError(f"Ray does not start on this machine: {_first_line(error)}") from None
 
     def _join(self, address: str) -> None:
         try:
             self._init(address=address)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             # Ray sends its token to an explicit address only if it is told to. That is for the user to decide.
             hint = "" if "RAY_AUTH_MODE" in os.environ else "; if it asks for a token, set RAY_AUTH_MODE=token"
-            raise UserError(f"cannot join {self._name}: {reason}{hint}") from None
+            raise UserError(f"cannot join {self._name}: {_first_line(error)}{hint}") from None
 
     def _init(self, **options: Any) -> None:
         """Call ``ray.init``, quietly; it would take SIGTERM away from the program."""
