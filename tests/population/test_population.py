@@ -323,7 +323,7 @@ def test_a_population_learns_copies_and_goes_on(tmp_path, ray):
     train_population(more, later.append)
     assert [(r.interval, r.env_steps) for r in later] == [(5, 640)] * 3
     assert all(r.before == next(t for t in told if (t.member, t.interval) == (r.member, 4)).values for r in later)
-    with pytest.raises(UserError, match="holds a population already"):
+    with pytest.raises(UserError, match="holds a run already: --resume .*run goes on"):
         train_population(job(tmp_path))
 
 
