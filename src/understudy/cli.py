@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -31,6 +32,11 @@ _HOMES = {
     "export": "terminal_export",
 }
 """Modules of the commands that are not in ``terminal``."""
+_REFUSED = {
+    errno.EACCES, errno.EAGAIN, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE,
+    errno.ENOMEM, errno.ENOSPC, errno.EROFS,
+}  # fmt: skip
+"""Errors of the system that are limits of this machine, and no fault of the program."""
 
 
 def _distill(arguments: argparse.Namespace, dotted: Mapping[str, Any]) -> None:
@@ -190,6 +196,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         if signals:
             sys.exit(128 + signals[0])  # what was to be shown at the end went to a closed terminal
+        if error.errno in _REFUSED:
+            tell(f"understudy: error: {_refusal(error)}\n")
+            sys.exit(2)
         if not isinstance(error, BrokenPipeError) or words[:1] and words[0] in SETTINGS:
             raise
         sys.exit(0)  # whoever read what was shown has seen enough
@@ -225,6 +234,12 @@ def _ended_by() -> Iterator[list[int]]:
     finally:
         for number in () if came else taken:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _refusal(error: OSError) -> str:
+    """Say what the system refused, of which file if it tells, and what became of the run."""
+    what = [f"the system says: {error.strerror}"] + ([] if error.filename is None else [str(error.filename)])
+    return "; ".join([": ".join(what), *getattr(error, "__notes__", ())])
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -8,9 +8,13 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from understudy.errors import tell
+
 
 class _Terminal(Console):
     """Standard output. A run goes on when its reader goes away (``| head``); what only shows something ends there.
+
+    The same holds where a full disk takes no more of it, or the terminal is gone.
 
     Attributes:
         needs_reader: Whether it ends.
@@ -24,6 +28,15 @@ class _Terminal(Console):
             super().on_broken_pipe()
         if self.needs_reader:
             raise SystemExit(1)
+
+    def _check_buffer(self) -> None:
+        """Write what is due; Rich itself knows broken pipes alone."""
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            ends = "it ends here" if self.needs_reader else "the run goes on, and shows nothing more"
+            tell(f"understudy: what is shown cannot be written ({error.strerror}): {ends}\n")
+            self.on_broken_pipe()
 
 
 console = _Terminal(highlight=False)

@@ -1,5 +1,7 @@
 """Runs that begin or end badly: no reader of the output, starts that fail or hang, what cannot be closed."""
 
+import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -29,6 +31,7 @@ from understudy.policies.files import remove_leftovers
 from understudy.policies.policy import Policy
 from understudy.policies.weights import named_arrays
 from understudy.settings.train import NetworkSettings
+from understudy.terminal_progress import console as terminal_console
 from understudy.training import resolve_training, train
 from understudy.training_parts import policy_spec
 from understudy.training_session import TrainSession
@@ -84,6 +87,41 @@ def test_a_run_that_a_broken_pipe_ends_does_not_claim_success(monkeypatch):
     monkeypatch.setattr("understudy.terminal_training.run_train", broken)
     with pytest.raises(BrokenPipeError):
         main(["train", "--env", "CartPole-v1"])
+
+
+@pytest.mark.parametrize("needs_reader", [False, True], ids=["run", "show"])
+def test_a_full_disk_takes_what_is_shown_and_not_the_run(monkeypatch, capsys, needs_reader):
+    with open("/dev/full", "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        console = type(terminal_console)(highlight=False)
+        console.needs_reader = needs_reader
+        with pytest.raises(SystemExit) if needs_reader else contextlib.nullcontext():
+            console.print("a line")
+        console.print("and one more")
+        assert os.path.samestat(os.fstat(stream.fileno()), os.stat(os.devnull)), "what is left goes nowhere"
+    ends = "it ends here" if needs_reader else "the run goes on, and shows nothing more"
+    assert capsys.readouterr().err == (
+        f"understudy: what is shown cannot be written (No space left on device): {ends}\n"
+    )
+
+
+def test_what_the_system_refuses_is_one_line(monkeypatch, capsys, tmp_path):
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--env", "CartPole-v1", "--preset", "ppo", "--run", str(tmp_path / ("x" * 300))])
+    assert left.value.code == 2
+    said = f"understudy: error: the system says: File name too long: {tmp_path}"
+    assert capsys.readouterr().err.startswith(said)
+
+    def refused(*_):
+        error = OSError(errno.EMFILE, "Too many open files")
+        error.add_note("100 env steps are saved in here")
+        raise error
+
+    monkeypatch.setattr("understudy.terminal_training.run_train", refused)
+    with pytest.raises(SystemExit):
+        main(["train", "--env", "CartPole-v1"])
+    said = "understudy: error: the system says: Too many open files; 100 env steps are saved in here\n"
+    assert capsys.readouterr().err == said
 
 
 def test_what_nobody_reads_is_told_without_harm(monkeypatch):
