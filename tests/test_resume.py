@@ -12,7 +12,7 @@ import understudy
 from understudy.cli import main
 from understudy.config import merge
 from understudy.data import EnvSpec
-from understudy.errors import UserError
+from understudy.errors import Interrupted, UserError
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.io.log import RunLog, logged_curve
 from understudy.io.run_folder import new_folder
@@ -235,3 +235,17 @@ def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path, 
     made = [new_folder("CartPole-v1") for _ in range(3)]
     assert [folder.name for folder in made] == [f"CartPole-v1-20261130-020000{end}" for end in ("", "-2", "-3")]
     assert all(folder.is_dir() for folder in made)
+
+
+def test_a_run_whose_folder_was_taken_away_can_be_resumed(tmp_path):
+    run = tmp_path / "run"
+
+    def away(metrics):
+        if metrics["round"] == 2:
+            run.rename(tmp_path / "elsewhere")
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="saved in .*go on with: understudy train --resume"):
+        quick(run, report=away, stop__env_steps=512)
+    assert (run / "config.yaml").read_bytes() == (tmp_path / "elsewhere" / "config.yaml").read_bytes()
+    assert train(run=run, resume=True).env_steps == 512

@@ -151,7 +151,8 @@ def _run_alone(
         described: dict[str, Any] = {"settings": plain(resolved)}
         if session.teaching is not None:
             described["distances"] = session.teaching.distances  # what "auto" was
-        write_atomic(folder / "config.yaml", yaml.safe_dump(described, sort_keys=False).encode())
+        session.described = yaml.safe_dump(described, sort_keys=False).encode()
+        session.describe()
         curve = logged_curve(folder / "log.jsonl", session.progress.env_steps) if resume else []
         log = RunLog(folder, fresh=not resume)
 

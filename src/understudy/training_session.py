@@ -27,7 +27,7 @@ from understudy.learning.from_rollouts import FromRollouts, TrainProgress
 from understudy.learning.replay_teaching import ReplayTeacher
 from understudy.learning.teaching import Teaching
 from understudy.loop import Learning, Metrics, Run
-from understudy.policies.files import save_policy
+from understudy.policies.files import save_policy, write_atomic
 from understudy.policies.policy import Policy
 from understudy.policies.spaces import flat_size, members, space_from_json
 from understudy.policies.spec import PolicySpec, differences
@@ -56,6 +56,8 @@ class TrainSession:
         self._begin = time.perf_counter()
         saved = read_arrays(folder / "state.safetensors") if resume else None
         self.settings, self.folder, self.env = settings, folder, settings.env.spec()
+        self.described = b""
+        """What ``config.yaml`` says: written again where the folder was taken away, so that the run can be resumed."""
         self._next_save = time.perf_counter() + SAVE_SECONDS
         self.spec, self.policy = student_of(settings)
         if isinstance(settings, TrainSettings) and settings.policy.init == "data" and saved is None:
@@ -218,6 +220,8 @@ class TrainSession:
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise UserError(f"no checkpoint at {self.progress.env_steps} env steps: {name} holds NaN or infinity")
+        if self.described and not (self.folder / "config.yaml").exists():
+            self.describe()
         self.save_last()
         progress = asdict(self.progress) | {"restart": self.progress.checkpoints, "spent": self._spent()}
         state = {"learner": data, "progress": progress, "spec": self.spec.to_json()}
@@ -240,6 +244,10 @@ class TrainSession:
         if not state.exists():
             return f"nothing was learnt yet, nothing is in {self.folder}"
         return f"{self.progress.env_steps:,} env steps are saved in {self.folder}; {resume}"
+
+    def describe(self) -> None:
+        """Write ``config.yaml``."""
+        write_atomic(self.folder / "config.yaml", self.described)
 
     def save_last(self) -> None:
         """Write the policy as it is now."""
