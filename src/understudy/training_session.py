@@ -157,8 +157,14 @@ class TrainSession:
         wait = settings.evaluation.wait or (self.teaching is not None and self.teaching.gated)
         teaching = self.teaching if isinstance(self.teaching, Teaching) else None
         acting = None if teaching is None else teaching.acting
+        spec, about, best = self.spec, self.policy.about, self.folder / "best.safetensors"
+
+        def keep(weights: dict[str, Array], score: float, env_steps: int) -> None:
+            # Nothing in it knows this session: replay and shared memory would wait for the collector of cycles.
+            save_policy(build_policy(spec, weights, about), best, {"score": score, "env_steps": env_steps})
+
         self.examiner = BesideExaminer(
-            settings, self.evaluator, progress, self.learner.weights, self._keep_best, wait,
+            settings, self.evaluator, progress, self.learner.weights, keep, wait,
             None if acting is None else acting.curriculum, () if teaching is None else teaching.levels,
         )  # fmt: skip
         stop = settings.stop
@@ -179,9 +185,6 @@ class TrainSession:
 
     def _policy(self, weights: Mapping[str, Array]) -> Policy:
         return build_policy(self.spec, weights, self.policy.about)
-
-    def _keep_best(self, weights: dict[str, Array], score: float, env_steps: int) -> None:
-        save_policy(self._policy(weights), self.folder / "best.safetensors", {"score": score, "env_steps": env_steps})
 
     def _kept_score(self) -> float:
         """Return the score of the best policy in the folder, which may be younger than the last checkpoint."""

@@ -2,12 +2,14 @@
 
 import contextlib
 import errno
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -291,3 +293,28 @@ def test_an_interrupt_in_the_middle_of_a_look_leaves_no_end_that_waits_for_ever(
     assert process.returncode in (-signal.SIGKILL, -signal.SIGTERM)
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("preset", "more"),
+    [
+        ("ppo", {"rollout__steps": 32, "execution__type": "sync", "execution__num_workers": 1, "evaluation__every": 9}),
+        ("dqn", {"replay__capacity": 200, "replay__warm_up": 20}),
+    ],
+)
+def test_a_run_that_is_over_holds_no_memory(tmp_path, monkeypatch, preset, more):
+    held = []
+
+    def close(session):
+        end(session)
+        held.extend(weakref.ref(part) for part in (session, session.learner, session.execution))
+
+    end = TrainSession.close
+    monkeypatch.setattr(TrainSession, "close", close)
+    quiet = {"evaluation__every": 0, "evaluation__final": 0, "stop__env_steps": 128, "policy__hidden": [8]}
+    gc.disable()  # it comes once in many runs, and replays and shared memory are large
+    try:
+        train("CartPole-v1", preset, run=tmp_path, **{**quiet, **more})
+        assert [part() for part in held] == [None, None, None]
+    finally:
+        gc.enable()
