@@ -57,8 +57,8 @@ def scale_to_data(policy: Policy, obs: Any) -> None:
     Data-dependent initialisation (Salimans 2016, arXiv 1602.07868, section 3), after orthogonal weights (Mishkin 2016,
     arXiv 1511.06422): of every output w x + b, the mean m and deviation s over the data, w <- w / s and
     b <- (b - m) / s, layer by layer from the first to the last; of convolutions over all places of a channel. Most of a
-    game's picture never changes. Without it the features of two states differ by a tenth of what they have in common,
-    every gradient step moves the common part most, and ReLUs that it moves below 0 learn nothing any more.
+    game's picture never changes: without it the features of two states of Pong differ by a twentieth of what they have
+    in common, every gradient step moves the common part most, and ReLUs that it moves below 0 learn nothing any more.
 
     Args:
         policy: Changed in place.
