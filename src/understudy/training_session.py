@@ -15,7 +15,7 @@ import numpy as np
 
 from understudy.data import Array
 from understudy.errors import UserError
-from understudy.execution.base import Execution, Faults, Setup
+from understudy.execution.base import Execution, Faults, Portable, Setup
 from understudy.execution.evaluator import Evaluator
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.io.scores import is_number
@@ -70,14 +70,7 @@ class TrainSession:
         acting = replay_teacher or (None if teaching is None else teaching.acting)
         teacher = None if acting is None else acting.teacher
         travels = None if teacher is None else portable(teacher)
-        rollout = settings.rollout
-        seeds = tuple(settings.seed * 1_000 + i for i in range(rollout.num_envs))
-        setup = Setup(
-            self.env, seeds, rollout.steps, self.spec, travels, settings.evaluation.num_envs,
-            traced=not isinstance(settings, ReplayedSettings), replayed=isinstance(settings, ReplayedSettings),
-            judged=judged_seeds(settings),
-            half=not isinstance(settings, ReplayedSettings) and settings.update.precision == "bf16",
-        )  # fmt: skip
+        setup = _setup(settings, self.spec, travels)
         # Before the learner is built, so that workers start meanwhile.
         self.evaluator: Evaluator | None = None
         self.execution: Execution
@@ -287,6 +280,16 @@ class TrainSession:
                 closing.callback(learner.core.close)
             if execution is not None:
                 closing.callback(execution.close)
+
+
+def _setup(settings: TrainSettings | ReplayedSettings, student: PolicySpec, teacher: Portable | None) -> Setup:
+    """Return what workers build their environments and policies from."""
+    rollout, replayed = settings.rollout, isinstance(settings, ReplayedSettings)
+    return Setup(
+        settings.env.spec(), tuple(settings.seed * 1_000 + i for i in range(rollout.num_envs)), rollout.steps, student,
+        teacher, settings.evaluation.num_envs, traced=not replayed, replayed=replayed, judged=judged_seeds(settings),
+        half=not isinstance(settings, ReplayedSettings) and settings.update.precision == "bf16",
+    )  # fmt: skip
 
 
 def judged_seeds(settings: TrainSettings | ReplayedSettings) -> tuple[range, ...]:
