@@ -294,7 +294,7 @@ def judge(student, **more):
 def test_the_student_must_be_on_par_in_every_task():
     good = judge((100.0, 0.0))
     parity, returns = good.look({})
-    assert parity.passed and returns.shape == (2, 10) and good.sequential.looks == 1
+    assert parity.passed and returns.shape == (2, 50) and good.sequential.looks == 1
     assert good.ratio(returns) == min(good.ratios(returns).values()) and list(good.ratios(returns)) == ["a", "b"]
     short = judge((100.0, -40.0))
     parity, returns = short.look({})

@@ -30,7 +30,7 @@ class World:
 
 
 def judge(world, **options):
-    settings = EvaluationSettings(screen=4, **{"episodes": 10, "max_episodes": 160, **options})
+    settings = EvaluationSettings(screen=4, **{"episodes": 10, "max_episodes": 160, "confirm": 0, **options})
     return Judge(world.evaluate, settings, StopSettings(ratio=0.95))
 
 
@@ -117,6 +117,44 @@ def fixed(teacher, student, random, **options):
     return Judge(evaluate, EvaluationSettings(**{"screen": 4, "episodes": 10, **options}), StopSettings())
 
 
+FALLING = [100.0, 101.0] * 20 + [0.0] * 10
+"""Returns of a student that does not fall in its first episodes."""
+
+
+def test_who_passes_on_few_episodes_must_pass_on_more():
+    steady = [100.0, 101.0] * 25
+    random = [0.0] * 50
+    good = fixed(steady, steady, random)
+    parity, returns = good.look({})
+    assert parity.passed and parity.episodes == 50 and returns.shape == (1, 50)
+    falls = fixed(steady, FALLING, random)
+    parity, returns = falls.look({})
+    assert parity is None and returns.shape == (1, 50)
+    assert falls.sequential.looks == 1 and falls.episodes == 50, "the next test is not made on a few again"
+    assert fixed(steady, FALLING, random, confirm=0).look({})[0].passed
+    assert fixed(steady, FALLING, random, max_episodes=30).look({})[1].shape == (1, 30), "no more than max_episodes"
+
+
+def test_a_confirmation_that_is_undecided_goes_on():
+    rng = np.random.default_rng(0)
+    steady = [100.0] * 320
+    student = [100.0, 101.0] * 5 + [100.0, 100.0, 100.0, 82.0] * 10 + rng.normal(100, 1, 270).tolist()
+    parity, returns = fixed(steady, student, [0.0] * 320).look({})
+    assert returns.shape == (1, 100) and parity.passed, "a quarter of the forty that confirm is short, later are good"
+
+
+def test_students_that_fall_are_rarely_believed():
+    """A student at 0.94 that falls in 6 % of its episodes: half of the runs believed it after ten episodes."""
+    wrong = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        teacher = rng.normal(100, 1, 320)
+        student = np.where(rng.random(320) < 0.06, 0.0, teacher)
+        parity, _ = fixed(teacher, student, np.zeros(320)).look({})
+        wrong += parity is not None and parity.passed
+    assert wrong / 200 <= 0.12
+
+
 def test_a_ratio_is_of_the_same_episodes_and_unknown_where_the_teacher_is_not_above_random():
     luck = np.r_[np.full(4, -40.0), np.full(316, 10.0)]  # of the seeds, shared by all
     tested = fixed(luck, luck - 3, luck - 5)
@@ -131,7 +169,7 @@ def test_a_look_begins_with_as_many_episodes_as_the_teacher_needs():
     teacher = np.r_[np.full(10, -1.0), np.full(310, 5.0)] + waver
     tested = fixed(teacher, teacher + 3, 5 * waver)
     parity, returns = tested.look({})
-    assert parity.passed and returns.shape == (1, 20)
+    assert parity.passed and returns.shape == (1, 50)
 
 
 def test_a_resumed_judge_listens_to_its_settings():

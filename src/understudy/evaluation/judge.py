@@ -1,13 +1,16 @@
 """Is the student as good as its teacher? Evaluation beside learning, spent where it decides.
 
-A look at a student costs ``screen`` episodes if it is clearly short, ``episodes`` if the test passes at once, and is
-extended up to ``max_episodes`` while the student looks good enough but the test is undecided.
+A look at a student costs ``screen`` episodes if it is clearly short and ``episodes`` for a first test, and is extended
+up to ``max_episodes`` while the student looks good enough but the test is undecided. Who passes on fewer than
+``confirm`` episodes plays on up to so many and must pass on all of them, too: ten episodes cannot know of a student
+that fails in every tenth.
 
 The total probability of a wrong success, over all looks of a run, is at most ``stop.alpha``:
 
 - A look that gets past its screen spends its part of alpha whatever comes of it, tested or not. If only good beginnings
   were counted, a test would pass wrongly about twice as often as its level says.
 - Its stages (episodes, twice as many, ...) divide that part, 3/4, 3/16, ...: ``_STAGES``.
+- A confirmation only ever takes a success back, so it spends nothing; its level is ``stop.alpha``.
 - The screen is free: a student that it sends back spends nothing. A student at the boundary is sent back with
   probability s = P(t < -1), so that one which is not passes up to 1 / (1 - s) times as often; all levels are 1 - s of
   what they could be without a screen, 0.80 for 4 episodes. Students below the boundary, and looks that share the
@@ -142,7 +145,7 @@ class Judge:
     def look(self, student: Mapping[str, Array]) -> tuple[Parity | None, Array]:
         """Judge a student; returns the last test of its worst task, None if clearly short, and returns [K, n]."""
         self._begin()
-        returns, tested, stage = self.teacher[:, :0], None, 0
+        returns, tested, stage, confirming = self.teacher[:, :0], None, 0, False
         wanted = min(self._settings.screen, self.episodes)
         while True:
             if wanted > self.teacher.shape[1]:
@@ -150,27 +153,39 @@ class Judge:
             (new,) = self._run([EvaluationJob("student", self._seeds(returns.shape[1], wanted), student)])
             returns = np.concatenate((returns, new), axis=1)
             if self._short(returns):
-                if wanted >= self.episodes:  # short after all: the next student need not cost as much to find out
+                if wanted >= self.episodes:
                     self.sequential.spend()
-                    self.episodes = max(self._settings.episodes, self.episodes // 2)
-                return tested, returns
+                    # Short after all: the next student need not cost as much to find out, unless few misled.
+                    self.episodes = wanted if confirming else max(self._settings.episodes, self.episodes // 2)
+                return None if confirming else tested, returns
             if wanted >= self.episodes:
                 if stage and self._not_above_random(wanted):  # the teacher's luck turned: no test is possible on these
                     self.sequential.spend()
-                    return tested, returns
-                tests = self.sequential.test_each(
-                    list(returns), list(self.teacher[:, :wanted]), list(self.random), self._level(stage)
-                )
-                tested = max(tests, key=lambda test: test.p_value)
-                stage += 1
+                    return None if confirming else tested, returns
+                tested = self._test(returns, self.sequential.alpha if confirming else self._level(stage))
+                stage += not confirming
+                if tested.passed and wanted < self._enough:
+                    confirming, wanted = True, self._enough
+                    continue
                 if tested.passed or not self._worth_extending(returns, self._level(stage)):
                     self.sequential.spend()
                     # Good enough, but too few episodes to say so: testing a later student on as few would only spend
                     # more of alpha.
-                    self.episodes = wanted if tested.passed else min(2 * wanted, self._most)
+                    self.episodes = wanted if tested.passed or confirming else min(2 * wanted, self._most)
                     return tested, returns
+                confirming = False
             wanted = self.episodes if wanted < self.episodes else 2 * wanted
             wanted = min(wanted, self._most)
+
+    def _test(self, returns: Array, alpha: float) -> Parity:
+        """Return the test of the worst task."""
+        teacher = self.teacher[:, : returns.shape[1]]
+        tests = self.sequential.test_each(list(returns), list(teacher), list(self.random), alpha)
+        return max(tests, key=lambda test: test.p_value)
+
+    @property
+    def _enough(self) -> int:
+        return min(self._settings.confirm, self._most)
 
     @property
     def _most(self) -> int:

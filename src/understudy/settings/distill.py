@@ -108,6 +108,9 @@ class EvaluationSettings:
     screen: int = doc("episodes after which a student that is clearly short goes back to learning", 4, least=2)
     episodes: int = doc("episodes of the first parity test", 10, least=2)
     max_episodes: int = doc("episodes up to which an undecided parity test is extended", 320, least=2)
+    confirm: int = doc(
+        "episodes (max_episodes at most) on which a student that has passed must pass again to end the run", 50, least=0
+    )
     final: int = doc("fresh episodes for the table at the end, 0 for none", 50, least=0)
     num_envs: int = doc("environments that run evaluation episodes together", 10, least=1)
     seed: int = doc("first seed of the evaluation episodes", 1_000_000, least=0, most=2**31 - 1)
