@@ -8,7 +8,7 @@ from tests.teachers_for_tests import swing_up
 import understudy
 from understudy.cli import main
 from understudy.data import EnvSpec
-from understudy.errors import UserError
+from understudy.errors import Interrupted, UserError
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.preset_files import read_yaml
 
@@ -104,3 +104,35 @@ def test_a_teacher_that_was_judged_by_single_lives_is_judged_again(tmp_path, mon
     quick(tmp_path, 240, resume=True, env=env)
     kept = read_arrays(path)[1]["judge"]["teacher"]
     assert kept == ([[]] if aided and not whole else [[5.0, 6.0]])
+
+
+@pytest.mark.parametrize("capacity", [600_000, 300])
+def test_a_run_whose_folder_was_taken_away_can_be_resumed(tmp_path, capacity):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    more, saved = {"data__capacity": capacity, "data__first_steps": 30}, [0]
+
+    def away(metrics):
+        if metrics["round"] == 2:
+            run.rename(tmp_path / "elsewhere")
+        if metrics["round"] == 4:
+            raise KeyboardInterrupt
+        saved[0] = metrics["env_steps"]
+
+    with pytest.raises(Interrupted, match="go on with: understudy distill --resume"):
+        quick(run, 600, report=away, **more)
+    assert (run / "config.yaml").read_bytes() == (tmp_path / "elsewhere" / "config.yaml").read_bytes()
+    quick(whole, saved[0], **more)
+    quick(whole, 600, resume=True, **more)
+    understudy.distill(swing_up, run=run, resume=True)
+    ours, theirs = (read_arrays(path / "state.safetensors")[0] for path in (run, whole))
+    assert all((ours[name] == array).all() for name, array in theirs.items())
+
+
+def test_a_run_whose_folder_was_taken_away_at_the_end_does_not_say_that_it_can_go_on(tmp_path):
+    def away(metrics):
+        if metrics["round"] == 2:
+            (tmp_path / "run").rename(tmp_path / "elsewhere")
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="interrupted; nothing that was learnt is in .*run$"):
+        quick(tmp_path / "run", 300, report=away)

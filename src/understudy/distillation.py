@@ -120,7 +120,8 @@ def _run_alone(job: Job, report: Report | None) -> DistillResult:
     session = Session(job.teacher, job.env, job.settings, job.folder, job.resume)
     try:
         remove_leftovers(job.folder)
-        write_atomic(job.folder / "config.yaml", yaml.safe_dump(job.described, sort_keys=False).encode())
+        session.described = yaml.safe_dump(job.described, sort_keys=False).encode()
+        session.describe()
         log = RunLog(job.folder, fresh=not job.resume)
 
         def tell(metrics: dict[str, Any]) -> None:
@@ -139,9 +140,9 @@ def _run_alone(job: Job, report: Report | None) -> DistillResult:
         else:  # its budget is used up
             session.progress.stopped = session.ended or "env_steps"
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; {_way_on(job.folder)}") from None
+        raise Interrupted(f"interrupted; {_way_on(session)}") from None
     except OutsideError as error:
-        error.args = (f"{error}; {_way_on(job.folder)}",)
+        error.args = (f"{error}; {_way_on(session)}",)
         raise
     finally:
         try:
@@ -152,9 +153,10 @@ def _run_alone(job: Job, report: Report | None) -> DistillResult:
     return _result(session)
 
 
-def _way_on(folder: Path) -> str:
+def _way_on(session: Session) -> str:
+    folder = session.folder
     if not (folder / "state.safetensors").exists():
-        return "nothing was learnt yet"
+        return f"nothing that was learnt is in {folder}" if session.progress.round else "nothing was learnt yet"
     return f"go on with: understudy distill --resume {shlex.quote(str(folder))}"
 
 

@@ -26,7 +26,7 @@ from understudy.loop import Run
 from understudy.objectives.distances import Distance, default_distance
 from understudy.objectives.schedules import parse
 from understudy.policies.family import ActionMap
-from understudy.policies.files import save_policy
+from understudy.policies.files import save_policy, write_atomic
 from understudy.policies.policy import About, Policy, PolicyLike
 from understudy.policies.spec import PolicySpec, differences
 from understudy.policies.weights import build as build_policy
@@ -109,6 +109,10 @@ class Session:
         saved = read_arrays(folder / "state.safetensors") if resume else None
         torch.set_num_threads(1)  # networks this small are slower with more, and workers need the other cores
         self.teacher, self.env, self.settings, self.folder = teacher, spec, settings, folder
+        self.described = b""
+        """What ``config.yaml`` says: written again where the folder was taken away, so that the run can be resumed."""
+        self._places: dict[int, slice] = {}
+        """Where the samples of each round stand, and later ones over them."""
         observations, actions = spaces_of(spec)
         self.student_spec = student_spec(settings.student, observations, actions, teacher)
         self.distance = distance_of(settings.distance, teacher, self.student_spec)
@@ -177,8 +181,9 @@ class Session:
         if metrics.get("best"):
             save_policy(student, self.folder / "best.safetensors", extra)
         save_policy(student, self.folder / "last.safetensors", extra)
-        fresh = {name: column[self.dataset.latest] for name, column in self.dataset.columns.items()}
-        write_arrays(self.folder / "data" / f"{progress.round:05d}.safetensors", fresh, {"round": progress.round})
+        if self.described and not (self.folder / "config.yaml").exists():
+            self.describe()
+        self._save_samples()
         arrays, data = self.learner.state()
         state = {
             "learner": data, "judge": self.judge.state(), "progress": asdict(progress),
@@ -186,6 +191,24 @@ class Session:
             "asked": self.settings.stop.ratio, "whole_games": True,
         }  # fmt: skip
         write_arrays(self.folder / "state.safetensors", arrays, state)
+
+    def describe(self) -> None:
+        """Write ``config.yaml``."""
+        write_atomic(self.folder / "config.yaml", self.described)
+
+    def _save_samples(self) -> None:
+        """Write this round's samples, and those of earlier ones where the folder was taken away."""
+        now = self.progress.round
+        earlier = self._places if self.settings.data.aggregate else {}
+        self._places = {**earlier, now: self.dataset.latest}
+        for number, place in self._places.items():
+            path = self._samples_of(number)
+            if number == now or not path.exists():
+                samples = {name: column[place] for name, column in self.dataset.columns.items()}
+                write_arrays(path, samples, {"round": number})
+
+    def _samples_of(self, number: int) -> Path:
+        return self.folder / "data" / f"{number:05d}.safetensors"
 
     def _restore(self, arrays: dict[str, Array], data: dict[str, Any]) -> None:
         """Go on from the folder's state. Episodes begin anew; everything else is as it was."""
@@ -210,8 +233,8 @@ class Session:
         self.progress.stopped = ""
         first = 1 if self.settings.data.aggregate else self.progress.round
         for number in range(first, self.progress.round + 1):
-            columns, _ = read_arrays(self.folder / "data" / f"{number:05d}.safetensors")
-            self.dataset.extend(columns)
+            columns, _ = read_arrays(self._samples_of(number))
+            self._places[number] = self.dataset.extend(columns)
         self.learner.restore(arrays, data["learner"])
         # Earlier versions judged in the environment of learning: what they measured of the teacher is measured again.
         aided = not data.get("whole_games", False) and judged(self.env) != self.env
