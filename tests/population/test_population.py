@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import understudy
 from understudy.cli import main
 from understudy.errors import UserError
 from understudy.execution.ray_cluster import Cluster
+from understudy.execution.restarts import WorkerError
 from understudy.io.checkpoint import read_arrays
 from understudy.kickstart_job import prepare
 from understudy.policies.files import load_policy
@@ -21,7 +23,7 @@ from understudy.population import tune
 from understudy.population.member import Member, saved_member
 from understudy.population.needs import Needs, estimate, free_memory, resident
 from understudy.population.picture import draw
-from understudy.population.train import _finish, check, train_population
+from understudy.population.train import _finish, _train, check, train_population, with_interval
 from understudy.population.values import (
     Result,
     append,
@@ -279,6 +281,34 @@ def test_a_population_is_not_a_single_run(tmp_path, capsys):
     assert "leave --pbt and --population out" in capsys.readouterr().err
     quiet = job(tmp_path, teaching={"weight": "1"})
     assert quiet.notes == ()  # no warning that it ends at the teacher: the population moves it
+
+
+def test_a_population_whose_ray_ended_says_how_to_go_on(tmp_path, monkeypatch):
+    class Gone:
+        def check(self):
+            raise WorkerError("Ray has ended")
+
+    def fails(job, begin, concurrent, tell):
+        tell(Result(1, 0, 128, 1.0, begin[0][1], 0, 0.0))
+        notes = tune._notes(SimpleNamespace(Callback=object), tell, [], Gone())
+        notes.on_step_begin(iteration=1, trials=[])
+
+    monkeypatch.setattr(tune, "run", fails)
+    with pytest.raises(
+        WorkerError, match="Ray has ended; members came to 128 .*go on with: .*kickstart --resume .*run"
+    ):
+        _train(with_interval(job(tmp_path)), None)
+
+
+def test_what_ended_a_member_is_told_in_one_line():
+    class RayActorError(Exception):
+        pass
+
+    ray = SimpleNamespace(exceptions=SimpleNamespace(RayActorError=RayActorError))
+    assert tune._reason(RayActorError("Some common causes include: many lines"), ray).startswith(
+        "the process of a member"
+    )
+    assert tune._reason(ValueError("Traceback:\n ...\nValueError: no"), ray) == "a member failed: ValueError: no"
 
 
 # --- Ray

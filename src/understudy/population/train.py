@@ -17,7 +17,7 @@ import yaml
 from understudy.config import merge, plain, with_overrides
 from understudy.env_names import EnvLike
 from understudy.envs.make import spaces_of
-from understudy.errors import Interrupted, UserError
+from understudy.errors import Interrupted, OutsideError, UserError
 from understudy.evaluation.evaluate import evaluate
 from understudy.execution.processes import cores
 from understudy.io.log import as_json
@@ -180,6 +180,9 @@ def _train(job: KickstartJob, tell: tune.Tell | None) -> TrainResult:
             tune.run(job, begin, concurrent(settings), note)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; {_saved(job, results)}") from None
+        except OutsideError as error:
+            error.args = (f"{error}; {_saved(job, results)}",)
+            raise
     return _finish(job, results, time.perf_counter() - began)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from understudy.errors import UserError, missing_extra
+from understudy.errors import OutsideError, UserError, missing_extra
 from understudy.execution.ray_cluster import Cluster, environment_variables, import_ray
 from understudy.kickstart_job import KickstartJob
 from understudy.population.member import Member, member_folder, saved_member
@@ -147,7 +148,7 @@ def run(job: KickstartJob, begin: list[tuple[int, Values]], concurrent: int, tel
     cluster = Cluster("", concurrent, 0)
     try:
         with environment_variables(_QUIET):
-            mistakes = _fit(tune, job, begin, notes, tell)
+            mistakes = _fit(tune, job, begin, notes, cluster, tell)
     finally:
         cluster.close()
         shutil.rmtree(notes, ignore_errors=True)
@@ -155,8 +156,14 @@ def run(job: KickstartJob, begin: list[tuple[int, Values]], concurrent: int, tel
         raise UserError(mistakes[0])
 
 
-def _fit(tune: Any, job: KickstartJob, begin: list[tuple[int, Values]], notes: Path, tell: Tell) -> list[str]:
-    """Run Tune to the end; returns the members' mistakes."""
+def _fit(
+    tune: Any, job: KickstartJob, begin: list[tuple[int, Values]], notes: Path, cluster: Cluster, tell: Tell
+) -> list[str]:
+    """Run Tune to the end; returns the members' mistakes.
+
+    Raises:
+        OutsideError: A member's process was ended, or Ray was.
+    """
     mistakes: list[str] = []
 
     most = max(intervals for intervals, _ in begin)
@@ -184,18 +191,26 @@ def _fit(tune: Any, job: KickstartJob, begin: list[tuple[int, Values]], notes: P
             storage_path=str(notes.absolute()),
             verbose=0,
             stop=lambda trial, result: bool(mistakes),
-            callbacks=[_notes(tune, tell, mistakes)],
+            callbacks=[_notes(tune, tell, mistakes, cluster)],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=3),
             failure_config=tune.FailureConfig(fail_fast=True),
         ),
     )
     found = tuner.fit()
     if found.num_errors and not mistakes:
-        mistakes.append(f"a member failed: {str(found.errors[0]).strip().splitlines()[-1]}")
+        cluster.check()
+        raise OutsideError(_reason(found.errors[0], cluster.ray))
     return mistakes
 
 
-def _notes(tune: Any, tell: Tell, mistakes: list[str]) -> Any:
+def _reason(error: Exception, ray: Any) -> str:
+    """Return why a member failed."""
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "the process of a member was ended, perhaps since memory ran out"
+    return f"a member failed: {str(error).strip().splitlines()[-1]}"
+
+
+def _notes(tune: Any, tell: Tell, mistakes: list[str], cluster: Cluster) -> Any:
     """Return what Tune calls with every result of a member."""
 
     class Notes(tune.Callback):  # type: ignore[misc]
@@ -204,6 +219,11 @@ def _notes(tune: Any, tell: Tell, mistakes: list[str]) -> Any:
         def __getstate__(self) -> dict[str, Any]:
             return {}  # Tune saves its callbacks; terminals and files cannot be saved, and nobody reads them back
 
+        def on_step_begin(self, **_: Any) -> None:
+            if time.monotonic() > self.next_check:  # Ray ends this process a while after it ended itself
+                self.cluster.check()
+                self.next_check = time.monotonic() + 1
+
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
             for row in result["rows"]:
                 self.tell(Result(**row))
@@ -211,7 +231,7 @@ def _notes(tune: Any, tell: Tell, mistakes: list[str]) -> Any:
                 self.mistakes.append(result["mistake"])
 
     notes = Notes()
-    notes.tell, notes.mistakes = tell, mistakes
+    notes.tell, notes.mistakes, notes.cluster, notes.next_check = tell, mistakes, cluster, 0.0
     return notes
 
 
