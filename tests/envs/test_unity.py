@@ -16,7 +16,9 @@ from understudy.data import EnvSpec
 from understudy.envs.make import env_backend, make, max_episode_steps, spaces_of
 from understudy.envs.multitask import whole_tasks
 from understudy.envs.unity import scene as scene_module
+from understudy.envs.unity.probe import settled
 from understudy.errors import OutsideError, UserError
+from understudy.rollouts.random_play import random_observations
 
 
 def run(env, seeds, calls, policy=None):
@@ -435,6 +437,18 @@ def test_the_editor_connects_by_itself(tmp_path):
         with pytest.raises(UserError, match="the editor runs one scene"):
             make(spec, 4)
         env.close()
+        assert editor.wait(60) == 0
+    finally:
+        editor.kill()
+        editor.wait()
+
+
+def test_random_play_looks_around_in_the_one_scene_of_the_editor():
+    port = free_port()
+    editor = subprocess.Popen([sys.executable, str(PLAYER), "--mlagents-port", str(port), "--agents", "2"])
+    try:
+        spec = EnvSpec("unity:editor", {"base_port": port, "timeout_wait": 90.0})
+        assert random_observations(settled(spec), 0).shape == (128, 8)
         assert editor.wait(60) == 0
     finally:
         editor.kill()
