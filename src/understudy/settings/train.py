@@ -57,8 +57,8 @@ class NetworkSettings:
     family: str = doc("distribution; auto: gaussian for Box, (multi_)categorical for discrete actions", "auto")
     log_std: float = doc("initial log standard deviation of a Gaussian", 0.0)
     init: Literal["orthogonal", "data"] = doc(
-        "first weights; data: orthogonal, then networks that see pictures are scaled to what random play shows (2,048 env "
-        "steps that do not count)",
+        "first weights; data: orthogonal, then networks that see pictures are scaled to what random play shows "
+        "(2,048 env steps that are not counted)",
         "orthogonal",
     )
     keys: tuple[str, ...] = doc("observation keys that are seen; empty: all", ())
