@@ -13,6 +13,9 @@ from understudy.cli import main
 from understudy.config import merge
 from understudy.data import EnvSpec
 from understudy.errors import Interrupted, UserError
+from understudy.execution.base import Faults
+from understudy.execution.evaluator import Evaluator
+from understudy.execution.single import SingleExecution
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.io.log import RunLog, logged_curve
 from understudy.io.run_folder import new_folder
@@ -249,3 +252,33 @@ def test_a_run_whose_folder_was_taken_away_can_be_resumed(tmp_path):
         quick(run, report=away, stop__env_steps=512)
     assert (run / "config.yaml").read_bytes() == (tmp_path / "elsewhere" / "config.yaml").read_bytes()
     assert train(run=run, resume=True).env_steps == 512
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_an_evaluation_that_a_kill_ended_is_made_up(tmp_path, monkeypatch, wait):
+    def killed(self, wait=False):
+        if wait:
+            raise KeyboardInterrupt
+
+    def kill(metrics):
+        if metrics["env_steps"] == 384:
+            raise KeyboardInterrupt
+
+    options = {"stop__env_steps": 640, "evaluation__every": 256, "evaluation__episodes": 2, "evaluation__wait": wait}
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Evaluator, "result", killed)
+        quick(tmp_path, "CartPole-v1", report=kill, **options)
+    result, _ = quick(tmp_path, "CartPole-v1", resume=True, **options)
+    assert result.curve[0][0] == (256 if wait else 384)
+    again, _ = quick(tmp_path, "CartPole-v1", resume=True, **{**options, "stop__env_steps": 768})
+    assert again.curve[: len(result.curve)] == result.curve and len(dict(again.curve)) == len(again.curve)
+
+
+def test_a_resumed_run_goes_on_counting_faults(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(SingleExecution, "faults", Faults(2, 3))
+        quick(tmp_path, "CartPole-v1", stop__env_steps=128)
+    result, _ = quick(tmp_path, "CartPole-v1", stop__env_steps=256, resume=True)
+    assert (result.restarts, result.lost_episodes) == (2, 3)
+    result, _ = quick(tmp_path, "CartPole-v1", stop__env_steps=384, resume=True)
+    assert (result.restarts, result.lost_episodes) == (2, 3)

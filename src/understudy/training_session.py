@@ -59,6 +59,10 @@ class TrainSession:
         self.described = b""
         """What ``config.yaml`` says: written again where the folder was taken away, so that the run can be resumed."""
         self._next_save = time.perf_counter() + SAVE_SECONDS
+        self._before = Faults()
+        """Of the processes that the run was in before this one."""
+        self.unjudged: int | None = None
+        """Env steps of the policy that was being evaluated when the run was saved that is resumed."""
         self.spec, self.policy = student_of(settings)
         if isinstance(settings, TrainSettings) and settings.policy.init == "data" and saved is None:
             look_around(self.policy, settings)
@@ -125,6 +129,8 @@ class TrainSession:
             self.progress.spent["total"] = sum(self.progress.seconds.values())
         self.ended, self.progress.stopped = self.progress.stopped, ""
         self.progress.best = max(self.progress.best, self._kept_score())
+        self._before = Faults(**data.get("faults", {}))  # of an earlier version: unknown
+        self.unjudged = data.get("unjudged")
         self._look_ahead()
         self.learner.restore(arrays, data["learner"])
         if isinstance(self.learner, SharedWeights):
@@ -221,6 +227,8 @@ class TrainSession:
         self.save_last()
         progress = asdict(self.progress) | {"restart": self.progress.checkpoints, "spent": self._spent()}
         state = {"learner": data, "progress": progress, "spec": self.spec.to_json()}
+        examiner = getattr(self, "examiner", None)
+        state |= {"faults": asdict(self._process_faults), "unjudged": examiner and examiner.judging}
         write_arrays(self.folder / "state.safetensors", arrays, state)
         now = time.perf_counter()
         self._next_save = now + max(SAVE_SECONDS, 20 * (now - begin))  # a large replay is not always being written
@@ -261,14 +269,19 @@ class TrainSession:
         return {**self.progress.seconds, **self.progress.env_seconds, **self._spent()}
 
     @property
-    def faults(self) -> Faults:
-        """What went wrong so far in workers and in the evaluator, whose episodes are played again."""
-        faults = self.execution.faults
+    def _process_faults(self) -> Faults:
+        """What went wrong so far in processes: workers, a learner's second one, the evaluator."""
+        faults, before = self.execution.faults, self._before
         more = self.evaluator.restarts_used if self.evaluator is not None else 0
         if isinstance(self.learner, OffPolicy):
             more += self.learner.core.restarts_used
-        progress = self.progress
-        return Faults(faults.restarts + more + progress.restarts, faults.lost_episodes + progress.lost_episodes)
+        return Faults(before.restarts + faults.restarts + more, before.lost_episodes + faults.lost_episodes)
+
+    @property
+    def faults(self) -> Faults:
+        """What went wrong so far in processes and simulators; the evaluator's episodes are played again."""
+        faults, progress = self._process_faults, self.progress
+        return Faults(faults.restarts + progress.restarts, faults.lost_episodes + progress.lost_episodes)
 
     def close(self) -> None:
         """End every process."""

@@ -53,14 +53,31 @@ class BesideExaminer:
             return "score"
         if evaluation.every and progress.env_steps >= progress.next_evaluation and not evaluator.busy:
             progress.next_evaluation = progress.env_steps + evaluation.every
-            self._judged = {name: np.array(array) for name, array in self._weights().items()}
-            self._judged_steps = progress.env_steps
-            first = self._settings.evaluation_seed
-            evaluator.begin(self._judged, tuple(range(first, first + evaluation.episodes)), evaluation.deterministic)
-            if self._wait and self._read(evaluator.result(wait=True), metrics):
+            if self._order(evaluator, metrics):
                 return "score"
             self._move_curriculum(evaluator, metrics)
         return ""
+
+    def _order(self, evaluator: Evaluator, metrics: Metrics) -> bool:
+        """Begin the evaluation of the policy as it is now, and wait for it if so it is; whether the run may end."""
+        evaluation, first = self._settings.evaluation, self._settings.evaluation_seed
+        self._judged = {name: np.array(array) for name, array in self._weights().items()}
+        self._judged_steps = self._progress.env_steps
+        seeds = tuple(range(first, first + evaluation.episodes))
+        evaluator.begin(self._judged, seeds, evaluation.deterministic)
+        return self._wait and self._read(evaluator.result(wait=True), metrics)
+
+    def make_up(self, metrics: Metrics) -> str:
+        """Evaluate the policy of the checkpoint, in place of an evaluation that ended with the killed run."""
+        evaluator = self._evaluator
+        if evaluator is None or not self._settings.evaluation.every:
+            return ""
+        return "score" if self._order(evaluator, metrics) else ""
+
+    @property
+    def judging(self) -> int | None:
+        """Env steps of the policy that is being evaluated; None where none is."""
+        return self._judged_steps if self._evaluator is not None and self._evaluator.busy else None
 
     def _move_curriculum(self, evaluator: Evaluator, metrics: Metrics) -> None:
         """Play the same seeds with the teacher in front, and let it play less if that went well."""
