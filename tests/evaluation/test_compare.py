@@ -102,7 +102,15 @@ def test_printed_at_any_width(comparison, width, tmp_path):
         print_comparison(comparison, console)
         text = console.export_text()
     assert all(len(line) <= width for line in text.splitlines())
-    for cell in ("teacher", "untrained", "IQM", number(comparison.rows[2].evaluation.mean)):
+    for cell in (
+        "teacher",
+        "untrained",
+        "95 % interval",
+        "IQM",
+        "parameters",
+        "agreement",
+        number(comparison.rows[2].evaluation.mean),
+    ):
         assert cell in text
 
 

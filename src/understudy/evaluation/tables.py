@@ -134,7 +134,8 @@ def to_rich(comparison: Comparison, width: int = 120) -> Table:
         for cells, style in zip(rows, styles, strict=True):
             table.add_row(*map(escape, cells), style=style)
         return table
-    table.add_column(headers[0], style="dim", min_width=1)
+    room = width - max(map(len, headers)) >= 6 * len(rows)
+    table.add_column(headers[0], style="dim", overflow="fold", min_width=1, no_wrap=room)
     for cells, style in zip(rows, styles, strict=True):
         table.add_column(escape(cells[0]), justify="right", style=style, overflow="fold", min_width=1)
     for i, header in enumerate(headers[1:], start=1):
