@@ -13,6 +13,7 @@ import yaml
 
 from understudy.cli import main
 from understudy.cli_parser import command_parser, given_by
+from understudy.errors import UserError
 from understudy.policies.files import load_policy
 from understudy.preset_files import merged_presets, preset, presets
 
@@ -226,7 +227,7 @@ def test_help_of_a_preset_that_does_not_exist(capsys):
         (["sweep", "t", "--env", "A", "--env", "B"], "env", ["A", "B"]),
         (["sweep", "t", "--sizes", "4", "--sizes", "8"], "sizes", ["4", "8"]),
         (["train", "--env.wrappers", "{a: 1}", "--env.wrappers", "{b: 1}"], "env.wrappers", ["{a: 1}", "{b: 1}"]),
-        (["distill", "t", "--student.hidden", "64", "--student.hidden=32"], "student.hidden", ["64", "32"]),
+        (["distill", "t", "--student.hidden", "64", "32"], "student.hidden", ["64", "32"]),
         (["sweep", "t"], "sizes", ["8x8", "16x16", "32x32", "64x64"]),
         (["kickstart"], "preset", []),
     ],
@@ -237,6 +238,14 @@ def test_flags_of_lists_add_up(words, name, found):
     if name == "preset":
         given = given_by(words[0], words[1:])
         assert given == merged_presets(found or "kickstarting")
+
+
+@pytest.mark.parametrize("words", [["train", "--policy.hidden"], ["kickstart", "--pbt.lr"]])
+def test_numbers_of_a_list_are_given_at_once(words):
+    flag = words[1]
+    assert vars(command_parser().parse_args([*words, "64", "32"]))[flag[2:]] == ["64", "32"]
+    with pytest.raises(UserError, match=f"{flag} is given twice: give all its numbers at once, as {flag} 64 32 "):
+        command_parser().parse_args([*words, "64", f"{flag}=32"])
 
 
 def test_the_module_is_the_command():

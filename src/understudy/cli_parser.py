@@ -84,11 +84,12 @@ def _add_flags(parser: argparse.ArgumentParser, cls: Any, given: Given) -> None:
         shown = _shown(_value(given, name, default))
         names = [f"--{name}"] + ([_SHORT[name]] if name in _SHORT else [])
         several = get_origin(_given(kind)) is tuple
+        numbers = several and get_args(_given(kind))[0] in (int, float)
         groups[section].add_argument(
             *names,
             dest=name,
             nargs="*" if several else None,
-            action=_Several if several else "store",
+            action=_Once if numbers else _Several if several else "store",
             metavar=_metavar(kind),
             default=argparse.SUPPRESS,
             help=(field.metadata.get("help", "") + (f" [{shown}]" if shown else "")).replace("%", "%%"),
@@ -156,6 +157,16 @@ class _Several(argparse.Action):
     ) -> None:
         before = getattr(namespace, self.dest, self.default)
         setattr(namespace, self.dest, [*([] if before is self.default else before), *values])
+
+
+class _Once(argparse.Action):
+    """Refuses a second time: numbers, such as widths, are one thing, of which nobody expects that they add up."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        if hasattr(namespace, self.dest):
+            both = " ".join([*getattr(namespace, self.dest), *values])
+            parser.error(f"{option} is given twice: give all its numbers at once, as {option} {both}")
+        setattr(namespace, self.dest, values)
 
 
 class _Parser(argparse.ArgumentParser):
