@@ -282,3 +282,15 @@ def test_a_resumed_run_goes_on_counting_faults(tmp_path, monkeypatch):
     assert (result.restarts, result.lost_episodes) == (2, 3)
     result, _ = quick(tmp_path, "CartPole-v1", stop__env_steps=384, resume=True)
     assert (result.restarts, result.lost_episodes) == (2, 3)
+
+
+def test_results_of_before_go_once_more_is_learnt_and_are_in_the_way_of_another_run(tmp_path):
+    film = tmp_path / "side-by-side.mp4"
+    film.touch()
+    with pytest.raises(UserError, match="holds side-by-side.mp4 of an earlier run"):
+        quick(tmp_path, "CartPole-v1", stop__env_steps=128)
+    film.unlink()
+    quick(tmp_path, "CartPole-v1", stop__env_steps=128)
+    film.touch()
+    quick(tmp_path, "CartPole-v1", stop__env_steps=256, resume=True)
+    assert not film.exists() and (tmp_path / "summary.json").exists()

@@ -136,3 +136,19 @@ def test_a_run_whose_folder_was_taken_away_at_the_end_does_not_say_that_it_can_g
 
     with pytest.raises(Interrupted, match="interrupted; nothing that was learnt is in .*run$"):
         quick(tmp_path / "run", 300, report=away)
+
+
+def test_what_was_made_of_an_earlier_student_goes_once_more_is_learnt(tmp_path):
+    def stop(metrics):
+        if metrics["round"] == 3:
+            raise KeyboardInterrupt
+
+    made = [tmp_path / name for name in ("result.json", "result.png", "side-by-side.mp4")]
+    quick(tmp_path, 120)
+    for path in made:
+        path.write_text("{}")
+    quick(tmp_path, 120, resume=True)
+    assert all(path.exists() for path in made), "nothing was learnt"
+    with pytest.raises(Interrupted):
+        quick(tmp_path, 600, resume=True, report=stop)
+    assert not any(path.exists() for path in [*made, tmp_path / "summary.json"])

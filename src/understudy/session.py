@@ -20,6 +20,7 @@ from understudy.evaluation.judge import Judge
 from understudy.execution.base import EvaluatingExecution, Portable, Setup
 from understudy.imports import packed
 from understudy.io.checkpoint import read_arrays, write_arrays
+from understudy.io.run_folder import forget_results
 from understudy.learner import Learner, make_learner
 from understudy.learning.from_dataset import DistillProgress, FromDataset, ParityExaminer, TeacherLabels
 from understudy.loop import Run
@@ -176,6 +177,7 @@ class Session:
 
     def save(self, metrics: Mapping[str, Any]) -> None:
         """Write the student, the samples of this round, and the state to go on from."""
+        forget_results(self.folder)
         student, progress = self.policy(), self.progress
         extra = {"env_steps": progress.env_steps, "ratio": progress.ratio if np.isfinite(progress.ratio) else None}
         if metrics.get("best"):

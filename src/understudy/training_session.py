@@ -18,6 +18,7 @@ from understudy.errors import UserError
 from understudy.execution.base import Execution, Faults, Portable, Setup
 from understudy.execution.evaluator import Evaluator
 from understudy.io.checkpoint import read_arrays, write_arrays
+from understudy.io.run_folder import forget_results
 from understudy.io.scores import is_number
 from understudy.learning.actor_critic import ActorCritic
 from understudy.learning.beside import BesideExaminer
@@ -224,6 +225,7 @@ class TrainSession:
                 raise UserError(f"no checkpoint at {self.progress.env_steps} env steps: {name} holds NaN or infinity")
         if self.described and not (self.folder / "config.yaml").exists():
             self.describe()
+        forget_results(self.folder)
         self.save_last()
         progress = asdict(self.progress) | {"restart": self.progress.checkpoints, "spent": self._spent()}
         state = {"learner": data, "progress": progress, "spec": self.spec.to_json()}

@@ -22,6 +22,8 @@ except ImportError:  # not POSIX: nothing is locked
 
 LOCK = ".lock"
 _GOES_ON = ("state.safetensors", "population.jsonl")
+_RESULTS = ("summary.json", "result.json", "result.png", "population.png", "side-by-side.mp4")
+"""What is made of a run once it has ended, and what reports show of it."""
 _held: set[int] = set()
 
 
@@ -36,12 +38,19 @@ def check_free(folder: Path) -> None:
     if any((folder / name).exists() for name in _GOES_ON):
         again = f"--resume {shlex.quote(str(folder))}"
         raise UserError(f"{folder} holds a run already: {again} goes on with it, --run FOLDER starts another")
-    for name in (*RUN_FILES, "summary.json"):
+    for name in (*RUN_FILES, *_RESULTS):
         if (folder / name).exists():
             raise UserError(
                 f"{folder} holds {name} of an earlier run, which cannot go on without its state.safetensors: remove "
                 "what you do not need, or start in another folder with --run"
             )
+
+
+def forget_results(folder: Path) -> None:
+    """Remove what was made of a run that has gone on since: it is of an earlier student."""
+    for name in _RESULTS:
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()
 
 
 def chosen_folder(run: str | os.PathLike[str] | None, name: str) -> Path:

@@ -21,7 +21,7 @@ from understudy.errors import Interrupted, OutsideError, UserError
 from understudy.evaluation.evaluate import evaluate
 from understudy.execution.processes import cores
 from understudy.io.log import as_json
-from understudy.io.run_folder import in_use
+from understudy.io.run_folder import forget_results, in_use
 from understudy.kickstart_job import KickstartJob, prepare
 from understudy.kickstarting import gone_on
 from understudy.policies.files import load_policy, write_atomic
@@ -168,6 +168,7 @@ def _train(job: KickstartJob, tell: tune.Tell | None) -> TrainResult:
     write_atomic(job.folder / "config.yaml", yaml.safe_dump({"settings": plain(settings)}, sort_keys=False).encode())
 
     def note(result: Result) -> None:
+        forget_results(job.folder)
         past = [r.values for r in results if (r.member, r.interval) == (result.member, result.interval - 1)]
         result = replace(result, before=past[0] if past else {})
         append(path, result)

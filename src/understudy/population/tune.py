@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import random
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -220,9 +219,7 @@ def _notes(tune: Any, tell: Tell, mistakes: list[str], cluster: Cluster) -> Any:
             return {}  # Tune saves its callbacks; terminals and files cannot be saved, and nobody reads them back
 
         def on_step_begin(self, **_: Any) -> None:
-            if time.monotonic() > self.next_check:  # Ray ends this process a while after it ended itself
-                self.cluster.check()
-                self.next_check = time.monotonic() + 1
+            self.cluster.check()  # each time: Tune would wait for a Ray that ended, and Ray then end this process
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
             for row in result["rows"]:
@@ -231,7 +228,7 @@ def _notes(tune: Any, tell: Tell, mistakes: list[str], cluster: Cluster) -> Any:
                 self.mistakes.append(result["mistake"])
 
     notes = Notes()
-    notes.tell, notes.mistakes, notes.cluster, notes.next_check = tell, mistakes, cluster, 0.0
+    notes.tell, notes.mistakes, notes.cluster = tell, mistakes, cluster
     return notes
 
 
