@@ -228,9 +228,11 @@ class TrainSession:
         forget_results(self.folder)
         self.save_last()
         progress = asdict(self.progress) | {"restart": self.progress.checkpoints, "spent": self._spent()}
-        state = {"learner": data, "progress": progress, "spec": self.spec.to_json()}
-        examiner = getattr(self, "examiner", None)
-        state |= {"faults": asdict(self._process_faults), "unjudged": examiner and examiner.judging}
+        examiner: BesideExaminer | None = getattr(self, "examiner", None)
+        state = {
+            "learner": data, "progress": progress, "spec": self.spec.to_json(),
+            "faults": asdict(self._process_faults), "unjudged": examiner and examiner.judging,
+        }  # fmt: skip
         write_arrays(self.folder / "state.safetensors", arrays, state)
         now = time.perf_counter()
         self._next_save = now + max(SAVE_SECONDS, 20 * (now - begin))  # a large replay is not always being written

@@ -288,12 +288,20 @@ def test_a_population_whose_ray_ended_says_how_to_go_on(tmp_path, monkeypatch):
         def check(self):
             raise WorkerError("Ray has ended")
 
-    def fails(job, begin, concurrent, tell):
-        tell(Result(1, 0, 128, 1.0, begin[0][1], 0, 0.0))
-        notes = tune._notes(SimpleNamespace(Callback=object), tell, [], Gone())
-        notes.on_step_begin(iteration=1, trials=[])
+        def close(self):
+            pass
 
-    monkeypatch.setattr(tune, "run", fails)
+    def fails(module, job, begin, folder, cluster, tell):
+        tell(Result(1, 0, 128, 1.0, begin[0][1], 0, 0.0))
+        notes = tune._notes(SimpleNamespace(Callback=object), tell, [], cluster)
+        try:
+            notes.on_step_begin(iteration=1, trials=[])
+        except Exception:
+            raise AssertionError("Tune would tidy up, with the Ray that ended") from None
+
+    monkeypatch.setattr(tune, "import_tune", lambda: None)
+    monkeypatch.setattr(tune, "Cluster", lambda *_: Gone())
+    monkeypatch.setattr(tune, "_fit", fails)
     with pytest.raises(
         WorkerError, match="Ray has ended; members came to 128 .*go on with: .*kickstart --resume .*run"
     ):

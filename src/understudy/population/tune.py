@@ -46,6 +46,13 @@ def import_tune() -> Any:
         raise missing_extra("ray[tune]", "pbt", purpose) from None
 
 
+class _RayEndedError(BaseException):
+    """Ray is not there any more. No ``Exception``, after which Tune would tidy up with the Ray that ended."""
+
+    def __init__(self, error: OutsideError) -> None:
+        self.error = error
+
+
 class MemberTrial:
     """What Tune asks of a trial, for one member at a time; see ``Member``.
 
@@ -140,6 +147,7 @@ def run(job: KickstartJob, begin: list[tuple[int, Values]], concurrent: int, tel
 
     Raises:
         UserError: Ray is missing, or a member's mistake.
+        OutsideError: A member's process was ended, or Ray was.
     """
     tune = import_tune()
     notes = job.folder / "tune"
@@ -148,6 +156,8 @@ def run(job: KickstartJob, begin: list[tuple[int, Values]], concurrent: int, tel
     try:
         with environment_variables(_QUIET):
             mistakes = _fit(tune, job, begin, notes, cluster, tell)
+    except _RayEndedError as ended:
+        raise ended.error from None
     finally:
         cluster.close()
         shutil.rmtree(notes, ignore_errors=True)
@@ -219,7 +229,10 @@ def _notes(tune: Any, tell: Tell, mistakes: list[str], cluster: Cluster) -> Any:
             return {}  # Tune saves its callbacks; terminals and files cannot be saved, and nobody reads them back
 
         def on_step_begin(self, **_: Any) -> None:
-            self.cluster.check()  # each time: Tune would wait for a Ray that ended, and Ray then end this process
+            try:
+                self.cluster.check()  # each time: Tune would wait for a Ray that ended, and Ray then end this process
+            except OutsideError as error:
+                raise _RayEndedError(error) from None
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
             for row in result["rows"]:
