@@ -106,14 +106,12 @@ def test_gradient_of_one_linear_unit_by_hand():
     assert kernel.gradient(torch.tensor([[0.5]]), kernel.prepare(torch.tensor([[3.0]]))).tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("weight_decay,max_norm", [(0.0, None), (0.01, 0.05), (0.01, 100.0)])
-def test_hundred_steps_equal_torch_adam(weight_decay, max_norm):
+@pytest.mark.parametrize("max_norm", [None, 0.05, 100.0])
+def test_hundred_steps_equal_torch_adam(max_norm):
     teacher, distance = teacher_family("deterministic"), Distance("mse")
     reference, policy = student(), student()
-    optimizer = torch.optim.Adam(reference.parameters(), lr=1e-3, weight_decay=weight_decay)
-    kernel = MLPKernel.from_policy(
-        policy, teacher, distance, N, weight_decay=weight_decay, max_grad_norm=max_norm
-    )  # fmt: skip
+    optimizer = torch.optim.Adam(reference.parameters(), lr=1e-3)
+    kernel = MLPKernel.from_policy(policy, teacher, distance, N, max_grad_norm=max_norm)
     for step in range(100):
         x, params, _ = data(teacher, seed=step)
         lr = optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / 100)

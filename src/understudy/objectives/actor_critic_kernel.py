@@ -73,7 +73,6 @@ class ActorCriticKernel:
         max_grad_norm: float | None,
         normalize_advantage: bool,
         eps: float = 1e-5,
-        betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         """Allocate everything, parameters 0; see ``from_policy``.
 
@@ -87,13 +86,12 @@ class ActorCriticKernel:
             max_grad_norm: Gradients are scaled down to this norm, None for no limit.
             normalize_advantage: Over each batch, as ``rl.normalize_advantage`` does.
             eps: Of Adam.
-            betas: Of Adam.
         """
         family = spec.distribution
         self._losses = ActorCriticLosses(clip, value_clip, value_weight, normalize_advantage)
         self._choices = None if family.continuous else np.array(family.sizes)
         self._layout = Layout(spec, features)
-        self._adam = FlatAdam(self._layout.size, max_grad_norm, eps, betas)
+        self._adam = FlatAdam(self._layout.size, max_grad_norm, eps)
         self.parameters, self._grad = self._adam.params, self._adam.grad
         self._net = ActorCriticNet(self._layout, self.parameters, self._grad, spec.activation, batch_size)
         log_std = self._net.log_std

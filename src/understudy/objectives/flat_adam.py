@@ -39,7 +39,6 @@ class FlatAdam:
         size: int,
         max_grad_norm: float | None = None,
         eps: float = 1e-8,
-        betas: tuple[float, float] = (0.9, 0.999),
         memory: Mapping[str, Array] | None = None,
     ) -> None:
         """Begin at parameters 0.
@@ -48,14 +47,13 @@ class FlatAdam:
             size: Parameters.
             max_grad_norm: None for no limit.
             eps: Added to the root of the second moment.
-            betas: What the moments keep.
             memory: Arrays of zeros to use, ``VECTORS`` and ``steps``.
         """
         arrays = [np.zeros(size, np.float32) if memory is None else memory[name] for name in VECTORS]
         self.params, self.grad, self._m, self._v = arrays
         self._tensors = [[torch.from_numpy(array)] for array in arrays]
         self._steps = torch.from_numpy(np.zeros(1, np.float32) if memory is None else memory["steps"])[0]
-        self._max_grad_norm, self._eps, self._betas = max_grad_norm, eps, betas
+        self._max_grad_norm, self._eps = max_grad_norm, eps
         self.norm = math.nan
 
     def step(self, lr: float) -> None:
@@ -65,7 +63,7 @@ class FlatAdam:
             self.grad *= factor
         self._steps.add_(1)
         params, grad, m, v = self._tensors
-        adam_step(params, grad, m, v, [self._steps], lr, self._eps, self._betas)
+        adam_step(params, grad, m, v, [self._steps], lr, self._eps)
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return copies of the parameters and moments, and the number of steps, for an exact resume."""
@@ -93,18 +91,11 @@ class TensorAdam:
         norm: [] of the last step's gradient before clipping.
     """
 
-    def __init__(
-        self,
-        size: int,
-        device: torch.device,
-        max_grad_norm: float | None = None,
-        eps: float = 1e-8,
-        betas: tuple[float, float] = (0.9, 0.999),
-    ) -> None:
+    def __init__(self, size: int, device: torch.device, max_grad_norm: float | None = None, eps: float = 1e-8) -> None:
         """Begin at parameters 0; see ``FlatAdam``."""
         self.params, self.grad, self._m, self._v = (torch.zeros(size, device=device) for _ in VECTORS)
         self._steps = torch.zeros((), device=device)
-        self._max_grad_norm, self._eps, self._betas = max_grad_norm, eps, betas
+        self._max_grad_norm, self._eps = max_grad_norm, eps
         self.norm = torch.full((), math.nan, device=device)
 
     def step(self, lr: float) -> None:
@@ -114,7 +105,7 @@ class TensorAdam:
             self.grad.mul_((self._max_grad_norm / (self.norm + 1e-6)).clamp_(max=1.0))
         self._steps.add_(1)
         vectors = [self.params], [self.grad], [self._m], [self._v]
-        adam_step(*vectors, [self._steps], lr, self._eps, self._betas)
+        adam_step(*vectors, [self._steps], lr, self._eps)
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """See ``FlatAdam``."""

@@ -5,9 +5,9 @@ one state, the gradients of L = sum_n w_n D_n / sum_n w_n are, from the last lay
 
     d_L = w / sum(w) * dD/dz_L,   dL/dW_i = d_i' h_{i-1},   dL/db_i = sum_n d_i,   d_{i-1} = (d_i W_i) * f'(z_{i-1}),
 
-and Adam follows (Kingma 2015, algorithm 1, with the L2 weight decay of ``torch.optim.Adam``). All parameters lie in one
-vector, so do gradients and moments: the optimiser and gradient clipping are single calls. Activations and gradients
-live in preallocated buffers; the backward pass overwrites the activations. Nothing waits for a result in ``step``.
+and Adam follows (Kingma 2015, algorithm 1). All parameters lie in one vector, so do gradients and moments: the
+optimiser and gradient clipping are single calls. Activations and gradients live in preallocated buffers; the backward
+pass overwrites the activations. Nothing waits for a result in ``step``.
 
 For networks this small calls cost more than arithmetic: half of an autograd step builds and walks the graph. Built on
 PyTorch, whose matrix products beat NumPy's here from batch 512 on, and on the same kernels that autograd runs.
@@ -104,9 +104,6 @@ class MLPKernel:
         teacher: Family,
         student: Family,
         batch_size: int,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
         max_grad_norm: float | None = None,
     ) -> None:
         """Copy the weights ([out, in], as ``nn.Linear`` has them) and biases ([out]), and allocate the buffers.
@@ -119,16 +116,13 @@ class MLPKernel:
             teacher: Family of the parameters given to ``prepare``.
             student: Family of the outputs.
             batch_size: Most rows that a step will see.
-            betas: Of Adam.
-            eps: Of Adam.
-            weight_decay: L2 penalty, added to the gradient.
             max_grad_norm: Gradients are scaled down to this norm, None for no limit.
         """
         distance.check(teacher, student)
         if activation not in _ACTIVATIONS:
             raise UserError(f"the MLP kernel has no activation {activation!r}; there are {', '.join(_ACTIVATIONS)}")
         self.distance, self.teacher, self.student = distance, teacher, student
-        self._betas, self._eps, self._weight_decay, self._max_grad_norm = betas, eps, weight_decay, max_grad_norm
+        self._max_grad_norm = max_grad_norm
         self._activate, self._backward = _ACTIVATIONS[activation]
         initial = [torch.as_tensor(a, dtype=torch.float32) for pair in zip(weights, biases, strict=True) for a in pair]
         self._params = torch.cat([a.flatten() for a in initial])
@@ -202,7 +196,7 @@ class MLPKernel:
             self._grad.mul_((self._max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
         self._steps.add_(1)
         vectors = [self._params], [self._grad], [self._m], [self._v]
-        adam_step(*vectors, [self._steps], lr, self._eps, self._betas, self._weight_decay)
+        adam_step(*vectors, [self._steps], lr, 1e-8)
 
     def gradient(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the gradient of the mean distance as one vector (overwritten by the next call); see ``step``."""

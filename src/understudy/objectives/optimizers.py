@@ -24,8 +24,6 @@ def adam_step(
     steps: list[Tensor],
     lr: float,
     eps: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    weight_decay: float = 0.0,
 ) -> None:
     """Take one step of Kingma 2015, algorithm 1, in place, by the kernel of ``torch.optim.Adam(fused=True)``.
 
@@ -37,12 +35,10 @@ def adam_step(
         steps: [] each, the number of this step, from 1.
         lr: Learning rate.
         eps: Added to the root of ``second``.
-        betas: What ``first`` and ``second`` keep.
-        weight_decay: Times the parameters, added to the gradients.
     """
     torch._fused_adam_(
-        parameters, grads, first, second, [], steps, lr=lr, beta1=betas[0], beta2=betas[1], weight_decay=weight_decay,
-        eps=eps, amsgrad=False, maximize=False,
+        parameters, grads, first, second, [], steps, lr=lr, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=eps,
+        amsgrad=False, maximize=False,
     )  # fmt: skip
 
 

@@ -180,22 +180,22 @@ class RunningMoments:
 class RewardScaler:
     """Divides rewards by the running standard deviation of the discounted return, as VecNormalize does.
 
-    R_t = gamma R_{t-1} + r_t in every environment, 0 at the start of episodes;  r'_t = clip(r_t / sqrt(Var R + 1e-8)).
-    The mean is not subtracted, which would change the task.
+    R_t = gamma R_{t-1} + r_t in every environment, 0 at the start of episodes;  r'_t = r_t / sqrt(Var R + 1e-8), from
+    -10 to 10. The mean is not subtracted, which would change the task.
 
     Differs in: updated once per rollout, so all its rewards share one scale; and begins without the pseudo-observation
     of weight 1e-4.
     """
 
-    def __init__(self, envs: int, gamma: float, clip: float = 10.0, eps: float = 1e-8) -> None:
-        self.gamma, self.clip, self.eps = gamma, clip, eps
+    def __init__(self, envs: int, gamma: float) -> None:
+        self.gamma = gamma
         self._moments = RunningMoments()
         self._returns = np.zeros(envs)
 
     @property
     def factor(self) -> float:
         """What rewards are multiplied by."""
-        return float(1 / np.sqrt(self._moments.var + self.eps))
+        return float(1 / np.sqrt(self._moments.var + 1e-8))
 
     def scale(self, reward: Array, ended: Array, start: Array) -> Array:
         """Update the statistics by a rollout and return its rewards scaled, [T, B] float32.
@@ -213,7 +213,7 @@ class RewardScaler:
             np.add(row, carried, out=row)
             np.multiply(row, factor, out=carried)
         self._moments.update(returns.ravel())
-        scaled: Array = np.clip(reward * self.factor, -self.clip, self.clip).astype(np.float32, copy=False)
+        scaled: Array = np.clip(reward * self.factor, -10.0, 10.0).astype(np.float32, copy=False)
         return scaled
 
     @property
