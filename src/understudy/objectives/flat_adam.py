@@ -83,7 +83,7 @@ class FlatAdam:
 
 
 class TensorAdam:
-    """The peer of ``FlatAdam`` on another device, where no step waits for a number.
+    """The peer of ``FlatAdam`` for tensors on any device, where no step waits for a number.
 
     Attributes:
         params: [size], changed in place.

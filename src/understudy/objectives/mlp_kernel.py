@@ -26,7 +26,7 @@ from understudy.data import Array
 from understudy.errors import UserError
 from understudy.objectives.distances import Distance
 from understudy.objectives.divergences import saturating_interval
-from understudy.objectives.optimizers import adam_step
+from understudy.objectives.flat_adam import TensorAdam
 from understudy.policies.family import Family
 from understudy.policies.policy import Policy
 from understudy.policies.spec import PolicySpec
@@ -122,14 +122,12 @@ class MLPKernel:
         if activation not in _ACTIVATIONS:
             raise UserError(f"the MLP kernel has no activation {activation!r}; there are {', '.join(_ACTIVATIONS)}")
         self.distance, self.teacher, self.student = distance, teacher, student
-        self._max_grad_norm = max_grad_norm
         self._activate, self._backward = _ACTIVATIONS[activation]
         initial = [torch.as_tensor(a, dtype=torch.float32) for pair in zip(weights, biases, strict=True) for a in pair]
-        self._params = torch.cat([a.flatten() for a in initial])
-        self._grad, self._m, self._v = (torch.zeros_like(self._params) for _ in range(3))
-        self._steps = torch.zeros(())
+        self._adam = TensorAdam(sum(a.numel() for a in initial), torch.device("cpu"), max_grad_norm)
+        torch.cat([a.flatten() for a in initial], out=self._adam.params)
         shapes = [a.shape for a in initial]
-        views, grads = _split(self._params, shapes), _split(self._grad, shapes)
+        views, grads = _split(self._adam.params, shapes), _split(self._adam.grad, shapes)
         self.weights, self.biases = views[0::2], views[1::2]
         self._grad_weights, self._grad_biases = grads[0::2], grads[1::2]
         self._transposed = [w.t() for w in self.weights]
@@ -191,12 +189,7 @@ class MLPKernel:
             weight: [n] weights of the states, 0 where invalid; the loss is the weighted mean.
         """
         self.gradient(x, target, weight)
-        if self._max_grad_norm is not None:
-            norm = torch.linalg.vector_norm(self._grad)
-            self._grad.mul_((self._max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
-        self._steps.add_(1)
-        vectors = [self._params], [self._grad], [self._m], [self._v]
-        adam_step(*vectors, [self._steps], lr, 1e-8)
+        self._adam.step(lr)
 
     def gradient(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the gradient of the mean distance as one vector (overwritten by the next call); see ``step``."""
@@ -214,7 +207,7 @@ class MLPKernel:
             if i:
                 torch.mm(buffers[i].d, self.weights[i], out=buffers[i - 1].g)
                 self._backward(buffers[i - 1])
-        return self._grad
+        return self._adam.grad
 
     def _buffers_for(self, n: int) -> list[_Layer]:
         """Cut the first n rows out of the buffers, once for each batch size that comes."""
@@ -267,7 +260,7 @@ class MLPKernel:
     @property
     def parameters(self) -> Tensor:
         """All weights and biases as one vector, live."""
-        return self._params
+        return self._adam.params
 
     def named(self, vector: Tensor) -> dict[str, Array]:
         """Cut a vector like ``parameters`` (an average of them, say) into copies named as the policy names them."""
@@ -278,8 +271,7 @@ class MLPKernel:
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return copies of the parameters and moments, and the number of steps, for an exact resume."""
-        arrays = {"params": self._params, "m": self._m, "v": self._v}
-        return {name: tensor.numpy().copy() for name, tensor in arrays.items()}, {"steps": int(self._steps.item())}
+        return self._adam.state()
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """Continue from what ``state`` returned.
@@ -287,11 +279,7 @@ class MLPKernel:
         Raises:
             UserError: It belongs to another network.
         """
-        for name, tensor in (("params", self._params), ("m", self._m), ("v", self._v)):
-            if name not in arrays or arrays[name].shape != tuple(tensor.shape):
-                raise UserError("the optimiser state does not fit this student; resume with the same network")
-            tensor.copy_(torch.as_tensor(arrays[name]))
-        self._steps.fill_(data["steps"])
+        self._adam.restore(arrays, data)
 
 
 def _split(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
