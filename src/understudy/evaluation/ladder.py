@@ -46,13 +46,7 @@ def draw(found: Comparison, path: str | os.PathLike[str]) -> Path:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
     _panel(left, found, lambda row: row.parameters, "Return against parameters", "parameters needed to act")
-    _panel(
-        right,
-        found,
-        _latency,
-        "Return against latency",
-        "µs for one action, one thread, the faster of PyTorch and NumPy",
-    )
+    _panel(right, found, _latency, "Return against latency", _LATENCY)
     first = found.rows[0].evaluation
     figure.suptitle(
         f"{found.env} · {first.episodes} episodes each, the same seeds · bars are 95 % intervals of the mean · "

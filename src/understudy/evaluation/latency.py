@@ -15,7 +15,8 @@ from understudy.policies.devices import one_thread
 from understudy.policies.policy import Policy
 from understudy.policies.weights import named_arrays
 
-WARM_UP = 20
+WARM_UP, LEAST = 20, 30
+"""Calls that are not timed, and that are."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +38,20 @@ class Latency:
         return min(self.predict_us, self.array_us or self.predict_us)
 
 
-def latency(policy: Any, observation: Any = None, seconds: float = 0.2, min_calls: int = 30) -> Latency:
+def latency(policy: Any, seconds: float = 0.2) -> Latency:
     """Measure how long a policy takes to act.
 
     Args:
         policy: Anything with ``predict``.
-        observation: One observation; zeros in the middle of its observation space by default.
-        seconds: Time to spend per measurement.
-        min_calls: Calls at least, however slow.
+        seconds: Time to spend per measurement, and on 30 calls at least.
     """
-    if observation is None:
-        observation = example_observation(policy.observation_space)
+    observation = example_observation(policy.observation_space)
     with one_thread():
-        own = _median_us(_acting(policy, observation), seconds, min_calls)
+        own = median_us(_acting(policy, observation), seconds)
         fast = None
         if isinstance(policy, Policy) and arrays.supports(policy.spec):
             twin = arrays.ArrayPolicy(policy.spec, named_arrays(policy))
-            fast = _median_us(_acting(twin, observation), seconds, min_calls)
+            fast = median_us(_acting(twin, observation), seconds)
     return Latency(own, fast)
 
 
@@ -70,12 +68,13 @@ def _acting(policy: Any, observation: Any) -> Callable[[], None]:
     return act
 
 
-def _median_us(call: Callable[[], None], seconds: float, min_calls: int) -> float:
+def median_us(call: Callable[[], None], seconds: float) -> float:
+    """Return the median microseconds of a call, see ``latency``."""
     for _ in range(WARM_UP):
         call()
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < min_calls or time.perf_counter() < end:
+    while len(times) < LEAST or time.perf_counter() < end:
         begin = time.perf_counter()
         call()
         times.append(time.perf_counter() - begin)

@@ -277,10 +277,10 @@ class SequentialParity:
     only what looks good must ``spend`` for what it did not test.
     """
 
-    def __init__(self, ratio: float, alpha: float = 0.05, paired: bool = True, guard_falls: bool = False) -> None:
+    def __init__(self, ratio: float, alpha: float = 0.05, guard_falls: bool = False) -> None:
         if not 0 < alpha < 1:
             raise UserError(f"alpha is a probability between 0 and 1, not {alpha}")
-        self.ratio, self.alpha, self.paired, self.guard_falls = ratio, alpha, paired, guard_falls
+        self.ratio, self.alpha, self.guard_falls = ratio, alpha, guard_falls
         self.looks = 0
 
     @property
@@ -307,7 +307,7 @@ class SequentialParity:
     ) -> list[Parity]:
         """Test K tasks at a part of ``next_alpha``, as one of several stages of a look that ``spend`` ends."""
         return [
-            parity_test(s, t, r, self.ratio, alpha, self.paired, self.guard_falls)
+            parity_test(s, t, r, self.ratio, alpha, guard_falls=self.guard_falls)
             for s, t, r in zip(student, teacher, random, strict=True)
         ]
 

@@ -18,12 +18,12 @@ from understudy.rollouts.buffers import Layout, pack, views
 Shapes = Mapping[str, tuple[tuple[int, ...], Any]]
 
 
-def board_layout(shapes: Shapes, offset: int = 0) -> tuple[Layout, int]:
+def board_layout(shapes: Shapes) -> tuple[Layout, int]:
     """Return where the arrays named in ``shapes`` stand twice, after their counters, and where they end."""
     named: dict[str, tuple[tuple[int, ...], Any]] = {"version": ((), np.int64), "writing": ((2,), np.int64)}
     for copy in (0, 1):
         named |= {f"{copy}:{name}": pair for name, pair in shapes.items()}
-    return pack(named, offset)
+    return pack(named)
 
 
 class Board:
@@ -42,8 +42,8 @@ class Board:
         """How often weights were published."""
         return int(self._version)
 
-    def publish(self, weights: Mapping[str, Array]) -> int:
-        """Write new weights; returns their version, 1 for the first."""
+    def publish(self, weights: Mapping[str, Array]) -> None:
+        """Write new weights; the version of the first is 1."""
         version = int(self._version) + 1
         copy = version % 2
         self._writing[copy] += 1
@@ -51,7 +51,6 @@ class Board:
             array[...] = weights[name]
         self._writing[copy] += 1
         self._version[...] = version
-        return version
 
     def read(self) -> tuple[int, dict[str, Array]]:
         """Return the newest version and copies of its weights."""

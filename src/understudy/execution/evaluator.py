@@ -20,7 +20,6 @@ class Evaluator:
         self._pool = Pool(plain, [range(0)], timeout=timeout, restarts=restarts, slots=0, name="evaluator")
         self.seconds = 0.0
         """Wall seconds of all jobs so far."""
-        self.env_steps = 0
 
     @property
     def busy(self) -> bool:
@@ -50,7 +49,6 @@ class Evaluator:
         for _, episodes in answers:
             found: Episodes = episodes
             self.seconds += found.seconds
-            self.env_steps += found.env_steps
             return found
         return None
 

@@ -21,16 +21,15 @@ def plain_text(text: str) -> str:
     return text
 
 
-def to_markdown(content: Content, source: str = "", front_matter: bool = True) -> str:
+def to_markdown(content: Content, source: str = "") -> str:
     """Return the report as Markdown.
 
     Args:
         content: What it says.
         source: What loads the policy: the id of its repository, or its file; empty: how is not said.
-        front_matter: Whether it begins with the YAML that the hub reads.
     """
-    parts = [_front_matter(content)] if front_matter else []
-    parts += [f"# {plain_text(content.title)}", f"**{content.verdict.headline}.** {plain_text(content.verdict.text)}"]
+    parts = [_front_matter(content), f"# {plain_text(content.title)}"]
+    parts.append(f"**{content.verdict.headline}.** {plain_text(content.verdict.text)}")
     for card in content.cards:
         rows = "\n".join(f"- {name}: {plain_text(value)}" for name, value in card.rows)
         parts.append(f"**{card.role}** {plain_text(card.name)}\n\n{rows}".rstrip())

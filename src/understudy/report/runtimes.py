@@ -11,7 +11,7 @@ import numpy as np
 
 from understudy.errors import UserError
 from understudy.evaluation.flops import flops_of
-from understudy.evaluation.latency import _median_us, latency
+from understudy.evaluation.latency import latency, median_us
 from understudy.io.export.c.timing import time_policy
 from understudy.io.export.onnx_file import float_model
 from understudy.policies.policy import Policy
@@ -87,7 +87,7 @@ def _onnx(policy: Any, folder: Path | None) -> Runtime:
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         note = files[0].name if files else "exported for the occasion"
-        return Runtime(name, _median_us(_asking(session), _SECONDS, 30), note)
+        return Runtime(name, median_us(_asking(session), _SECONDS), note)
     except UserError as error:
         return Runtime(name, None, str(error))
     except Exception as error:  # a foreign file, or an operator that the exporter does not know

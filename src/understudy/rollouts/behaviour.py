@@ -108,15 +108,6 @@ class Behaviour:
         self.values = False
         """Whether the rollout in the making gets action values."""
 
-    def rng_state(self) -> list[dict[str, Any]]:
-        """Return the generators' states, for exact resume."""
-        return [dict(rng.bit_generator.state) for rng in self._rngs]
-
-    def set_rng_state(self, states: list[dict[str, Any]]) -> None:
-        """Set what ``rng_state`` returned."""
-        for rng, state in zip(self._rngs, states, strict=True):
-            rng.bit_generator.state = state
-
     def begin(self, mixture: Mixture, student: Actor | None, teacher: Actor | None, steps: int) -> None:
         """Draw the random numbers of the next ``steps`` steps.
 

@@ -60,7 +60,6 @@ def plan(
     preset: str | None,
     behaviors: Mapping[str, str],
     run: str | os.PathLike[str] | None = None,
-    resume: bool = False,
 ) -> Plan | None:
     """Say what each behaviour's run is; None where the scene, or what is asked of it, has only one.
 
@@ -69,7 +68,6 @@ def plan(
         preset: For behaviours without one of their own.
         behaviors: Name to a preset (or YAML file) of its own, or to ``''``; empty for all that the scene shows.
         run: The folder that holds a folder for each.
-        resume: Go on with the runs in it.
 
     Raises:
         UserError: The scene cannot be started, has no such behaviour, or the settings cannot be those of several.
@@ -96,7 +94,7 @@ def plan(
     if options.editor:
         raise UserError(f"{spec.id} runs one behaviour at a time here: choose with --behavior {next(iter(seen))}")
     folder = chosen_folder(run, folder_name(spec.id))
-    if (folder / BEHAVIOURS).exists() and not resume:
+    if (folder / BEHAVIOURS).exists():
         raise UserError(f"{folder} holds runs already: --resume {folder} goes on with them, --run FOLDER starts others")
     parts = []
     for name, look in seen.items():
@@ -108,7 +106,7 @@ def plan(
     players = {part.settings.rollout.num_envs // part.look.agents for part in parts}
     if len(players) > 1:
         raise UserError(f"{spec.id}: behaviours share their players, so --num-envs must be the same for all of them")
-    return Plan(tuple(parts), folder, players.pop(), resume)
+    return Plan(tuple(parts), folder, players.pop(), False)
 
 
 def resumed(folder: Path, saved: Mapping[str, Any], settings: Mapping[str, Any]) -> Plan:

@@ -35,8 +35,8 @@ class Ensemble(Members):
 
     Args:
         members: Teachers without memory.
-        kind: ``distributions`` or ``losses``.
-        seed: Of the draws of ``losses``; they go on from call to call and are not part of a checkpoint.
+        kind: ``distributions`` or ``losses``; the draws of the latter go on from call to call and are not part of a
+            checkpoint.
 
     Raises:
         UserError: A teacher has a memory, or the kind is unknown.
@@ -44,14 +44,14 @@ class Ensemble(Members):
 
     _actor: EnsembleActor
 
-    def __init__(self, members: Sequence[PolicyLike], kind: str = "distributions", seed: int = 0) -> None:
+    def __init__(self, members: Sequence[PolicyLike], kind: str = "distributions") -> None:
         if kind not in KINDS:
             raise UserError(f"ensemble {kind!r} is unknown; there are {', '.join(KINDS)}")
         refuse_memory(members)
         super().__init__(members)
         self.kind = kind
-        self._actor = EnsembleActor(members, kind, seed)
-        self._rng = np.random.default_rng((seed, 3))
+        self._actor = EnsembleActor(members, kind)
+        self._rng = np.random.default_rng((0, 3))
         self.observation_space, self.action_space = members[0].observation_space, members[0].action_space
         source = " + ".join(member.about.source or member.about.algorithm for member in members)
         self.about = About(f"ensemble of {len(members)} ({kind})", source, members[0].about.env)

@@ -194,10 +194,10 @@ class Graph(nn.Module):
         chosen = torch.stack([part.argmax(dim=1) for part in parts], dim=1)
         return chosen + torch.from_numpy(self.map.start) if self.map.start.any() else chosen
 
-    def example(self, count: int = 2) -> tuple[Tensor, ...]:
-        """Return inputs of zeros, of the right types."""
-        zeros = [torch.as_tensor(self.cast(self.empty(key, count), key)) for key in self.keys]
-        shape = self.spec.lstm_layers, count, self.spec.lstm
+    def example(self) -> tuple[Tensor, ...]:
+        """Return two rows of inputs of zeros, of the right types."""
+        zeros = [torch.as_tensor(self.cast(self.empty(key, 2), key)) for key in self.keys]
+        shape = self.spec.lstm_layers, 2, self.spec.lstm
         return (*zeros, *(torch.zeros(shape) for _ in self.memory))
 
     def empty(self, key: str, count: int) -> Array:

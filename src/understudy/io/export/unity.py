@@ -72,16 +72,16 @@ class UnityGraph(nn.Module):
         names = [n for n in self.output_names if n not in constant and not n.endswith("shape")]
         return self.input_names + names
 
-    def example(self, count: int = 2) -> tuple[Tensor, ...]:
-        """Return inputs of zeros."""
+    def example(self) -> tuple[Tensor, ...]:
+        """Return two rows of inputs of zeros."""
         zeros = []
         for key in self.keys:
             shape = self.graph.spaces[key].shape or ()
             if key in self.pictures and has_channels_last(self.graph.spaces[key]):  # type: ignore[arg-type]
                 shape = (shape[2], *shape[:2])
-            zeros.append(torch.zeros(count, *shape))
-        masks = [] if self.family.continuous else [torch.ones(count, sum(self.family.sizes[self.cut :]))]
-        return (*zeros, *masks, *([torch.zeros(count, 1, self.memory)] if self.memory else []))
+            zeros.append(torch.zeros(2, *shape))
+        masks = [] if self.family.continuous else [torch.ones(2, sum(self.family.sizes[self.cut :]))]
+        return (*zeros, *masks, *([torch.zeros(2, 1, self.memory)] if self.memory else []))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Inputs by position -> outputs by position."""

@@ -37,12 +37,12 @@ def number(value: float) -> str:
     return f"{text}f" if any(letter in text for letter in ".e") else f"{text}.0f"
 
 
-def wrapped(words: list[str], width: int = 110) -> str:
+def wrapped(words: list[str]) -> str:
     """Return words with commas between them, in indented lines."""
     lines, line = [], "   "
     for i, word in enumerate(words):
         piece = f" {word}" + ("," if i < len(words) - 1 else "")
-        if len(line) + len(piece) > width:
+        if len(line) + len(piece) > 110:
             lines.append(line)
             line = "   "
         line += piece
