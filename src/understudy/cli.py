@@ -151,14 +151,8 @@ def _run(words: Sequence[str]) -> None:
         from understudy.terminal_progress import console
 
         console.needs_reader = False
-    if arguments.command == "distill":
-        return _distill(arguments, dotted)
-    if arguments.command == "sweep":
-        return _sweep(arguments, dotted)
-    if arguments.command == "train":
-        return _train(arguments, dotted)
-    if arguments.command == "kickstart":
-        return _kickstart(arguments, dotted)
+        runs = {"distill": _distill, "sweep": _sweep, "train": _train, "kickstart": _kickstart}
+        return runs[arguments.command](arguments, dotted)
     if arguments.command == "evaluate":
         from understudy.policies.stored import behaviours_of
         from understudy.terminal_side_by_side import evaluate_behaviours
