@@ -18,19 +18,12 @@ from understudy.errors import UserError
 from understudy.terminal_progress import ProgressLine, console
 
 
-class Live:
+class Live(ProgressLine):
     """Shows rounds of a distillation."""
 
     def __init__(self, budget: int, ratio: float) -> None:
+        super().__init__("distil", budget)
         self._ratio = ratio
-        self._line = ProgressLine("distil", budget)
-
-    def __enter__(self) -> Live:
-        self._line.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._line.stop()
 
     def __call__(self, metrics: Mapping[str, Any]) -> None:
         """Show one round."""
@@ -41,7 +34,7 @@ class Live:
             text += f"  return {metrics['student_return']:.4g} = {share} of the teacher's (goal {goal})"
         if "parity_p" in metrics:
             text += f"  p {metrics['parity_p']:.3g}"
-        self._line.update(metrics["env_steps"], text)
+        self.update(metrics["env_steps"], text)
 
 
 def _verdict(result: Any, ratio: float) -> str:
@@ -133,7 +126,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         deterministic=not arguments.stochastic,
     )  # fmt: skip
     print_evaluation(found, console)
-    _write_json(arguments.json, found)
+    write_json(arguments.json, found.to_json())
 
 
 def _rows(arguments: argparse.Namespace, env: Any) -> int:
@@ -162,7 +155,7 @@ def run_compare(arguments: argparse.Namespace) -> None:
         names=names, deterministic=not arguments.stochastic,
     )  # fmt: skip
     print_comparison(found, console)
-    _write_json(arguments.json, found)
+    write_json(arguments.json, found.to_json())
     if arguments.picture:
         draw(found, Path(arguments.picture))
         console.print(f"picture: {escape(arguments.picture)}")
@@ -173,11 +166,16 @@ def run_compare(arguments: argparse.Namespace) -> None:
         console.print(f"video: {escape(arguments.video)}")
 
 
-def _write_json(path: str | None, found: Any) -> None:
+def write_json(path: str | None, found: Mapping[str, Any]) -> None:
+    """Write what ``--json`` asks for, if it does.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     if path:
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_text(json.dumps(found.to_json(), indent=2))
+            Path(path).write_text(json.dumps(found, indent=2))
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -43,7 +44,7 @@ console = _Terminal(highlight=False)
 
 
 class ProgressLine:
-    """What a run says of itself while it goes on, against its budget of env steps."""
+    """What a run says of itself while it goes on, against its budget of env steps; shown within ``with``."""
 
     def __init__(self, title: str, budget: int, every: float = 0.0) -> None:
         """Start the clock.
@@ -65,13 +66,12 @@ class ProgressLine:
         self._every = every
         self._begin = self._shown = time.perf_counter()
 
-    def start(self) -> None:
-        """Show the line."""
+    def __enter__(self) -> Self:
         if self._progress:
             self._progress.start()
+        return self
 
-    def stop(self) -> None:
-        """Take it away."""
+    def __exit__(self, *_: object) -> None:
         if self._progress:
             self._progress.stop()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,17 @@ from rich.table import Table
 from understudy.data import EnvSpec
 from understudy.errors import UserError
 from understudy.evaluation.tables import interval, number
-from understudy.terminal import Live
+from understudy.terminal import Live, write_json
 from understudy.terminal_progress import ProgressLine, console
 
 
-class _Line:
+class _Line(ProgressLine):
     """Shows the rounds of all behaviours in one line."""
 
     def __init__(self, budget: int) -> None:
-        self._line = ProgressLine("train", budget, 2.0)
+        super().__init__("train", budget, 2.0)
         self._texts: dict[str, str] = {}
         self._steps: dict[str, int] = {}
-
-    def __enter__(self) -> _Line:
-        self._line.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._line.stop()
 
     def __call__(self, name: str, metrics: Mapping[str, Any]) -> None:
         """Show one round of one behaviour."""
@@ -40,7 +32,7 @@ class _Line:
         if "training_return" in metrics:
             told += f", return {metrics['training_return']:.4g}"
         self._texts[name] = told
-        self._line.update(sum(self._steps.values()), "  ".join(self._texts.values()))
+        self.update(sum(self._steps.values()), "  ".join(self._texts.values()))
 
 
 def train_behaviours(
@@ -140,8 +132,4 @@ def evaluate_behaviours(policies: Mapping[str, Path], arguments: argparse.Namesp
     for name, judged in found.items():
         console.print(f"[bold]{escape(name)}[/]")
         print_evaluation(judged, console)
-    if arguments.json:
-        try:
-            Path(arguments.json).write_text(json.dumps({n: one.to_json() for n, one in found.items()}, indent=2))
-        except OSError as error:
-            raise UserError(f"cannot write {arguments.json}: {error.strerror}") from None
+    write_json(arguments.json, {name: judged.to_json() for name, judged in found.items()})

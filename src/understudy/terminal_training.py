@@ -21,19 +21,12 @@ _EVERY = 2.0
 """Seconds between plain lines."""
 
 
-class Live:
+class Live(ProgressLine):
     """Shows rounds of training; evaluations get a line of their own."""
 
     def __init__(self, budget: int) -> None:
-        self._line = ProgressLine("train", budget, _EVERY)
+        super().__init__("train", budget, _EVERY)
         self._return: float | None = None
-
-    def __enter__(self) -> Live:
-        self._line.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._line.stop()
 
     def __call__(self, metrics: Mapping[str, Any]) -> None:
         """Show one round."""
@@ -42,7 +35,7 @@ class Live:
             text = f"[bold]evaluation {metrics['eval_return']:.4g}[/] ± {metrics['eval_std']:.3g}"
             if "eval_capped_score" in metrics:
                 text += f"  capped score {metrics['eval_capped_score']:.3f} of the teachers'"
-            self._line.add(metrics["eval_env_steps"], f"{text}  ({metrics['eval_seconds']:.1f} s beside training)")
+            self.add(metrics["eval_env_steps"], f"{text}  ({metrics['eval_seconds']:.1f} s beside training)")
         text = f"{metrics['rate']:,.0f} steps/s"
         if self._return is not None:  # an episode has ended
             text += f"  return {self._return:.4g}"
@@ -51,7 +44,7 @@ class Live:
                 text += f"  {label} {metrics[name]:.3g}"
         if metrics.get("lag"):
             text += f"  lag {metrics['lag']:.2g}"
-        self._line.update(metrics["env_steps"], text)
+        self.update(metrics["env_steps"], text)
 
 
 def print_header(settings: TrainSettings | ReplayedSettings, folder: Path) -> None:
