@@ -21,7 +21,7 @@ from understudy.settings import METHODS as SETTINGS
 from understudy.terminal_training import limit
 from understudy.training import resolve_training, train
 from understudy.training_parts import student_of
-from understudy.training_session import TrainSession, final_seeds
+from understudy.training_session import TrainSession
 
 
 def quick(tmp_path, env="understudy/ConstantAction-v0", **settings):
@@ -173,7 +173,7 @@ def test_evaluation_episodes_are_never_gathered_from(tmp_path, seed, first, begi
     settings = {"env": {"id": "CartPole-v1"}, "seed": seed, "evaluation": evaluation, "rollout": {"num_envs": 4}}
     session = TrainSession(resolve_training(settings, "ppo"), tmp_path)
     try:
-        setup, judged = session.execution._station._setup, set(final_seeds(session.settings))
+        setup, judged = session.execution._station._setup, set(session.settings.final_seeds)
     finally:
         session.close()
     judged |= set(range(session.settings.evaluation_seed, session.settings.evaluation_seed + 50_000))

@@ -28,7 +28,7 @@ from understudy.preset_files import Presets, merged_presets
 from understudy.scenes import folder_name, for_scene
 from understudy.session import Report
 from understudy.settings import METHODS, EnvSettings, ReplayedSettings, TrainSettings
-from understudy.training_session import Teach, TrainSession, final_seeds
+from understudy.training_session import Teach, TrainSession
 
 
 @dataclass(repr=False)
@@ -234,7 +234,7 @@ def _result(session: TrainSession, curve: list[tuple[int, float]]) -> TrainResul
     score, interval = float("nan"), (float("nan"), float("nan"))
     returns: list[float] = []
     if session.evaluator is not None and settings.evaluation.final:
-        session.evaluator.begin(weights, final_seeds(settings), settings.evaluation.deterministic)
+        session.evaluator.begin(weights, settings.final_seeds, settings.evaluation.deterministic)
         episodes = session.evaluator.result(wait=True)
         assert episodes is not None
         score, interval = float(episodes.returns.mean()), bootstrap_interval(episodes.returns)

@@ -304,27 +304,13 @@ def _setup(settings: TrainSettings | ReplayedSettings, student: PolicySpec, teac
     rollout, replayed = settings.rollout, isinstance(settings, ReplayedSettings)
     return Setup(
         settings.env.spec(), tuple(settings.seed * 1_000 + i for i in range(rollout.num_envs)), rollout.steps, student,
-        teacher, settings.evaluation.num_envs, traced=not replayed, replayed=replayed, judged=judged_seeds(settings),
+        teacher, settings.evaluation.num_envs, traced=not replayed, replayed=replayed,
+        judged=(settings.evaluation_seeds, settings.final_seeds),
         half=not isinstance(settings, ReplayedSettings) and settings.update.precision == "bf16",
     )  # fmt: skip
-
-
-def judged_seeds(settings: TrainSettings | ReplayedSettings) -> tuple[range, ...]:
-    """Return the seeds of all evaluations."""
-    first, evaluation = settings.evaluation_seed, settings.evaluation
-    return range(first, first + evaluation.episodes), range(first + 500_000, first + 500_000 + evaluation.final)
 
 
 def _sizes(spec: PolicySpec) -> list[tuple[Any, ...]]:
     """Return what a policy sees and does, but for the bounds."""
     parts = [*members(space_from_json(spec.observation_space)).items(), ("", space_from_json(spec.action_space))]
     return [(key, type(part), part.shape, flat_size(part)) for key, part in parts]
-
-
-def final_seeds(settings: TrainSettings | ReplayedSettings) -> tuple[int, ...]:
-    """Return the seeds of the last evaluation: episodes that chose nothing."""
-    first = settings.evaluation_seed + 500_000
-    return tuple(range(first, first + settings.evaluation.final))
-
-
-__all__ = ["TrainSession", "final_seeds"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from understudy.data import Array
@@ -26,12 +26,13 @@ class Evaluator:
         """Whether a job is running."""
         return self._pool.pending(0) > 0
 
-    def begin(self, weights: Mapping[str, Array], seeds: tuple[int, ...], deterministic: bool, jump: int = 0) -> None:
+    def begin(self, weights: Mapping[str, Array], seeds: Sequence[int], deterministic: bool, jump: int = 0) -> None:
         """Start a job; the weights are taken before this returns. The teacher plays the first ``jump`` steps."""
         assert not self.busy, "one job at a time"
         # Not through the pipe: the learner would wait for whoever starts, and for ever for one that hangs.
         self._pool.board.publish(weights)
-        self._pool.order(0, ("evaluate", EvaluationJob("student", seeds, None, deterministic, jump), seeds))
+        job = EvaluationJob("student", tuple(seeds), None, deterministic, jump)
+        self._pool.order(0, ("evaluate", job, job.seeds))
 
     def result(self, wait: bool = False) -> Episodes | None:
         """Return the episodes of the job if it is done; with ``wait``, once it is done.

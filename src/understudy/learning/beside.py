@@ -60,11 +60,9 @@ class BesideExaminer:
 
     def _order(self, evaluator: Evaluator, metrics: Metrics) -> bool:
         """Begin the evaluation of the policy as it is now, and wait for it if so it is; whether the run may end."""
-        evaluation, first = self._settings.evaluation, self._settings.evaluation_seed
         self._judged = {name: np.array(array) for name, array in self._weights().items()}
         self._judged_steps = self._progress.env_steps
-        seeds = tuple(range(first, first + evaluation.episodes))
-        evaluator.begin(self._judged, seeds, evaluation.deterministic)
+        evaluator.begin(self._judged, self._settings.evaluation_seeds, self._settings.evaluation.deterministic)
         return self._wait and self._read(evaluator.result(wait=True), metrics)
 
     def make_up(self, metrics: Metrics) -> str:
@@ -85,9 +83,7 @@ class BesideExaminer:
         jump = 0 if curriculum is None else round(curriculum.value(self._progress.env_steps))
         if curriculum is None or not jump:
             return
-        first = self._settings.evaluation_seed
-        seeds = tuple(range(first, first + evaluation.episodes))
-        evaluator.begin(self._judged, seeds, evaluation.deterministic, jump)
+        evaluator.begin(self._judged, self._settings.evaluation_seeds, evaluation.deterministic, jump)
         episodes = evaluator.result(wait=True)
         assert episodes is not None
         metrics["jump_return"] = float(episodes.returns.mean())

@@ -86,8 +86,7 @@ class Member:
         """Play the same episodes as every other member; returns their mean return."""
         settings, execution = self._job.settings, self.session.execution
         assert isinstance(execution, SingleExecution)
-        first = settings.evaluation_seed
-        seeds = tuple(range(first, first + settings.evaluation.episodes))
+        seeds = tuple(settings.evaluation_seeds)
         order = EvaluationJob("student", seeds, self.session.learner.weights(), settings.evaluation.deterministic)
         (episodes,) = execution.evaluate([order])
         return float(episodes.returns.mean())

@@ -46,7 +46,6 @@ from understudy.preset_files import Presets
 from understudy.settings import KickstartSettings
 from understudy.training import TrainResult
 from understudy.training_parts import policy_spec
-from understudy.training_session import final_seeds
 
 DEFAULT_SIZE = 4
 """Members where only ``--pbt`` was said."""
@@ -217,7 +216,7 @@ def _finish(job: KickstartJob, results: Sequence[Result], seconds: float) -> Tra
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             found = evaluate(
-                policy, settings.env.spec(), settings.evaluation.final, final_seeds(settings)[0],
+                policy, settings.env.spec(), settings.evaluation.final, settings.final_seeds[0],
                 settings.evaluation.num_envs, deterministic=settings.evaluation.deterministic,
             )  # fmt: skip
         score, interval = found.mean, found.mean_interval

@@ -176,6 +176,17 @@ class CommonChecks:
         """First seed of the evaluation episodes: runs with different seeds are judged on different episodes."""
         return self.evaluation.seed + self.seed % 2_000 * 1_000_000
 
+    @property
+    def evaluation_seeds(self) -> range:
+        """Seeds of every evaluation beside training."""
+        return range(self.evaluation_seed, self.evaluation_seed + self.evaluation.episodes)
+
+    @property
+    def final_seeds(self) -> range:
+        """Seeds of the last evaluation: episodes that chose nothing."""
+        first = self.evaluation_seed + 500_000
+        return range(first, first + self.evaluation.final)
+
     def _check_common(self, num_envs: int, kind: str, num_workers: int) -> None:
         """Refuse what no method can do; the arguments are fields of ``rollout`` and ``execution``."""
         check_bounds(self)

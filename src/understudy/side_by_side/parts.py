@@ -23,7 +23,6 @@ from understudy.scenes import folder_name
 from understudy.settings import ReplayedSettings, TrainSettings
 from understudy.side_by_side.judge import among
 from understudy.training import resolve_training
-from understudy.training_session import final_seeds
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def _part(name: str, look: Look, settings: TrainSettings | ReplayedSettings, fol
     found = replace(settings, env=replace(env, kwargs={**env.kwargs, **told}), rollout=agents, evaluation=alone)
     found.check()
     remember(found.env.spec(), look)
-    return Part(name, found, folder, look, final_seeds(settings))
+    return Part(name, found, folder, look, tuple(settings.final_seeds))
 
 
 def _check(settings: TrainSettings | ReplayedSettings) -> None:
