@@ -17,10 +17,11 @@ from understudy.io.log import read_log
 from understudy.io.run_folder import in_use
 from understudy.io.scores import is_number
 from understudy.kickstart_job import KickstartJob
-from understudy.kickstarting import Lessons, measured_scores
+from understudy.kickstarting import Lessons
 from understudy.policies.files import write_atomic
 from understudy.preset_files import read_yaml
 from understudy.session import Report
+from understudy.teacher_scores import measured_scores
 from understudy.training import TrainResult, read_result, train
 
 Tell = Callable[[str, int, TrainResult], None]
@@ -73,7 +74,7 @@ def against_scratch(
     begun = [_begun(kind, own) for kind, own in jobs]
     try:
         with in_use(job.folder):
-            scores = measured_scores(replace(job, resume=any(begun)))
+            scores = measured_scores(settings, job.teachers, job.folder, any(begun))
             check_span(max(scores["teachers"]), scores["random"])
             results: dict[str, list[TrainResult]] = {kind: [] for kind in KINDS}
             for kind, own in jobs:

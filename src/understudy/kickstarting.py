@@ -13,14 +13,10 @@ import torch
 
 from understudy.config import with_overrides
 from understudy.env_names import EnvLike
-from understudy.envs.multitask import task_names
 from understudy.errors import UserError
-from understudy.evaluation.contestants import resolve as contestant
-from understudy.evaluation.evaluate import play_out
 from understudy.evaluation.task_score import Level
 from understudy.io.run_folder import in_use
 from understudy.io.saved_run import keep_env, over_saved, read_run
-from understudy.io.scores import is_number, read_scores, write_scores
 from understudy.kickstart_job import KickstartJob, prepare
 from understudy.learning.behaviours import TeacherActs
 from understudy.learning.rehearsal import Rehearsal, check_states, rehearsal_of, stored_states
@@ -33,9 +29,9 @@ from understudy.policies.spaces import members
 from understudy.policies.spec import PolicySpec
 from understudy.preset_files import Presets
 from understudy.replay_kickstarting import method_of, prepare_replay, run_replay_job
-from understudy.rollouts.episodes import Episodes
 from understudy.session import Report, distance_of, portable, restored
 from understudy.settings import KickstartSettings
+from understudy.teacher_scores import measured_scores
 from understudy.teachers.routing import TaskTeachers
 from understudy.training import TrainResult, train
 
@@ -262,47 +258,7 @@ def run_job(job: KickstartJob, report: Report | None = None) -> TrainResult:
     scores = None
     if follows or by_task:
         with in_use(job.folder):
-            scores = measured_scores(job)
+            scores = measured_scores(job.settings, job.teachers, job.folder, job.resume)
     return train(
         settings=job.settings, run=job.folder, resume=job.resume, report=report, teach=Lessons(job, scores)
     )  # fmt: skip
-
-
-def measured_scores(job: KickstartJob) -> dict[str, Any]:
-    """Return the mean returns of the teachers and of the random policy; measured once for each folder and teachers."""
-    path, names = job.folder / "scores.json", job.settings.teaching.teachers
-    known = read_scores(path, names) if job.resume else {}
-    if _whole(known, job):
-        return known
-    teachers = [play_for(job, teacher) for teacher in job.teachers]
-    random = play_for(job, "random")
-    found: dict[str, Any] = {"teachers": [float(e.returns.mean()) for e in teachers]}
-    found |= {"random": float(random.returns.mean()), "episodes": len(random)}
-    if isinstance(job.teachers[0], TaskTeachers):
-        pairs = zip(teachers[0].by_task(), random.by_task(), strict=True)
-        levels = [Level(float(taught.returns.mean()), float(chance.returns.mean())) for taught, chance in pairs]
-        found["tasks"] = {
-            name: level._asdict() for name, level in zip(task_names(job.settings.env.spec()), levels, strict=True)
-        }
-    write_scores(path, names, found)
-    return found
-
-
-def _whole(scores: Mapping[str, Any], job: KickstartJob) -> bool:
-    """Say whether scores that were read are those of as many teachers and tasks, and whole."""
-    told, tasks = scores.get("teachers"), scores.get("tasks", {})
-    if not isinstance(told, list) or len(told) != len(job.teachers):
-        return False
-    names = task_names(job.settings.env.spec()) if isinstance(job.teachers[0], TaskTeachers) else ()
-    levels = [tasks.get(name) for name in names] if isinstance(tasks, dict) else [None]
-    whole = all(isinstance(level, dict) and set(level) == set(Level._fields) for level in levels)
-    return whole and all(map(is_number, [*told, scores.get("random")]))
-
-
-def play_for(job: KickstartJob, policy: Any, seed_shift: int = 700_000) -> Episodes:
-    """Play episodes as the student's evaluations do, on seeds that neither they nor the final ones use."""
-    settings = job.settings
-    count = settings.evaluation.final or settings.evaluation.episodes
-    seed = settings.evaluation.seed + seed_shift
-    player = contestant(policy, settings.env.spec(), seed=seed)
-    return play_out(player, count, seed, settings.evaluation.num_envs, settings.evaluation.deterministic)

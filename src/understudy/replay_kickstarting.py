@@ -8,16 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from understudy.checks import check_schedule, check_settings
 from understudy.config import build, merge
 from understudy.env_names import EnvLike, env_settings
 from understudy.errors import UserError
-from understudy.evaluation.contestants import resolve as contestant
-from understudy.evaluation.evaluate import play_out
 from understudy.io.run_folder import in_use
-from understudy.io.scores import is_number, read_scores, write_scores
 from understudy.job import load_for
 from understudy.learning.replay_teaching import Offline, ReplayTeacher
 from understudy.objectives.distances import Distance
@@ -26,6 +21,7 @@ from understudy.policies.policy import Policy, PolicyLike
 from understudy.preset_files import Presets, merged_presets
 from understudy.session import Report, distance_of, portable
 from understudy.settings.taught import TAUGHT, TaughtDeterministic, TaughtQLearning, TaughtSoft
+from understudy.teacher_scores import measured_scores
 from understudy.teachers.load import called
 from understudy.training import TrainResult, run_folder, train
 
@@ -125,13 +121,13 @@ def _check(settings: Settings, teacher: PolicyLike) -> None:
         raise UserError(f"the teacher {name} cannot be copied to workers: use --execution single")
 
 
-def fit(job: ReplayJob, student: Policy, scores: tuple[float, float] | None) -> ReplayTeacher:
+def fit(job: ReplayJob, student: Policy, scores: Mapping[str, Any] | None) -> ReplayTeacher:
     """Fit the teacher to a student.
 
     Args:
         job: From ``prepare_replay``.
         student: Fresh.
-        scores: Of the teacher and the random policy, for a gated weight.
+        scores: From ``measured_scores``, for a gated weight.
 
     Raises:
         UserError: Their families do not fit.
@@ -139,7 +135,7 @@ def fit(job: ReplayJob, student: Policy, scores: tuple[float, float] | None) -> 
     teaching, teacher = job.settings.teaching, job.teacher
     weight = parse_weight(teaching.weight, "teaching.weight", job.settings.stop.env_steps)
     if isinstance(weight, Gated) and scores is not None:
-        weight.teacher, weight.random = scores
+        (weight.teacher,), weight.random = scores["teachers"], scores["random"]
     distance, temperature = None, 0.1
     if isinstance(job.settings, TaughtQLearning):
         temperature = job.settings.teaching.temperature
@@ -158,33 +154,12 @@ def fit(job: ReplayJob, student: Policy, scores: tuple[float, float] | None) -> 
     return ReplayTeacher(teacher, student.family, weight, offline, distance=distance, temperature=temperature)
 
 
-def measured(job: ReplayJob) -> tuple[float, float]:
-    """Return the mean returns of teacher and random policy; measured once for each folder and teacher."""
-    path, names = job.folder / "scores.json", job.settings.teaching.teachers
-    known = read_scores(path, names) if job.resume else {}
-    teachers = known.get("teachers")
-    told = [*teachers, known.get("random")] if isinstance(teachers, list) else []
-    if len(told) == 2 and all(map(is_number, told)):
-        return float(told[0]), float(told[1])
-    evaluation = job.settings.evaluation
-    count, seed = evaluation.final or evaluation.episodes, evaluation.seed + 700_000
-    found = []
-    for policy in (job.teacher, "random"):
-        player = contestant(policy, job.settings.env.spec(), seed=seed)
-        found.append(
-            float(np.mean(play_out(player, count, seed, evaluation.num_envs, evaluation.deterministic).returns))
-        )
-    write_scores(path, names, {"teachers": found[:1], "random": found[1], "episodes": count})
-    return found[0], found[1]
-
-
 def run_replay_job(job: ReplayJob, report: Report | None = None) -> TrainResult:
     """Run what ``prepare_replay`` returned."""
-    gated = job.settings.teaching.weight.lstrip().startswith("gated")
     scores = None
-    if gated:
+    if job.settings.teaching.weight.lstrip().startswith("gated"):
         with in_use(job.folder):
-            scores = measured(job)
+            scores = measured_scores(job.settings, job.teachers, job.folder, job.resume)
     return train(
         settings=job.settings,
         run=job.folder,
