@@ -21,7 +21,7 @@ from understudy.kickstart_job import KickstartJob, prepare
 from understudy.learning.behaviours import TeacherActs
 from understudy.learning.rehearsal import Rehearsal, check_states, rehearsal_of, stored_states
 from understudy.learning.teaching import Guide, Teaching
-from understudy.objectives.distances import Distance
+from understudy.objectives.distances import beside_rewards
 from understudy.objectives.feedback import Curriculum, Gated, Product, Scaled, parse_jump, parse_weight
 from understudy.objectives.schedules import Constant, parse
 from understudy.policies.policy import Policy, PolicyLike
@@ -34,16 +34,6 @@ from understudy.settings import KickstartSettings
 from understudy.teacher_scores import measured_scores
 from understudy.teachers.routing import TaskTeachers
 from understudy.training import TrainResult, train
-
-
-def default_distance(teacher: PolicyLike, student: PolicySpec) -> str:
-    """Return the name of a sound distance for learning beside rewards.
-
-    Cross-entropy where actions are choices, KL(T||S) between Gaussians of one kind, else the squared error of the
-    executed actions: that of a deterministic teacher leaves the student's deviation to the policy gradient.
-    """
-    name = "forward_kl" if student.distribution.continuous else "cross_entropy"
-    return "mse" if Distance(name).refusal(teacher.family, student.distribution) else name
 
 
 @dataclass(frozen=True)
@@ -102,9 +92,6 @@ class Lessons:
         settings, scores = self.job.settings, self.scores
         teaching, run = settings.teaching, settings.stop.env_steps
         rho = tuple(parse(text, "teaching.rho", run) for text in teaching.rho)
-        wanted = teaching.distance
-        if wanted.name == "auto":
-            wanted = replace(wanted, name=default_distance(teacher, student))
         weight = parse_weight(teaching.weight, "teaching.weight", run)
         if isinstance(weight, Gated) and scores is not None:
             weight.teacher, weight.random = scores["teachers"][i], scores["random"]
@@ -113,7 +100,7 @@ class Lessons:
         return Guide(
             "teacher" if len(self.job.teachers) == 1 else f"teacher_{i + 1}",
             teacher,
-            distance_of(wanted, teacher, student),
+            distance_of(teaching.distance, teacher, student, beside_rewards),
             Product(own, rho[i]) if rho and not routed else own,
             parse(teaching.value_weight, "teaching.value_weight", run),
             rho if routed else (),
@@ -144,11 +131,8 @@ def rehearsal(job: KickstartJob, student: Policy) -> Rehearsal | None:
         return None
     states, teacher = stored_states(Path(wanted.data)), job.teachers[0]
     check_states(states, student)
-    distance = teaching.distance
-    if distance.name == "auto":
-        distance = replace(distance, name=default_distance(teacher, student.spec))
     weight = parse(wanted.weight, "teaching.rehearsal.weight", job.settings.stop.env_steps)
-    fitted = distance_of(distance, teacher, student.spec)
+    fitted = distance_of(teaching.distance, teacher, student.spec, beside_rewards)
     return rehearsal_of(states, teacher, fitted, Scaled(weight, 1.0, teaching.warm_up), wanted.batch, job.settings.seed)
 
 

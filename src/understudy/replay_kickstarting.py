@@ -15,7 +15,7 @@ from understudy.errors import UserError
 from understudy.io.run_folder import in_use
 from understudy.job import load_for
 from understudy.learning.replay_teaching import Offline, ReplayTeacher
-from understudy.objectives.distances import Distance
+from understudy.objectives.distances import beside_rewards
 from understudy.objectives.feedback import Gated, TargetKL, parse_weight
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.preset_files import Presets, merged_presets
@@ -145,11 +145,7 @@ def fit(job: ReplayJob, student: Policy, scores: Mapping[str, Any] | None) -> Re
                 f"student with {list(student.family.sizes)}"
             )
     else:
-        wanted = job.settings.teaching.distance
-        if wanted.name == "auto":
-            kl = not Distance("forward_kl").refusal(teacher.family, student.family)
-            wanted = replace(wanted, name="forward_kl" if kl else "mse")
-        distance = distance_of(wanted, teacher, student.spec)
+        distance = distance_of(job.settings.teaching.distance, teacher, student.spec, beside_rewards)
     offline = Offline(teaching.offline_steps, teaching.offline_updates, teaching.noise)
     return ReplayTeacher(teacher, student.family, weight, offline, distance=distance, temperature=temperature)
 

@@ -26,7 +26,7 @@ from understudy.learning.from_dataset import DistillProgress, FromDataset, Parit
 from understudy.loop import Run
 from understudy.objectives.distances import Distance, default_distance
 from understudy.objectives.schedules import parse
-from understudy.policies.family import ActionMap
+from understudy.policies.family import ActionMap, Family
 from understudy.policies.files import save_policy, write_atomic
 from understudy.policies.policy import About, Policy, PolicyLike
 from understudy.policies.spec import PolicySpec, differences
@@ -39,13 +39,15 @@ from understudy.teachers.ensemble import Ensemble
 from understudy.teachers.routing import TaskTeachers
 
 Report = Callable[[dict[str, Any]], None]
+Auto = Callable[[Family, Family], Distance]
+"""A sound distance from a teacher's family to a student's."""
 
 
-def distance_of(settings: DistanceSettings, teacher: PolicyLike, student: PolicySpec) -> Distance:
-    """Return the distance that the settings name, checked against both families."""
-    name = settings.name
-    if name == "auto":
-        name = default_distance(teacher.family, student.distribution).name
+def distance_of(
+    settings: DistanceSettings, teacher: PolicyLike, student: PolicySpec, auto: Auto = default_distance
+) -> Distance:
+    """Return the distance that the settings name, or what ``auto`` is, checked against both families."""
+    name = auto(teacher.family, student.distribution).name if settings.name == "auto" else settings.name
     # A Box without bounds has no action to saturate at.
     bounded = bool(np.isfinite(ActionMap(student.actions).unit_low).all()) if student.distribution.continuous else True
     distance = Distance(**asdict(settings) | {"name": name, "saturate": settings.saturate and bounded})

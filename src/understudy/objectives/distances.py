@@ -165,6 +165,16 @@ def default_distance(teacher: Family, student: Family) -> Distance:
     return distance
 
 
+def beside_rewards(teacher: Family, student: Family) -> Distance:
+    """Return a distance that is sound beside rewards; what fits neither is refused by ``check``.
+
+    Cross-entropy where actions are choices, KL(T||S) between Gaussians of one kind, else the squared error of the
+    executed actions: that of a deterministic teacher leaves the student's deviation to the policy gradient.
+    """
+    wanted = Distance("forward_kl" if student.continuous else "cross_entropy")
+    return Distance("mse") if wanted.refusal(teacher, student) else wanted
+
+
 def _refusal(distance: Distance, teacher: Family, student: Family) -> str:
     name, same = distance.name, teacher.name == student.name
     if teacher.continuous != student.continuous:
