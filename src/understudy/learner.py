@@ -203,12 +203,7 @@ class AutogradLearner:
         """Return the student's arrays; see ``Learner``."""
         arrays = {name: array.copy() for name, array in named_arrays(self._student).items()}
         if self._average.decay and self._average.count:
-            names = [name for name, p in self._student.named_parameters() if p.requires_grad]
-            begin = 0
-            for name in names:
-                end = begin + arrays[name].size
-                arrays[name] = self._average.vector[begin:end].view(arrays[name].shape).cpu().numpy()
-                begin = end
+            arrays |= in_order(self._student, self._average.vector.cpu().numpy())
         return arrays
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:

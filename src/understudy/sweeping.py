@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from understudy.config import first_difference, merge, plain, with_overrides
+from understudy.config import build, first_difference, merge, plain, with_overrides
 from understudy.data import EnvSpec
 from understudy.distillation import distill
 from understudy.env_names import EnvLike
@@ -253,8 +253,8 @@ def network_of(size: str, teacher: PolicyLike, env: EnvSpec, settings: StudentSe
         return {"hidden": [width] * max(layers, 1)} if not pictures else {"cnn_features": width, "hidden": []}
 
     def parameters(width: int) -> int:
-        own: DistillSettings = _student_of(settings, network(width))
-        return new_student(student_spec(own.student, *spaces, teacher), 0, About()).parameters_count
+        own = build(StudentSettings, merge(plain(settings), network(width)))
+        return new_student(student_spec(own, *spaces, teacher), 0, About()).parameters_count
 
     pictures = any(e.learned for e in student_spec(settings, *spaces, teacher).encoders)
     if parameters(1) > most:
@@ -267,12 +267,6 @@ def network_of(size: str, teacher: PolicyLike, env: EnvSpec, settings: StudentSe
         middle = (low + high) // 2
         low, high = (middle, high) if parameters(middle) <= most else (low, middle)
     return network(low)
-
-
-def _student_of(settings: StudentSettings, own: Mapping[str, Any]) -> DistillSettings:
-    from understudy.config import build
-
-    return build(DistillSettings, {"student": merge(plain(settings), own)})
 
 
 __all__ = ["Sweep", "network_of", "sweep"]

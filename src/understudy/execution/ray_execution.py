@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from understudy.data import Rollout
 from understudy.envs.make import spaces_of
 from understudy.execution.base import Arrays, EvaluationJob, Faults, Setup
@@ -46,8 +48,6 @@ class RayExecution:
                 for Ray on this machine alone.
         """
         columns = columns_of(setup, num_workers)
-        import numpy as np
-
         spaces = spaces_of(setup.env)
         traced = setup.student if setup.traced else None
         layout, size = rollout_layout(*spaces, setup.steps, len(setup.seeds), traced, replayed=setup.replayed)

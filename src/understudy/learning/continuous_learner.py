@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from understudy.data import Array
+from understudy.data import Array, with_prefix
+from understudy.learning.behaviours import STUDENT
 from understudy.learning.continuous_updates import ActorTerm, AutogradUpdates, KernelUpdates, Nets, Settings
 from understudy.learning.sums import Sums
 from understudy.objectives.continuous_halves import Order
@@ -45,7 +46,7 @@ class ContinuousLearner:
     def behaviour(self, env_steps: int, envs: int) -> Mixture:
         """Return who acts now: samples of a stochastic actor, or a deterministic one with noise."""
         if isinstance(self._settings, SoftSettings):
-            return Mixture(0.0, sample=True)
+            return STUDENT
         exploration = self._settings.exploration
         memory = 1 - exploration.theta if exploration.noise == "ou" else 0.0
         return Mixture(0.0, noise=self._std.value(env_steps), memory=memory)
@@ -112,8 +113,7 @@ class ContinuousLearner:
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """Go on from ``state``."""
         for name, part in self._optimizers().items():
-            own = {key.removeprefix(f"{name}:"): array for key, array in arrays.items() if key.startswith(f"{name}:")}
-            part.restore(own, data[name])
+            part.restore(with_prefix(arrays, f"{name}:"), data[name])
         for name, follower in self._nets.followers.items():
             follower.vector.copy_(torch.from_numpy(arrays[f"target:{name}"]))
         self._updates, self._rng.bit_generator.state = data["updates"], data["rng"]

@@ -30,9 +30,7 @@ _PARTS = ("start", "collect", "label", "learn")
 class DistillProgress(Progress):
     """How far a distillation is."""
 
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("start", "collect", "label", "learn"), 0.0)
-    )
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0.0))
     best: float = -np.inf
     """Best evaluation so far, as a ratio of the teacher's return."""
     best_full: bool = True

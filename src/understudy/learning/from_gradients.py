@@ -17,6 +17,7 @@ from understudy.execution.base import Arrays, Faults, Setup
 from understudy.execution.columns import columns_of
 from understudy.execution.pool import Pool
 from understudy.execution.restarts import WorkerError
+from understudy.learning.behaviours import STUDENT
 from understudy.learning.from_rollouts import TrainProgress
 from understudy.learning.shared_optimizer import load, shared_shapes
 from understudy.learning.teaching import Teaching
@@ -174,7 +175,7 @@ class FromGradients:
         """Let every worker go on."""
         self._weights.note_score(self._progress.score)
         restart, self._progress.restart = self._progress.restart, None
-        return Order(Mixture(0.0, sample=True), None, self._steps, restart)
+        return Order(STUDENT, None, self._steps, restart)
 
     def meanwhile(self) -> Metrics:
         """Nothing: the workers learn."""

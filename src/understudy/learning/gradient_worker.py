@@ -18,12 +18,12 @@ from understudy.execution.place import Place
 from understudy.execution.station import Station
 from understudy.execution.worker import run
 from understudy.learning.actor_critic import ActorCritic
+from understudy.learning.behaviours import STUDENT
 from understudy.learning.shared_optimizer import SharedOptimizer
 from understudy.policies.arrays import keeps
 from understudy.policies.policy import Policy
 from understudy.policies.tape import Tape
 from understudy.policies.weights import named_arrays
-from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.buffers import rollout_views, views
 from understudy.rollouts.collect import Collected, merge_collected
 from understudy.settings import TrainSettings
@@ -56,7 +56,7 @@ def _serve(control: Connection, place: Place, block: mmap.mmap, closing: context
             scaler.moments = kept[:3]
         for _ in range(rollouts):
             optimizer.load()
-            info = station.collect(Mixture(0.0, sample=True), named_arrays(policy), steps, rollout, restart)
+            info = station.collect(STUDENT, named_arrays(policy), steps, rollout, restart)
             begin = time.perf_counter()
             if teaching is not None:
                 teaching.note_score(float(shared["score"][0]))
