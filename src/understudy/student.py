@@ -13,7 +13,7 @@ from understudy.data import Array
 from understudy.errors import UserError
 from understudy.policies.policy import About, Policy, PolicyLike
 from understudy.policies.spaces import space_to_json
-from understudy.policies.spec import Encoder, PolicySpec, default_encoders, mask_of, stored
+from understudy.policies.spec import Encoder, PolicySpec, default_encoders, mask_of, stored, vector_keys
 from understudy.settings import StudentSettings
 
 STD_FLOOR = 1e-2
@@ -32,7 +32,7 @@ def student_spec(
     Raises:
         UserError: A key the environment does not have, a teacher without statistics to take, a family that cannot act.
     """
-    encoders = default_encoders(observations, settings.keys or None, settings.cnn_features)
+    encoders = default_encoders(observations, settings.keys, settings.cnn_features)
     box = isinstance(actions, gym.spaces.Box)
     family = settings.family
     if family == "auto":
@@ -82,7 +82,7 @@ def teacher_statistics(teacher: PolicyLike) -> dict[str, tuple[Array, Array]]:
 
 def _normalized_keys(settings: StudentSettings, encoders: tuple[Encoder, ...], teacher: PolicyLike) -> tuple[str, ...]:
     one_hot = {"task"} if tasks_of(teacher) else set()  # constant within a task: whitening would erase it
-    flat = tuple(e.key for e in encoders if e.type == "flatten" and e.scale == 1.0 and e.key not in one_hot)
+    flat = tuple(key for key in vector_keys(encoders) if key not in one_hot)
     if settings.normalize == "none":
         return ()
     if settings.normalize == "teacher":

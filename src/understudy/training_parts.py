@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -17,8 +16,8 @@ from understudy.learning.continuous_updates import by_hand
 from understudy.learning.from_replay import replayed_policy, replayed_spec
 from understudy.policies.initialisation import orthogonal_init, picture_layers, scale_to_data
 from understudy.policies.policy import About, Policy, PolicyLike, as_tensors
-from understudy.policies.spaces import is_image, members, space_to_json
-from understudy.policies.spec import PICTURES, TEXTS, PolicySpec, default_encoders, mask_of
+from understudy.policies.spaces import space_to_json
+from understudy.policies.spec import PICTURES, PolicySpec, default_encoders, mask_of, vector_keys
 from understudy.rollouts.random_play import random_observations
 from understudy.settings import ReplayedSettings, TrainSettings
 from understudy.settings.train import NetworkSettings
@@ -32,24 +31,19 @@ def policy_spec(
     Raises:
         UserError: A key the environment does not have, or a family that cannot act there.
     """
-    spaces = members(observations)
-    seen = [spaces[key] for key in settings.keys or spaces if key in spaces]
-    picture = settings.encoder if settings.encoder != "auto" and any(map(is_image, seen)) else None
-    encoders = default_encoders(observations, settings.keys or None, settings.features, picture)
-    encoders = tuple(replace(e, type=settings.text) if e.type in TEXTS else e for e in encoders)
+    encoders = default_encoders(observations, settings.keys, settings.features, settings.encoder, settings.text)
     family = settings.family
     if family == "auto":
         single = isinstance(actions, gym.spaces.Discrete)
         box = isinstance(actions, gym.spaces.Box)
         family = "gaussian" if box else "categorical" if single else "multi_categorical"
-    vectors = tuple(e.key for e in encoders if e.type == "flatten" and e.scale == 1.0)
     value_hidden = settings.hidden if settings.value_hidden is None else settings.value_hidden
     return PolicySpec(
         observation_space=space_to_json(observations),
         action_space=space_to_json(actions),
         family=family,
         encoders=encoders,
-        normalized=vectors if settings.normalize else (),
+        normalized=vector_keys(encoders) if settings.normalize else (),
         hidden=settings.hidden,
         activation=settings.activation,
         std={"gaussian": "constant", "squashed_gaussian": "state"}.get(family, "none"),

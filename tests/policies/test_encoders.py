@@ -185,6 +185,8 @@ def test_defaults():
     assert kinds(image(35, 40, 3), cnn_features=64) == [("", "grid_cnn", 64, 1.0)]
     assert kinds(image(1, 42, 42), picture="a3c_cnn") == [("", "a3c_cnn", 0, 1 / 255)]
     assert kinds(image(4, 84, 84), picture="impala_resnet", cnn_features=256)[0][1:3] == ("impala_resnet", 256)
+    assert kinds(text(), picture="a3c_cnn") == kinds(text()) == [("", "flatten", 0, 1.0)]
+    assert kinds(BABYAI, text="text_bag")[2] == ("mission", "text_bag", 128, 1.0)
     assert kinds(BABYAI, cnn_features=32) == [
         ("direction", "one_hot", 0, 1.0), ("image", "grid_cnn", 32, 1.0), ("mission", "text_lstm", 128, 1.0),
     ]  # fmt: skip
@@ -242,10 +244,9 @@ def test_refusals():
         policy(image(7, 7, 3), Encoder("", "text_lstm", 8))
     with pytest.raises(UserError, match="a picture has three axes"):
         policy(text(), Encoder("", "impala_resnet", 8, 1 / 255))
-    with pytest.raises(UserError, match="'resnet' is unknown; did you mean impala_resnet"):
-        default_encoders(image(36, 36, 3), picture="resnet")
-    with pytest.raises(UserError, match="no 8-bit picture for the encoder a3c_cnn"):
-        default_encoders(text(), picture="a3c_cnn")
+    for space in (image(36, 36, 3), text()):
+        with pytest.raises(UserError, match="'resnet' is unknown; did you mean impala_resnet"):
+            default_encoders(space, picture="resnet")
 
 
 def test_names_of_saved_policies_stay():

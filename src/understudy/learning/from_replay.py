@@ -22,8 +22,8 @@ from understudy.loop import Metrics, Order
 from understudy.objectives.returns import RunningMoments
 from understudy.objectives.schedules import parse
 from understudy.policies.policy import About, Policy
-from understudy.policies.spaces import is_image, members, space_to_json
-from understudy.policies.spec import TEXTS, Encoder, PolicySpec, default_encoders, mask_of, stored
+from understudy.policies.spaces import space_to_json
+from understudy.policies.spec import PolicySpec, default_encoders, mask_of, stored, vector_keys
 from understudy.policies.weights import load_arrays
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.collect import Collected
@@ -54,10 +54,7 @@ def replayed_spec(settings: ReplayedSettings, observations: gym.Space[Any], acti
                 f"method q_learning (dqn and its kin) needs one discrete action, not {actions}: take --preset {take}"
             )
         network, objective = settings.policy, settings.objective
-        seen = [space for key, space in members(observations).items() if not network.keys or key in network.keys]
-        picture = network.encoder if network.encoder != "auto" and any(map(is_image, seen)) else None
-        encoders = default_encoders(observations, network.keys or None, network.features, picture)
-        encoders = tuple(replace(e, type=network.text) if e.type in TEXTS else e for e in encoders)
+        encoders = default_encoders(observations, network.keys, network.features, network.encoder, network.text)
         kind = objective.distribution
         return PolicySpec(
             *spaces, "q_values", encoders=encoders, hidden=network.hidden, activation=network.activation,
@@ -71,7 +68,7 @@ def replayed_spec(settings: ReplayedSettings, observations: gym.Space[Any], acti
         raise UserError(f"method {settings.method} needs continuous actions, not {actions}: take --preset {take}")
     if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
         raise UserError(f"method {settings.method} needs actions with bounds, not {actions}")
-    encoders = default_encoders(observations, settings.policy.keys or None)
+    encoders = default_encoders(observations, settings.policy.keys)
     learned = [e for e in encoders if e.learned]
     if learned:
         raise UserError(
@@ -85,11 +82,6 @@ def replayed_spec(settings: ReplayedSettings, observations: gym.Space[Any], acti
         head_activation="identity" if soft else "tanh",
         normalized=vector_keys(encoders) if settings.policy.normalize else (),
     )  # fmt: skip
-
-
-def vector_keys(encoders: tuple[Encoder, ...]) -> tuple[str, ...]:
-    """Return the keys of vectors, which can be normalised."""
-    return tuple(encoder.key for encoder in encoders if encoder.type == "flatten" and encoder.scale == 1.0)
 
 
 def replayed_policy(spec: PolicySpec, seed: int, about: About) -> Policy:

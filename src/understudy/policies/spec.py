@@ -6,7 +6,7 @@ what a Stable-Baselines3 zip is translated into; students and teachers are descr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -211,9 +211,10 @@ def mask_of(observations: gym.Space[Any], actions: gym.Space[Any]) -> str:
 
 def default_encoders(
     space: gym.Space[Any],
-    keys: tuple[str, ...] | None = None,
+    keys: tuple[str, ...] = (),
     cnn_features: int = 512,
-    picture: str | None = None,
+    picture: str = "auto",
+    text: str = "text_lstm",
 ) -> tuple[Encoder, ...]:
     """Return the encoders that fit a space: CNN for images, one-hot for integers, otherwise flattened numbers.
 
@@ -221,13 +222,13 @@ def default_encoders(
         space: The observation space.
         keys: The keys to read; all by default.
         cnn_features: Width of the last layer of the networks that read images.
-        picture: The encoder of images; by default ``nature_cnn``, or ``grid_cnn`` below its 36 pixels. A vector of
-            bytes under the key ``mission`` is text.
+        picture: The encoder of images, where there are any; auto: ``nature_cnn``, or ``grid_cnn`` below its 36 pixels.
+        text: The encoder of text, which is a vector of bytes under the key ``mission``.
 
     Raises:
-        UserError: A key is asked for that the space has not, or an encoder of images where there is none.
+        UserError: A key is asked for that the space has not, or an encoder that does not exist.
     """
-    if picture is not None and picture not in PICTURES:
+    if picture not in ("auto", *PICTURES):
         known = f"{suggest(picture, PICTURES)} (there are {', '.join(PICTURES)})"
         raise UserError(f"the picture encoder {picture!r} is unknown{known}")
     spaces = members(space)
@@ -241,18 +242,22 @@ def default_encoders(
             encoders.append(_picture_encoder(key, sub, cnn_features, picture))
         elif key == _TEXT_KEY and isinstance(sub, gym.spaces.Box) and sub.dtype == np.uint8 and len(sub.shape) == 1:
             # Bytes in order: a bag of them cannot tell "the key next to the ball" from "the ball next to the key".
-            encoders.append(Encoder(key, "text_lstm", _TEXT_FEATURES))
+            encoders.append(Encoder(key, text, _TEXT_FEATURES))
         elif isinstance(sub, (gym.spaces.Discrete, gym.spaces.MultiDiscrete)):
             encoders.append(Encoder(key, "one_hot"))
         else:
             encoders.append(Encoder(key, "flatten"))
-    if picture is not None and all(encoder.type != picture for encoder in encoders):
-        raise UserError(f"there is no 8-bit picture for the encoder {picture} in {space}")
     return tuple(encoders)
 
 
-def _picture_encoder(key: str, space: gym.Space[Any], features: int, picture: str | None) -> Encoder:
-    kind = picture or ("nature_cnn" if min(picture_shape(space)[1:]) >= NATURE_LEAST else "grid_cnn")
+def vector_keys(encoders: Iterable[Encoder]) -> tuple[str, ...]:
+    """Return the keys of vectors, which can be normalised."""
+    return tuple(encoder.key for encoder in encoders if encoder.type == "flatten" and encoder.scale == 1.0)
+
+
+def _picture_encoder(key: str, space: gym.Space[Any], features: int, picture: str) -> Encoder:
+    large = min(picture_shape(space)[1:]) >= NATURE_LEAST
+    kind = picture if picture != "auto" else "nature_cnn" if large else "grid_cnn"
     return Encoder(key, kind, 0 if kind == "a3c_cnn" else features, 1.0 if kind in _CATEGORIES else 1 / 255)
 
 
@@ -292,4 +297,5 @@ __all__ = [
     "mask_of",
     "space_to_json",
     "stored",
+    "vector_keys",
 ]
