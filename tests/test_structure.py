@@ -59,3 +59,8 @@ def test_workers_do_not_import_torch():
 def test_help_is_quick_to_import():
     code = "import sys, understudy.cli_parser as p; p.command_parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_names_are_known_before_they_are_loaded():
+    code = "import sys, understudy; assert {'load', 'distill', *understudy.__all__} <= set(dir(understudy))"
+    subprocess.run([sys.executable, "-c", f"{code}; sys.exit('torch' in sys.modules)"], check=True)

@@ -24,25 +24,15 @@ _HOME = {
     "EnvSpec": "understudy.data",
     "UserError": "understudy.errors",
 }
-__all__ = [
-    "EnvSpec",
-    "Policy",
-    "UserError",
-    "__version__",
-    "compare",
-    "distill",
-    "evaluate",
-    "export",
-    "kickstart",
-    "kickstart_population",
-    "load",
-    "play",
-    "sweep",
-    "train",
-]
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'understudy' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Name what is not loaded yet, too: notebooks complete names by it."""
+    return sorted({*globals(), *__all__})
