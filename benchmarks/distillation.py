@@ -29,8 +29,9 @@ from understudy.distillation import distill
 from understudy.envs.make import make
 from understudy.evaluation.judge import Judge
 from understudy.execution.base import Setup
+from understudy.execution.portable import portable
 from understudy.job import Job, prepare
-from understudy.session import make_execution, portable
+from understudy.session import make_execution
 
 console = Console(highlight=False)
 

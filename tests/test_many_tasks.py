@@ -20,6 +20,7 @@ from understudy.evaluation.evaluate import evaluate
 from understudy.evaluation.judge import Judge
 from understudy.evaluation.parity import SequentialParity
 from understudy.execution.base import EvaluationJob, Setup
+from understudy.execution.portable import portable
 from understudy.execution.sync import SyncExecution
 from understudy.job import prepare
 from understudy.policies.files import save_policy
@@ -28,7 +29,6 @@ from understudy.policies.spaces import space_to_json
 from understudy.policies.spec import PolicySpec
 from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.episodes import Episodes, merge_episodes, random_policy, run_episodes
-from understudy.session import portable
 from understudy.settings import EvaluationSettings, StopSettings
 from understudy.student import fit_normalizer, new_student, student_spec
 from understudy.teachers.combine import combine

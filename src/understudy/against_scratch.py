@@ -18,9 +18,9 @@ from understudy.io.run_folder import in_use
 from understudy.io.scores import is_number
 from understudy.kickstart_job import KickstartJob
 from understudy.kickstarting import Lessons
+from understudy.loop import Report
 from understudy.policies.files import write_atomic
 from understudy.preset_files import read_yaml
-from understudy.session import Report
 from understudy.teacher_scores import measured_scores
 from understudy.training import TrainResult, read_result, train
 

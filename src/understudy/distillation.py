@@ -21,11 +21,11 @@ from understudy.io.log import RunLog, as_json
 from understudy.io.run_folder import check_free, in_use
 from understudy.io.saved_run import over_saved, read_run, same_env, saved_envs
 from understudy.job import Job, prepare
-from understudy.loop import train
+from understudy.loop import Report, train
 from understudy.policies.files import remove_leftovers, write_atomic
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.preset_files import Presets
-from understudy.session import Report, Session
+from understudy.session import Session
 from understudy.settings import DistillSettings
 from understudy.teachers.load import load
 

@@ -16,6 +16,7 @@ from understudy.data import EnvSpec
 from understudy.env_names import EnvLike, env_settings
 from understudy.envs.multitask import task_shares
 from understudy.errors import UserError
+from understudy.execution.portable import portable
 from understudy.job import load_for
 from understudy.kickstart_checks import check_behaviour, check_key, notes_on_behaviour, one_each
 from understudy.objectives.feedback import Gated, TargetKL, ends, parse_weight
@@ -23,7 +24,6 @@ from understudy.objectives.schedules import parse
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.preset_files import Presets, merged_presets
 from understudy.scenes import check_labels
-from understudy.session import portable
 from understudy.settings import TAUGHT, KickstartSettings
 from understudy.settings.train import EnvSettings
 from understudy.teachers.combine import combine

@@ -15,12 +15,14 @@ from understudy.config import with_overrides
 from understudy.env_names import EnvLike
 from understudy.errors import UserError
 from understudy.evaluation.task_score import Level
+from understudy.execution.portable import portable, restored
 from understudy.io.run_folder import in_use
 from understudy.io.saved_run import keep_env, over_saved, read_run
 from understudy.kickstart_job import KickstartJob, prepare
 from understudy.learning.behaviours import TeacherActs
 from understudy.learning.rehearsal import Rehearsal, check_states, rehearsal_of, stored_states
 from understudy.learning.teaching import Guide, Teaching
+from understudy.loop import Report
 from understudy.objectives.distances import beside_rewards
 from understudy.objectives.feedback import Curriculum, Gated, Product, Scaled, parse_jump, parse_weight
 from understudy.objectives.schedules import Constant, parse
@@ -29,7 +31,7 @@ from understudy.policies.spaces import members
 from understudy.policies.spec import PolicySpec
 from understudy.preset_files import Presets
 from understudy.replay_kickstarting import method_of, prepare_replay, run_replay_job
-from understudy.session import Report, distance_of, portable, restored
+from understudy.session import distance_of
 from understudy.settings import KickstartSettings
 from understudy.teacher_scores import measured_scores
 from understudy.teachers.routing import TaskTeachers

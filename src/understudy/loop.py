@@ -13,6 +13,8 @@ from understudy.rollouts.behaviour import Mixture
 from understudy.rollouts.collect import Collected
 
 Metrics = dict[str, Any]
+Report = Callable[[Metrics], None]
+"""Told the metrics of each round."""
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Run:
     """At which the run ends in any case."""
     seconds: float
     """Wall seconds after which it ends in any case; 0 for no limit."""
-    report: Callable[[Metrics], None]
+    report: Report
     save: Callable[[Metrics], None]
 
 

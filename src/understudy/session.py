@@ -17,13 +17,13 @@ from understudy.envs.make import spaces_of
 from understudy.envs.multitask import task_names
 from understudy.errors import UserError
 from understudy.evaluation.judge import Judge
-from understudy.execution.base import EvaluatingExecution, Portable, Setup
-from understudy.imports import packed
+from understudy.execution.base import EvaluatingExecution, Setup
+from understudy.execution.portable import portable
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.io.run_folder import forget_results
 from understudy.learner import Learner, make_learner
 from understudy.learning.from_dataset import DistillProgress, FromDataset, ParityExaminer, TeacherLabels
-from understudy.loop import Run
+from understudy.loop import Report, Run
 from understudy.objectives.distances import Distance, default_distance
 from understudy.objectives.schedules import parse
 from understudy.policies.family import ActionMap, Family
@@ -31,14 +31,10 @@ from understudy.policies.files import save_policy, write_atomic
 from understudy.policies.policy import About, Policy, PolicyLike
 from understudy.policies.spec import PolicySpec, differences
 from understudy.policies.weights import build as build_policy
-from understudy.policies.weights import named_arrays
 from understudy.rollouts.dataset import Dataset
 from understudy.settings import DistanceSettings, DistillSettings
 from understudy.student import fit_normalizer, new_student, student_spec
-from understudy.teachers.ensemble import Ensemble
-from understudy.teachers.routing import TaskTeachers
 
-Report = Callable[[dict[str, Any]], None]
 Auto = Callable[[Family, Family], Distance]
 """A sound distance from a teacher's family to a student's."""
 
@@ -53,35 +49,6 @@ def distance_of(
     distance = Distance(**asdict(settings) | {"name": name, "saturate": settings.saturate and bounded})
     distance.check(teacher.family, student.distribution)
     return distance
-
-
-def portable(teacher: PolicyLike) -> Portable | None:
-    """Return a teacher as it travels to workers; None for a Python object that holds what cannot be copied."""
-    if isinstance(teacher, Policy):
-        arrays = {name: array.copy() for name, array in named_arrays(teacher).items()}
-        return Portable(teacher.spec, arrays, teacher.about)
-    if isinstance(teacher, (Ensemble, TaskTeachers)):
-        parts = [portable(member) for member in teacher.members]
-        kind = teacher.kind if isinstance(teacher, Ensemble) else "tasks"
-        found = tuple(part for part in parts if part is not None)
-        return Portable(kind=kind, parts=found) if len(found) == len(parts) else None
-    recipe = getattr(teacher, "recipe", None)
-    if recipe:
-        return Portable(source=recipe["source"], load_kwargs=recipe["kwargs"])
-    code = packed(teacher)
-    return None if code is None else Portable(code=code)
-
-
-def restored(found: Portable) -> PolicyLike:
-    """Return the teacher that ``portable`` was given."""
-    if found.parts:
-        members = [restored(part) for part in found.parts]
-        return TaskTeachers(members) if found.kind == "tasks" else Ensemble(members, found.kind)
-    if found.spec is not None:
-        assert found.arrays is not None
-        return build_policy(found.spec, found.arrays, found.about)
-    opened: PolicyLike = found.opened()
-    return opened
 
 
 def make_execution(settings: DistillSettings, setup: Setup, teacher: PolicyLike) -> EvaluatingExecution:

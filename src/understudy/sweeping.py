@@ -21,10 +21,10 @@ from understudy.evaluation.compare import Comparison, Row, compare
 from understudy.evaluation.ladder import smallest_on_par
 from understudy.io.run_folder import chosen_folder
 from understudy.job import Job, prepare
+from understudy.loop import Report
 from understudy.policies.files import load_policy, write_atomic
 from understudy.policies.policy import About, Policy, PolicyLike
 from understudy.preset_files import read_yaml
-from understudy.session import Report
 from understudy.settings import DistillSettings, StudentSettings
 from understudy.student import new_student, student_spec
 

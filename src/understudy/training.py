@@ -21,12 +21,12 @@ from understudy.execution.base import workers_alive
 from understudy.io.log import RunLog, as_json, logged_curve
 from understudy.io.run_folder import check_free, chosen_folder, in_use
 from understudy.io.saved_run import keep_env, over_saved, read_run
+from understudy.loop import Report
 from understudy.loop import train as loop
 from understudy.policies.files import load_policy, remove_leftovers, write_atomic
 from understudy.policies.policy import Policy
 from understudy.preset_files import Presets, merged_presets
 from understudy.scenes import folder_name, for_scene
-from understudy.session import Report
 from understudy.settings import METHODS, EnvSettings, ReplayedSettings, TrainSettings
 from understudy.training_session import Teach, TrainSession
 

@@ -17,6 +17,7 @@ from understudy.data import Array
 from understudy.errors import UserError
 from understudy.execution.base import Execution, Faults, Portable, Setup
 from understudy.execution.evaluator import Evaluator
+from understudy.execution.portable import portable
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.io.run_folder import forget_results
 from understudy.io.scores import is_number
@@ -27,14 +28,13 @@ from understudy.learning.from_replay import FromReplay, OffPolicy
 from understudy.learning.from_rollouts import FromRollouts, TrainProgress
 from understudy.learning.replay_teaching import ReplayTeacher
 from understudy.learning.teaching import Teaching
-from understudy.loop import Learning, Metrics, Run
+from understudy.loop import Learning, Metrics, Report, Run
 from understudy.policies.files import save_policy, write_atomic
 from understudy.policies.policy import Policy
 from understudy.policies.spaces import flat_size, members, space_from_json
 from understudy.policies.spec import PolicySpec, differences
 from understudy.policies.stored import read_policy
 from understudy.policies.weights import build as build_policy
-from understudy.session import Report, portable
 from understudy.settings import ReplayedSettings, TrainSettings
 from understudy.training_parts import look_around, make_execution, set_threads, student_of
 

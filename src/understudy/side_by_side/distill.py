@@ -20,10 +20,10 @@ from understudy.evaluation.evaluate import Evaluation
 from understudy.io.log import as_json
 from understudy.io.run_folder import chosen_folder, in_use
 from understudy.job import Job, prepare
+from understudy.loop import Report
 from understudy.policies.files import write_atomic
 from understudy.policies.stored import BEHAVIOURS, behaviours_of
 from understudy.scenes import folder_name, rows_in
-from understudy.session import Report
 from understudy.side_by_side.judge import among, judge
 from understudy.side_by_side.parts import folder_of, write_index
 
