@@ -1,4 +1,4 @@
-"""What ``understudy report`` does: read, measure, write one file."""
+"""What ``understudy report``, ``push`` and ``pull`` do: read, measure, write one file, publish it, fetch a run."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Who runs where: single and sync."""
+"""Who runs where: single, sync, async and Ray, and the evaluator beside them."""

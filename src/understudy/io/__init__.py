@@ -1,1 +1,1 @@
-"""Checkpoints and logs."""
+"""Checkpoints, logs, run folders, and exported students."""

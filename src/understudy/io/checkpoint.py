@@ -4,8 +4,9 @@
     RUN/best.safetensors       the student with the best evaluation so far
     RUN/last.safetensors       the student of the last round
     RUN/state.safetensors      everything needed to go on: weights, optimiser, counters, random generators, evaluations
-    RUN/data/00003.safetensors the samples of round 3
-    RUN/log.jsonl, RUN/tensorboard, RUN/result.json, RUN/result.png
+    RUN/data/00003.safetensors the samples of round 3, of a distillation
+    RUN/scores.json            what teachers and the random policy reach, of a kickstarted run
+    RUN/log.jsonl, RUN/tensorboard, RUN/summary.json, RUN/result.json, RUN/result.png
 
 ``state`` is one file, replaced atomically, with a checksum: there is no moment at which a kill leaves half of it.
 """

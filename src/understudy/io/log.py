@@ -1,4 +1,4 @@
-"""What a run leaves for people: ``log.jsonl``, TensorBoard events, and a line on the terminal.
+"""What a run leaves for people: ``log.jsonl`` and TensorBoard events.
 
 A log that cannot be written warns once and the run goes on: no result is lost for want of a curve.
 """

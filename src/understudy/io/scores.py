@@ -1,4 +1,4 @@
-"""``scores.json`` of a kickstarted run: what its teachers and the random policy reach, measured once."""
+"""``scores.json`` of a kickstarted run: what its teachers and the random policy reach, read and written."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a round of the loop learns from: a dataset that the teacher labels, or the rollout itself."""
+"""What a round of the loop learns from, and how: a labelled dataset, the rollout, a replay, shared gradients."""

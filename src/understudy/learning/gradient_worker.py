@@ -1,4 +1,4 @@
-"""The body of an A3C worker: ``python -m understudy.learning.gradient_worker CONTROL_FD BLOCK_FD``.
+"""The body of an A3C worker: ``python -m understudy.learning.gradient_worker``, see ``execution.worker``.
 
 Copies the shared weights, acts with them, computes the gradient on its own rollout and applies it to the shared
 weights, again and again (Mnih 2016, algorithm S3); see ``learning.shared_optimizer``.

@@ -1,4 +1,7 @@
-"""The body of the process that does the second half of updates: ``python -m understudy.learning.half_process FDS``."""
+"""The process that does the second half of updates: ``python -m understudy.learning.half_process``.
+
+Its arguments are those of ``execution.worker``.
+"""
 
 from __future__ import annotations
 

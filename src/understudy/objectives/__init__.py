@@ -1,1 +1,1 @@
-"""What a student learns from: distances to teachers, schedules of weights, and the objective that sums them."""
+"""What is minimised: distances to teachers, losses of reinforcement learning and their weights, and how."""

@@ -1,1 +1,1 @@
-"""Behaviour, collection, the dataset, evaluation episodes."""
+"""Behaviour, collection, the dataset, the replay, evaluation episodes."""
