@@ -26,6 +26,7 @@ from understudy.policies.spec import Encoder, PolicySpec
 from understudy.side_by_side.judge import among
 from understudy.side_by_side.parts import write_index
 from understudy.teachers.load import load
+from understudy.terminal_progress import ProgressLine
 
 SCENE = ["--env", f"unity:{PLAYER}"]
 ARGUMENTS = ["--env-args", "--scene", "two", "--agents", "4", "--limit", "12"]
@@ -98,7 +99,9 @@ def test_a_folder_of_several_is_resumed_and_evaluated(two, tmp_path, capsys):
     assert found["Goalie"]["lengths"] == [12] * 5
 
 
-def test_each_behaviour_is_distilled_from_a_teacher_of_its_own(tmp_path, capsys):
+def test_each_behaviour_is_distilled_from_a_teacher_of_its_own(tmp_path, capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr(ProgressLine, "__enter__", lambda self: shown.append(self) or self)
     teachers = {"3DBall": balance(tmp_path / "ball.safetensors"), "Goalie": echo(tmp_path / "goalie.safetensors")}
     students = tmp_path / "students"
     words = ["--student.hidden", "4", "--data.steps", "20", "--data.first_steps", "20", "--learning.batch_size", "16"]
@@ -108,6 +111,7 @@ def test_each_behaviour_is_distilled_from_a_teacher_of_its_own(tmp_path, capsys)
     scene = ["--env-args", "--scene", "two", "--agents", "4", "--limit", "60"]
     main(["distill", *given, *SCENE, *words, *scene])
     text = capsys.readouterr().out
+    assert len(shown) == 2, "a progress line each, on a terminal"
     assert "all students together against all teachers together" in text and "env_steps" in text
     told = json.loads((students / "summary.json").read_text())["behaviours"]
     assert set(told) == {"3DBall", "Goalie"} and all("student" in one for one in told.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from understudy.scenes import folder_name, rows_in
 from understudy.side_by_side.judge import among, judge
 from understudy.side_by_side.parts import folder_of, write_index
 
-Begin = Callable[[str, Job], Report]
-"""Told a behaviour's job before it starts; returns who is told its rounds."""
+Begin = Callable[[str, Job], AbstractContextManager[Report]]
+"""Told a behaviour's job before it starts; returns who is told its rounds, while it lasts."""
 
 
 @dataclass
@@ -119,7 +120,10 @@ def _distill(
     """Do it, in a folder that ``described`` is written to."""
     write_index(folder, {name: job.folder for name, job in jobs.items()})
     write_atomic(folder / "config.yaml", yaml.safe_dump({"by_behaviour": described}, sort_keys=False).encode())
-    found = {name: Distilled(distill(job, report=begin(name, job) if begin else None)) for name, job in jobs.items()}
+    found = {}
+    for name, job in jobs.items():
+        with begin(name, job) if begin else nullcontext() as report:
+            found[name] = Distilled(distill(job, report=report))
     students = {name: str(job.folder) for name, job in jobs.items()}
     for name, job in jobs.items():
         episodes, seed = job.settings.evaluation.final, job.settings.final_seed
