@@ -24,7 +24,22 @@ _HOME = {
     "EnvSpec": "understudy.data",
     "UserError": "understudy.errors",
 }
-__all__ = ["__version__", *_HOME]
+__all__ = [
+    "EnvSpec",
+    "Policy",
+    "UserError",
+    "__version__",
+    "compare",
+    "distill",
+    "evaluate",
+    "export",
+    "kickstart",
+    "kickstart_population",
+    "load",
+    "play",
+    "sweep",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -130,17 +130,21 @@ def test_who_passes_on_few_episodes_must_pass_on_more():
     falls = fixed(steady, FALLING, random)
     parity, returns = falls.look({})
     assert parity is None and returns.shape == (1, 50)
-    assert falls.sequential.looks == 1 and falls.episodes == 50, "the next test is not made on a few again"
+    assert falls.sequential.looks == 1 and falls.episodes == 20, "the next test is not made on as few"
+    early = fixed(steady, [100.0] * 10 + [0.0] * 40, random)
+    assert early.look({})[1].shape == (1, 20), "who is short is not played to the end"
     assert fixed(steady, FALLING, random, confirm=0).look({})[0].passed
     assert fixed(steady, FALLING, random, max_episodes=30).look({})[1].shape == (1, 30), "no more than max_episodes"
 
 
-def test_a_confirmation_that_is_undecided_goes_on():
-    rng = np.random.default_rng(0)
-    steady = [100.0] * 320
-    student = [100.0, 101.0] * 5 + [100.0, 100.0, 100.0, 82.0] * 10 + rng.normal(100, 1, 270).tolist()
-    parity, returns = fixed(steady, student, [0.0] * 320).look({})
-    assert returns.shape == (1, 100) and parity.passed, "a quarter of the forty that confirm is short, later are good"
+def test_a_student_that_is_not_confirmed_goes_back_to_learning():
+    steady, random = [100.0] * 320, [0.0] * 320
+    undecided = [100.0, 101.0] * 5 + [100.0, 100.0, 100.0, 82.0] * 10 + [100.0] * 270
+    tested = fixed(steady, undecided, random)
+    parity, returns = tested.look({})
+    assert returns.shape == (1, 50) and parity.p_value > parity.alpha == 0.05 and not parity.passed
+    assert tested.sequential.looks == 1 and tested.episodes == 20
+    assert tested.random.shape == (1, 5), "what the random policy does counts for a twentieth of the test"
 
 
 def test_students_that_fall_are_rarely_believed():

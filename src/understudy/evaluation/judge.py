@@ -118,10 +118,10 @@ class Judge:
                 return
             self.episodes = min(2 * self.episodes, self._most)
 
-    def _extend(self, count: int) -> None:
+    def _extend(self, count: int, random: bool = True) -> None:
         """Let teacher and random policy play up to ``count`` episodes, so that neither is what leaves it open."""
         jobs = [EvaluationJob("teacher", self._seeds(self.teacher.shape[1], count))]
-        if self.random.shape[1] < count:
+        if random and self.random.shape[1] < count:
             jobs.append(EvaluationJob("random", self._seeds(self.random.shape[1], count)))
         more = self._run(jobs)
         self.teacher = np.concatenate((self.teacher, more[0]), axis=1)
@@ -145,47 +145,58 @@ class Judge:
     def look(self, student: Mapping[str, Array]) -> tuple[Parity | None, Array]:
         """Judge a student; returns the last test of its worst task, None if clearly short, and returns [K, n]."""
         self._begin()
-        returns, tested, stage, confirming = self.teacher[:, :0], None, 0, False
+        returns, tested, stage = self.teacher[:, :0], None, 0
         wanted = min(self._settings.screen, self.episodes)
         while True:
             if wanted > self.teacher.shape[1]:
                 self._extend(wanted)
-            (new,) = self._run([EvaluationJob("student", self._seeds(returns.shape[1], wanted), student)])
-            returns = np.concatenate((returns, new), axis=1)
+            returns = self._play_on(returns, wanted, student)
             if self._short(returns):
-                if wanted >= self.episodes:
+                if wanted >= self.episodes:  # short after all: the next student need not cost as much to find out
                     self.sequential.spend()
-                    # Short after all: the next student need not cost as much to find out, unless few misled.
-                    self.episodes = wanted if confirming else max(self._settings.episodes, self.episodes // 2)
-                return None if confirming else tested, returns
+                    self.episodes = max(self._settings.episodes, self.episodes // 2)
+                return tested, returns
             if wanted >= self.episodes:
                 if stage and self._not_above_random(wanted):  # the teacher's luck turned: no test is possible on these
                     self.sequential.spend()
-                    return None if confirming else tested, returns
-                tested = self._test(returns, self.sequential.alpha if confirming else self._level(stage))
-                stage += not confirming
-                if tested.passed and wanted < self._enough:
-                    confirming, wanted = True, self._enough
-                    continue
+                    return tested, returns
+                tested = self._test(returns, self._level(stage))
+                stage += 1
                 if tested.passed or not self._worth_extending(returns, self._level(stage)):
                     self.sequential.spend()
-                    # Good enough, but too few episodes to say so: testing a later student on as few would only spend
-                    # more of alpha.
-                    self.episodes = wanted if tested.passed or confirming else min(2 * wanted, self._most)
+                    if tested.passed:
+                        tested, returns = self._confirm(tested, returns, student)
+                    # Good enough, but too few episodes to say so, or so few that they misled: testing a later student
+                    # on as few would only spend more of alpha.
+                    self.episodes = wanted if tested and tested.passed else min(2 * wanted, self._most)
                     return tested, returns
-                confirming = False
             wanted = self.episodes if wanted < self.episodes else 2 * wanted
             wanted = min(wanted, self._most)
+
+    def _confirm(self, tested: Parity, returns: Array, student: Mapping[str, Array]) -> tuple[Parity | None, Array]:
+        """Test a student that has passed on ``confirm`` episodes; None if it turns out to be short before."""
+        enough = min(self._settings.confirm, self._most)
+        if returns.shape[1] >= enough:
+            return tested, returns
+        while returns.shape[1] < enough:
+            wanted = min(2 * returns.shape[1], enough)
+            if wanted > self.teacher.shape[1]:
+                self._extend(wanted, random=False)
+            returns = self._play_on(returns, wanted, student)
+            if self._not_above_random(wanted) or self._short(returns):
+                return None, returns
+        return self._test(returns, self.sequential.alpha), returns
+
+    def _play_on(self, returns: Array, count: int, student: Mapping[str, Array]) -> Array:
+        """[K, n] -> [K, count] returns of a student."""
+        (new,) = self._run([EvaluationJob("student", self._seeds(returns.shape[1], count), student)])
+        return np.concatenate((returns, new), axis=1)
 
     def _test(self, returns: Array, alpha: float) -> Parity:
         """Return the test of the worst task."""
         teacher = self.teacher[:, : returns.shape[1]]
         tests = self.sequential.test_each(list(returns), list(teacher), list(self.random), alpha)
         return max(tests, key=lambda test: test.p_value)
-
-    @property
-    def _enough(self) -> int:
-        return min(self._settings.confirm, self._most)
 
     @property
     def _most(self) -> int:
