@@ -112,21 +112,22 @@ class Judge:
         if not self.teacher.size:
             self.prepare()
         while True:
-            if self.episodes > self.teacher.shape[1]:
-                self._extend(self.episodes)
+            self._extend(self.episodes)
             if not self._not_above_random(self.episodes) or self.episodes >= self._most:
                 return
             self.episodes = min(2 * self.episodes, self._most)
 
     def _extend(self, count: int, random: bool = True) -> None:
-        """Let teacher and random policy play up to ``count`` episodes, so that neither is what leaves it open."""
-        jobs = [EvaluationJob("teacher", self._seeds(self.teacher.shape[1], count))]
-        if random and self.random.shape[1] < count:
-            jobs.append(EvaluationJob("random", self._seeds(self.random.shape[1], count)))
-        more = self._run(jobs)
-        self.teacher = np.concatenate((self.teacher, more[0]), axis=1)
-        if len(more) > 1:
-            self.random = np.concatenate((self.random, more[1]), axis=1)
+        """Let teacher and random policy play up to ``count`` episodes, so that neither is what leaves it open.
+
+        The random policy has enough for the first test, and what it does weighs 1 - ratio in a confirmation.
+        """
+        if self.teacher.shape[1] < count:
+            (new,) = self._run([EvaluationJob("teacher", self._seeds(self.teacher.shape[1], count))])
+            self.teacher = np.concatenate((self.teacher, new), axis=1)
+        if random and max(self.random.shape[1], self._settings.episodes) < count:
+            (new,) = self._run([EvaluationJob("random", self._seeds(self.random.shape[1], count))])
+            self.random = np.concatenate((self.random, new), axis=1)
 
     def ratios(self, returns: Array) -> dict[str, float]:
         """Return (S - R) / (T - R) of mean returns [K, n] by task, all on the same seeds; NaN where T <= R on these."""
@@ -148,8 +149,7 @@ class Judge:
         returns, tested, stage = self.teacher[:, :0], None, 0
         wanted = min(self._settings.screen, self.episodes)
         while True:
-            if wanted > self.teacher.shape[1]:
-                self._extend(wanted)
+            self._extend(wanted)
             returns = self._play_on(returns, wanted, student)
             if self._short(returns):
                 if wanted >= self.episodes:  # short after all: the next student need not cost as much to find out
@@ -180,8 +180,7 @@ class Judge:
             return tested, returns
         while returns.shape[1] < enough:
             wanted = min(2 * returns.shape[1], enough)
-            if wanted > self.teacher.shape[1]:
-                self._extend(wanted, random=False)
+            self._extend(wanted, random=False)
             returns = self._play_on(returns, wanted, student)
             if self._not_above_random(wanted) or self._short(returns):
                 return None, returns
