@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from understudy.cli import main
 from understudy.cli_parser import command_parser
 from understudy.data import EnvSpec
 from understudy.distillation import distill
-from understudy.envs.make import spaces_of
+from understudy.envs.make import make, spaces_of
 from understudy.errors import OutsideError, UserError
 from understudy.evaluation.evaluate import evaluate
 from understudy.io.export.export import export
@@ -25,6 +26,10 @@ from understudy.policies.policy import About, Policy
 from understudy.policies.spaces import members, space_to_json
 from understudy.policies.spec import Encoder, PolicySpec
 from understudy.policies.weights import named_arrays
+from understudy.rollouts.behaviour import Mixture
+from understudy.rollouts.buffers import new_rollout
+from understudy.rollouts.episodes import random_policy
+from understudy.rollouts.own_clocks import collector_for
 from understudy.scene_flags import describe_scene, words_of
 from understudy.training import resolve_training, train
 from understudy.training_session import TrainSession
@@ -92,6 +97,17 @@ def test_async_runs_on_while_a_player_fails(tmp_path, capfd, monkeypatch):
     assert result.stopped == "env_steps" and result.restarts == 3
     assert text.count("unfinished episodes lost, restart") == 3 and "worker" not in text
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["restarts"] == 3
+
+
+def test_a_player_that_fails_while_it_is_reset_is_counted(tmp_path, capfd):
+    fault = tmp_path / "fault"
+    with closing(make(scene("--agents", 2, "--limit", 8, "--fault", fault), 2)) as env:
+        order_fault(fault, "die")
+        collector = collector_for(env, [0, 1])
+        assert not fault.exists() and "restart 1 of 10" in capfd.readouterr().err
+        out = new_rollout(env.observation_space, env.action_space, 4, 2)
+        found = [collector.collect(4, Mixture(1.0), None, random_policy(env.action_space, 0), out) for _ in range(2)]
+        assert [info.restarts for info in found] == [1, 0]
 
 
 @pytest.mark.parametrize("execution", ["single", "sync", "async"])

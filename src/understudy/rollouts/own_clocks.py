@@ -33,6 +33,8 @@ class OwnClocksCollector(Collector):
     """Fills rollouts from rows that move when their agents do."""
 
     in_step = False
+    _faults = (0, 0)
+    """Failed players and lost episodes that were told so far; those of a reset are told with the next rollout."""
 
     def restart(self, seeds: Sequence[int]) -> None:
         """Begin new episodes everywhere; every agent begins one when it is first seen."""
@@ -40,7 +42,6 @@ class OwnClocksCollector(Collector):
         self._asks = self._scene.asks.copy()
         self._gaps = np.zeros(self.env.num_envs, bool)
         """[B] rows whose last column does not end where their next one begins."""
-        self._faults = self._count_faults()
 
     @property
     def _scene(self) -> OwnClocksEnv:
