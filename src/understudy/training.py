@@ -166,15 +166,16 @@ def _run_alone(
                 _call(report, {"env_steps": session.progress.env_steps, **row}, session)
 
         if session.progress.env_steps < resolved.stop.env_steps:
-            run = session.run(tell)
+            run, examiner = session.run(tell), session.examiner
+            assert examiner is not None
             if session.unjudged is not None and session.unjudged not in dict(curve):
                 made_up: dict[str, Any] = {}
-                session.progress.stopped = session.examiner.make_up(made_up)
+                session.progress.stopped = examiner.make_up(made_up)
                 if made_up:
                     tell(made_up)
             loop(run)
             last: dict[str, Any] = {}
-            session.examiner.finish(last)
+            examiner.finish(last)
             if last:
                 tell(last)
         else:

@@ -64,6 +64,8 @@ class TrainSession:
         """Of the processes that the run was in before this one."""
         self.unjudged: int | None = None
         """Env steps of the policy that was being evaluated when the run was saved that is resumed."""
+        self.examiner: BesideExaminer | None = None
+        """Once there is a run."""
         self.spec, self.policy = student_of(settings)
         if isinstance(settings, TrainSettings) and settings.policy.init == "data" and saved is None:
             look_around(self.policy, settings)
@@ -228,10 +230,9 @@ class TrainSession:
         forget_results(self.folder)
         self.save_last()
         progress = asdict(self.progress) | {"restart": self.progress.checkpoints, "spent": self._spent()}
-        examiner: BesideExaminer | None = getattr(self, "examiner", None)
         state = {
             "learner": data, "progress": progress, "spec": self.spec.to_json(),
-            "faults": asdict(self._process_faults), "unjudged": examiner and examiner.judging,
+            "faults": asdict(self._process_faults), "unjudged": self.examiner and self.examiner.judging,
         }  # fmt: skip
         write_arrays(self.folder / "state.safetensors", arrays, state)
         now = time.perf_counter()
