@@ -92,15 +92,15 @@ def test_counts_of_workers_that_are_no_more_go_to_the_first():
     more, less = (
         {n: np.zeros(*about) for n, about in shared_shapes(policy, workers, scaled=True).items()} for workers in (3, 2)
     )
-    weights = SharedWeights(policy, more)
+    weights = SharedWeights(policy, more, "adam")
     more["updates"][:, 0], more["still"][:, 1] = (5, 6, 7), (1, 2, 3)
     more["reward_scale"][:, 2] = 10, 20, 30
     arrays = weights.state()[0]
-    resumed = SharedWeights(policy, less)
+    resumed = SharedWeights(policy, less, "adam")
     resumed.restore(arrays, {})
     assert less["updates"][:, 0].tolist() == [18, 0] and less["still"].sum(axis=0).tolist() == [0, 6]
     assert less["reward_scale"][:, 2].tolist() == [10, 20]
-    SharedWeights(policy, more).restore(resumed.state()[0], {})
+    SharedWeights(policy, more, "adam").restore(resumed.state()[0], {})
     assert more["reward_scale"][:, 2].tolist() == [10, 20, 10]
     resumed.restore({name: arrays[name] for name in arrays.keys() - {"still", "reward_scale"}}, {})
     assert less["updates"][:, 0].tolist() == [18, 0] and not less["still"].any() and not less["reward_scale"].any()

@@ -39,6 +39,7 @@ DQN = {
         ({}, {"objective__value_weight": 0.0}, r"without changing policy.\* and objective.value_weight"),
         ({}, A3C, "resume without execution.shared_gradients"),
         (A3C, {"execution__shared_gradients": False}, "resume with execution.shared_gradients true"),
+        (A3C, A3C | {"update__optimizer": "rmsprop"}, "learnt with adam: resume it without changing update.optimizer"),
     ],
 )
 def test_another_network_or_learner_is_refused(tmp_path, before, after, message):

@@ -90,7 +90,7 @@ class TrainSession:
                 lessons = cast(Lessons, teach) if teaching is not None else None
                 execution = SharedGradientExecution(setup, self.policy, settings, lessons)
                 self.execution = execution
-                self.learner = SharedWeights(self.policy, execution.pool.shared)
+                self.learner = SharedWeights(self.policy, execution.pool.shared, settings.update.optimizer)
             else:
                 self.execution = make_execution(settings, setup, teacher)
                 self.learner = ActorCritic(self.policy, settings, teaching=teaching)

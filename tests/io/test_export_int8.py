@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from export_helpers import make, student
 from gymnasium import spaces
 
-from understudy.io.export import onnx_int8
+from understudy.data import EnvSpec
+from understudy.io.export import onnx_int8, states
 from understudy.io.export.c.compensate import compensate
 from understudy.io.export.c.plan import build_plan
 from understudy.io.export.c.quantise import quantise
 from understudy.io.export.c.ranges import calibrate
 from understudy.io.export.c.simulate import simulate
+from understudy.io.export.export import export
 from understudy.io.export.fitting import energy_of, refit, round_in_turn
 from understudy.io.export.onnx_file import float_model
-from understudy.io.export.states import States, ask
+from understudy.io.export.states import States, ask, record
 from understudy.teachers.load import load
 
 WIDE = spaces.Box(-np.inf, np.inf, (12,), np.float32)
@@ -94,6 +97,21 @@ def test_features_that_are_not_normalised_keep_their_own_range_beside_one_that_i
     obs = {"far": rng.uniform(-900, 900, (80, 2)).astype(np.float32), "near": rng.normal(size=(80, 3))}
     ranges = calibrate(policy, States(obs, np.arange(80) == 0, ""))
     assert ranges.features[:2].min() > 900 and ranges.features[2:].max() <= 5.0
+
+
+def test_states_reach_the_end_of_an_episode_unless_it_is_very_long(tmp_path, monkeypatch):
+    """Those of Pendulum have 200 steps; every fourth state of four of them makes 40 in 40 steps."""
+    env = gym.make("Pendulum-v1")
+    policy = student(env.observation_space, env.action_space, "deterministic", normalized=())
+    policy.about.env = EnvSpec("Pendulum-v1")
+    few = record(policy, policy.about.env, 40)
+    assert len(few) == 40 and not few.beginnings
+    assert few.start.sum() == 8  # every 32nd state, and so of two episodes of each environment
+    monkeypatch.setattr(states, "_LONGEST", 60)
+    cut = record(policy, policy.about.env, 40)
+    assert len(cut) == 40 and cut.beginnings and cut.start.sum() == 4
+    noted = export(policy, "onnx", tmp_path / "o.onnx", int8=True, states=40)
+    assert any("no episode ended" in note for note in noted.notes)
 
 
 def test_onnx_is_fitted_as_well(tmp_path, monkeypatch):

@@ -122,8 +122,8 @@ class SharedGradientExecution:
 class SharedWeights:
     """The weights that the workers move, with the interface of a learner."""
 
-    def __init__(self, policy: Policy, shared: dict[str, Array]) -> None:
-        self.policy, self._shared = policy, shared
+    def __init__(self, policy: Policy, shared: dict[str, Array], optimizer: str) -> None:
+        self.policy, self._shared, self._optimizer = policy, shared, optimizer
         self._parameters = [p for p in policy.parameters() if p.requires_grad]
         shared["parameters"][:] = torch.nn.utils.parameters_to_vector(self._parameters).detach().numpy()
 
@@ -135,16 +135,19 @@ class SharedWeights:
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return what the workers share."""
         arrays = {name: array for name, array in self._shared.items() if name not in _PASSING} | self.weights()
-        return {name: array.copy() for name, array in arrays.items()}, {}
+        return {name: array.copy() for name, array in arrays.items()}, {"shared_optimizer": self._optimizer}
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """Go on from ``state``; counters of workers that are no more go to the first.
 
         Raises:
-            UserError: It is not of A3C.
+            UserError: It is not of A3C, or of another optimiser.
         """
         if "parameters" not in arrays:
             raise UserError("the run did not learn by shared gradients: resume without execution.shared_gradients")
+        learnt = data.get("shared_optimizer", self._optimizer)  # older checkpoints do not say
+        if learnt != self._optimizer:
+            raise UserError(f"the run learnt with {learnt}: resume it without changing update.optimizer")
         for name, array in self._shared.items():
             if name in ("env_steps", "updates", "still"):
                 array[:] = 0

@@ -191,6 +191,11 @@ def _finish(work: _Work, form: str, files: dict[Path, bytes], found: Difference,
         write_atomic(path, data)
     precision = "int8" if work.int8 else "float32"
     made = Export(work.path, list(files), form, precision, found, "", **more)
+    if work.int8 and work.states.beginnings:
+        made.notes.append(
+            "scales come from these states, and no episode ended in them: if later ones look otherwise, give more "
+            "(--states N), and play it with --check-episodes"
+        )
     if found.discrete and found.action > _MANY:
         made.notes.append("many actions differ (values that lie close together?): play it with --check-episodes")
     return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ _LIMIT = 64 << 20
 """Bytes of observations that are kept."""
 _ENVS = 4
 _STRIDE = 4
-"""Of the states of a policy without memory every fourth is kept, so that the ends of episodes are among them."""
+"""Of the states of a policy without memory every fourth is kept, or fewer until the end of an episode is among them."""
+_LONGEST = 4000
+"""Steps of an episode after which its end is not waited for."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,13 @@ class States:
         obs: [N, ...] by key, ``""`` where observations are not a dict; only the keys that the policy reads.
         start: [N] bool, the first state of an episode (or of what is kept of it).
         source: Where they come from, for people.
+        beginnings: Whether they were played and no episode came to its end.
     """
 
     obs: dict[str, Array]
     start: Array
     source: str
+    beginnings: bool = False
 
     def __len__(self) -> int:
         return len(self.start)
@@ -55,7 +59,7 @@ class States:
 
     def first(self, count: int) -> States:
         """Return the first ``count`` states."""
-        return States({k: a[:count] for k, a in self.obs.items()}, self.start[:count], self.source)
+        return replace(self, obs={k: a[:count] for k, a in self.obs.items()}, start=self.start[:count])
 
 
 class _Enough(Exception):  # noqa: N818 (nothing is wrong)
@@ -63,7 +67,9 @@ class _Enough(Exception):  # noqa: N818 (nothing is wrong)
 
 
 def record(policy: Policy, env: EnvSpec, count: int = STATES, seed: int = 0) -> States:
-    """Play a policy, deterministically, and keep the states that it meets.
+    """Play a policy, deterministically, and keep some of the states that it meets.
+
+    Of a policy without memory they lie further apart the longer its episodes are, until one has ended.
 
     Args:
         policy: The student.
@@ -82,10 +88,12 @@ def record(policy: Policy, env: EnvSpec, count: int = STATES, seed: int = 0) -> 
     vector = make(env, whole_tasks(env, _ENVS))
     stride = 1 if policy.spec.lstm else _STRIDE
     steps: list[tuple[dict[str, Array], Array, Array]] = []
-    found = 0
+    found, ended = 0, False
 
     def keep(visit: Visit) -> None:
-        nonlocal found
+        nonlocal found, ended, stride
+        again = visit.step == 0 if visit.starts is None else visit.step > 0 and bool(visit.starts.any())
+        ended |= not visit.active.all() or (again and bool(steps))
         if visit.step % stride:
             return
         begins = np.full(len(visit.active), visit.step == 0) if visit.starts is None else np.array(visit.starts)
@@ -93,8 +101,13 @@ def record(policy: Policy, env: EnvSpec, count: int = STATES, seed: int = 0) -> 
         seen = {k: np.array(in_layout(obs[k], shapes[k])) for k in policy.spec.needed_keys}
         steps.append((seen, np.array(visit.active), begins))
         found += int(visit.active.sum())
-        if found >= count:
+        if found < count:
+            return
+        if ended or policy.spec.lstm or visit.step >= _LONGEST:
             raise _Enough
+        stride *= 2
+        del steps[1::2]
+        found = sum(int(active.sum()) for _, active, _ in steps)
 
     try:
         run_episodes(policy, vector, range(seed, seed + max(count, _ENVS)), True, keep)
@@ -102,15 +115,16 @@ def record(policy: Policy, env: EnvSpec, count: int = STATES, seed: int = 0) -> 
         pass
     finally:
         vector.close()
-    return _in_order(steps, vector.num_envs, f"{env.id} with seeds from {seed}").first(count)
+    seen = _in_order(steps, vector.num_envs, f"{env.id} with seeds from {seed}", not ended)
+    return seen.first(count)
 
 
-def _in_order(steps: list[tuple[dict[str, Array], Array, Array]], rows: int, source: str) -> States:
+def _in_order(steps: list[tuple[dict[str, Array], Array, Array]], rows: int, source: str, beginnings: bool) -> States:
     """Bring steps of environments side by side into sequences one after another."""
     picked = [(i, row) for row in range(rows) for i, (_, active, _) in enumerate(steps) if active[row]]
     obs = {key: np.stack([steps[i][0][key][row] for i, row in picked]) for key in steps[0][0]}
     start = np.array([steps[i][2][row] for i, row in picked])
-    return States(obs, start, source)
+    return States(obs, start, source, beginnings)
 
 
 def read_states(path: Path, policy: Policy, count: int = STATES) -> States:
