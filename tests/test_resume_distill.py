@@ -89,6 +89,42 @@ def test_a_run_that_ended_on_par_stays_so_unless_more_is_asked_for(tmp_path, rat
     assert quick(tmp_path, 120, resume=True, stop__ratio=ratio).stopped == stopped
 
 
+@pytest.mark.parametrize(
+    ("more", "env_steps"),
+    [
+        ({}, 120),
+        ({"stop__env_steps": 360}, 120),
+        ({"stop__ratio": 0.9}, 240),
+        ({"stop__alpha": 0.01}, 240),
+        ({"evaluation__confirm": 100}, 240),
+    ],
+)
+def test_a_run_that_ended_on_par_learns_no_more_unless_more_is_asked_for(tmp_path, more, env_steps):
+    """It may have been killed, or interrupted, before all was written that is written at the end."""
+    quick(tmp_path, 120)
+    path = tmp_path / "state.safetensors"
+    arrays, data = read_arrays(path)
+    data["progress"]["stopped"] = "parity"
+    write_arrays(path, arrays, data)
+    (tmp_path / "summary.json").unlink()
+    result = understudy.distill(swing_up, run=tmp_path, resume=True, **{"stop__env_steps": 240, **more})
+    assert (result.env_steps, result.stopped) == (env_steps, "parity" if env_steps == 120 else "env_steps")
+    assert (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "stopped"), [({"asked": 0.95}, "parity"), ({"asked": 0.9}, "env_steps"), ({}, "parity")]
+)
+def test_the_goal_of_runs_of_earlier_versions(tmp_path, asked, stopped):
+    quick(tmp_path, 120)
+    path = tmp_path / "state.safetensors"
+    arrays, data = read_arrays(path)
+    data["progress"]["stopped"] = "parity"
+    del data["goal"]
+    write_arrays(path, arrays, data | asked)
+    assert quick(tmp_path, 240, resume=True).stopped == stopped
+
+
 @pytest.mark.parametrize("aided", [True, False])
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_teacher_that_was_judged_by_single_lives_is_judged_again(tmp_path, monkeypatch, aided, whole):

@@ -135,10 +135,10 @@ def _run_alone(job: Job, report: Report | None) -> DistillResult:
             if report is not None:
                 report({"env_steps": progress.env_steps, **row})
 
-        if session.progress.env_steps < job.settings.stop.env_steps:
-            train(session.run(tell))
-        else:  # its budget is used up
+        if session.done:
             session.progress.stopped = session.ended or "env_steps"
+        else:
+            train(session.run(tell))
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {_way_on(session)}") from None
     except OutsideError as error:

@@ -106,7 +106,7 @@ class Session:
         )
         self.execution = make_execution(settings, self.setup, teacher)
         self.ended = ""
-        """Why the run that is resumed had ended, empty if it had not or would not with the ratio that is asked for."""
+        """Why the run that is resumed had ended, empty if it had not or would not with the goal that is asked for."""
         try:
             tasks = task_names(spec)
             self.judge = Judge(self.execution.evaluate, evaluation, settings.stop, tasks, settings.judge_seed)
@@ -136,6 +136,18 @@ class Session:
         return Run(self.execution, learning, examiner, progress, stop.env_steps, stop.seconds, report, self.save)
 
     @property
+    def _goal(self) -> dict[str, Any]:
+        """What a student must show to end the run on par."""
+        stop = self.settings.stop
+        confirm = self.settings.evaluation.confirm
+        return {"ratio": stop.ratio, "alpha": stop.alpha, "guard_falls": stop.guard_falls, "confirm": confirm}
+
+    @property
+    def done(self) -> bool:
+        """Whether a run that is resumed has nothing left to do: it ended on par, or its budget is used up."""
+        return self.ended == "parity" or self.progress.env_steps >= self.settings.stop.env_steps
+
+    @property
     def total(self) -> float:
         """Wall seconds of the whole run; what came to nothing by a kill is not counted."""
         return self._spent + time.perf_counter() - self._begin
@@ -159,7 +171,7 @@ class Session:
         state = {
             "learner": data, "judge": self.judge.state(), "progress": asdict(progress),
             "spec": self.student_spec.to_json(), "total": self.total, "window": self.dataset.window,
-            "asked": self.settings.stop.ratio, "whole_games": True,
+            "goal": self._goal, "whole_games": True,
         }  # fmt: skip
         write_arrays(self.folder / "state.safetensors", arrays, state)
 
@@ -199,7 +211,9 @@ class Session:
                 f"it with learning.sequence {before}, or a divisor of it"
             )
         self.progress.__dict__.update(data["progress"])
-        if data.get("asked", self.settings.stop.ratio) == self.settings.stop.ratio:
+        # Runs of earlier versions say the ratio alone, or nothing.
+        goal = data.get("goal", {"ratio": data["asked"]} if "asked" in data else {})
+        if goal.items() <= self._goal.items():
             self.ended = self.progress.stopped
         self.progress.stopped = ""
         first = 1 if self.settings.data.aggregate else self.progress.round
