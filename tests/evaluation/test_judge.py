@@ -147,6 +147,16 @@ def test_a_student_that_is_not_confirmed_goes_back_to_learning():
     assert tested.random.shape == (1, 5), "what the random policy does counts for a twentieth of the test"
 
 
+def test_a_test_is_of_the_episodes_that_are_told_with_it():
+    teacher = np.random.default_rng(17).normal(100, 1, 320)
+    returns = teacher - 20
+    returns[:10] += 20 + np.tile([-9.0, 9.0], 5)
+    tested = fixed(teacher, returns, np.zeros(320))
+    parity, played = tested.look({})
+    assert played.shape == (1, 20) and tested.ratio(played) < 0.95 and parity is None, "not the p of the first ten"
+    assert tested.sequential.looks == 1
+
+
 def test_students_that_fall_are_rarely_believed():
     """A student at 0.94 that falls in 6 % of its episodes: half of the runs believed it after ten episodes."""
     wrong = 0

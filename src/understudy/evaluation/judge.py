@@ -144,9 +144,9 @@ class Judge:
         return self.random[:, :count].mean(axis=1), self.teacher[:, :count].mean(axis=1)
 
     def look(self, student: Mapping[str, Array]) -> tuple[Parity | None, Array]:
-        """Judge a student; returns the last test of its worst task, None if clearly short, and returns [K, n]."""
+        """Judge a student; returns the test of its worst task on all its episodes, None if short, and returns [K, n]."""
         self._begin()
-        returns, tested, stage = self.teacher[:, :0], None, 0
+        returns, stage = self.teacher[:, :0], 0
         wanted = min(self._settings.screen, self.episodes)
         while True:
             self._extend(wanted)
@@ -155,21 +155,22 @@ class Judge:
                 if wanted >= self.episodes:  # short after all: the next student need not cost as much to find out
                     self.sequential.spend()
                     self.episodes = max(self._settings.episodes, self.episodes // 2)
-                return tested, returns
+                return None, returns
             if wanted >= self.episodes:
                 if stage and self._not_above_random(wanted):  # the teacher's luck turned: no test is possible on these
                     self.sequential.spend()
-                    return tested, returns
+                    return None, returns
                 tested = self._test(returns, self._level(stage))
                 stage += 1
                 if tested.passed or not self._worth_extending(returns, self._level(stage)):
                     self.sequential.spend()
+                    found: Parity | None = tested
                     if tested.passed:
-                        tested, returns = self._confirm(tested, returns, student)
+                        found, returns = self._confirm(tested, returns, student)
                     # Good enough, but too few episodes to say so, or so few that they misled: testing a later student
                     # on as few would only spend more of alpha.
-                    self.episodes = wanted if tested and tested.passed else min(2 * wanted, self._most)
-                    return tested, returns
+                    self.episodes = wanted if found and found.passed else min(2 * wanted, self._most)
+                    return found, returns
             wanted = self.episodes if wanted < self.episodes else 2 * wanted
             wanted = min(wanted, self._most)
 
