@@ -1,6 +1,7 @@
 """What a resumed distillation takes over, what may change, and what is refused in one line."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from tests.teachers_for_tests import swing_up
@@ -11,6 +12,7 @@ from understudy.data import EnvSpec
 from understudy.errors import Interrupted, UserError
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.preset_files import read_yaml
+from understudy.terminal import _verdict
 
 QUICK = {
     "execution__type": "single", "data__num_envs": 2, "data__steps": 60, "data__first_steps": 0,
@@ -112,6 +114,12 @@ def test_a_run_that_ended_on_par_learns_no_more_unless_more_is_asked_for(tmp_pat
     assert (tmp_path / "summary.json").exists()
 
 
+def test_the_verdict_says_what_was_asked_for():
+    found = SimpleNamespace(stopped="parity", ratio=1.0)
+    assert _verdict(found, 0.95, 0.05).startswith("on par: at 95 % confidence the student reaches at least 95% of")
+    assert _verdict(found, 0.875, 0.2).startswith("on par: at 80 % confidence the student reaches at least 87.5% of")
+
+
 @pytest.mark.parametrize(
     ("asked", "stopped"), [({"asked": 0.95}, "parity"), ({"asked": 0.9}, "env_steps"), ({}, "parity")]
 )
@@ -123,6 +131,15 @@ def test_the_goal_of_runs_of_earlier_versions(tmp_path, asked, stopped):
     del data["goal"]
     write_arrays(path, arrays, data | asked)
     assert quick(tmp_path, 240, resume=True).stopped == stopped
+
+
+def test_a_table_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    quick(tmp_path, 120)
+    (tmp_path / "result.json").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        main(["distill", "--resume", str(tmp_path), "--evaluation.final", "2"])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and "cannot write" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("aided", [True, False])

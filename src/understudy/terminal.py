@@ -29,7 +29,7 @@ class Live(ProgressLine):
         """Show one round."""
         text = f"round {metrics['round']}  loss {metrics.get('loss', float('nan')):.4g}"
         if "ratio" in metrics:
-            goal = f"{self._ratio:.0%}"
+            goal = f"{100 * self._ratio:g}%"
             share = f"{metrics['ratio']:.1%}" if math.isfinite(metrics["ratio"]) else "an unknown share"
             text += f"  return {metrics['student_return']:.4g} = {share} of the teacher's (goal {goal})"
         if "parity_p" in metrics:
@@ -37,9 +37,10 @@ class Live(ProgressLine):
         self.update(metrics["env_steps"], text)
 
 
-def _verdict(result: Any, ratio: float) -> str:
+def _verdict(result: Any, ratio: float, alpha: float) -> str:
     if result.stopped == "parity":
-        return f"on par: at 95 % confidence the student reaches at least {ratio:.0%} of the teacher's return"
+        sure, share = f"{100 * (1 - alpha):g} %", f"{100 * ratio:g}%"
+        return f"on par: at {sure} confidence the student reaches at least {share} of the teacher's return"
     if math.isnan(result.ratio):
         return f"budget ended ({result.stopped}) before the student was judged; the last student is kept"
     return f"budget ended ({result.stopped}) at {result.ratio:.1%} of the teacher's return; the best student is kept"
@@ -62,10 +63,11 @@ def run_distill(
     network = "x".join(map(str, job.settings.student.hidden)) or "a linear student"
     console.print(f"[bold]{escape(job.teacher.about.algorithm)}[/] {escape(job.teacher.about.source)}")
     console.print(f"  in {job.env.id}, into {network}; run folder {escape(str(job.folder))}", soft_wrap=True)
-    with Live(job.settings.stop.env_steps, job.settings.stop.ratio) as live:
+    stop = job.settings.stop
+    with Live(stop.env_steps, stop.ratio) as live:
         result = distill(job, report=live)
     seconds = result.seconds
-    console.print(f"[bold]{_verdict(result, job.settings.stop.ratio)}[/]", soft_wrap=True)
+    console.print(f"[bold]{_verdict(result, stop.ratio, stop.alpha)}[/]", soft_wrap=True)
     split = ", ".join(f"{name} {seconds[name]:.1f}" for name in ("collect", "label", "learn", "evaluate"))
     console.print(f"  {seconds['total']:.1f} s ({split}), {result.env_steps:,} env steps, {result.updates:,} updates")
     if job.settings.evaluation.final:
@@ -79,6 +81,7 @@ def _compare_at_end(result: Any, job: Any) -> None:
     from understudy.evaluation.compare import compare
     from understudy.evaluation.picture import draw
     from understudy.evaluation.tables import print_comparison
+    from understudy.policies.files import write_atomic
 
     evaluation = job.settings.evaluation
     seed = job.settings.final_seed
@@ -89,7 +92,7 @@ def _compare_at_end(result: Any, job: Any) -> None:
     print_comparison(found, console)
     picture = result.folder / "result.png"
     draw(found, picture)
-    (result.folder / "result.json").write_text(json.dumps(found.to_json(), indent=2))
+    write_atomic(result.folder / "result.json", json.dumps(found.to_json(), indent=2).encode())
     console.print(f"picture: {escape(str(picture))}", soft_wrap=True)
 
 
