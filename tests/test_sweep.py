@@ -73,6 +73,25 @@ def test_finished_sizes_are_not_repeated_and_broken_off_ones_go_on(here):
         sweep("mine:balance", "CartPole-v1", ["4"], QUICK, run="ladder", learning__update_to_data=0.4)
 
 
+def test_more_episodes_and_settings_that_are_new_repeat_no_size(here):
+    """More episodes decide what few left open; folders of earlier versions lack what is new."""
+    settings = {**QUICK, "evaluation": {"final": 4, "after": 10_000}, "stop": {"env_steps": 500}}
+    told = []
+
+    def again(**more):
+        return sweep("mine:balance", "CartPole-v1", ["4"], settings, run="ladder", **more)
+
+    again()
+    config = here / "ladder" / "4" / "config.yaml"
+    config.write_text("".join(line for line in config.read_text().splitlines(True) if "confirm:" not in line))
+    found = again(evaluation__final=6, tell=lambda *line: told.append(line))
+    assert found.comparison.rows[1].evaluation.episodes == 6 and ("4", "distilling") not in told
+    with pytest.raises(UserError, match=r"another evaluation.confirm \(50 instead of 0\)"):
+        again(evaluation__confirm=0)
+    with pytest.raises(UserError, match=r"a sweep decides on fresh episodes: evaluation.final is 0"):
+        again(evaluation__final=0)
+
+
 def test_a_linear_student_and_another_average_of_teachers(here):
     settings = {**QUICK, "evaluation": {"final": 4, "after": 10_000}, "stop": {"env_steps": 500}}
 

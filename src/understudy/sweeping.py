@@ -165,11 +165,15 @@ def _job(
     """Prepare the distillation of one size, in a folder of its own; ``options`` are those of ``job.prepare``.
 
     Raises:
-        UserError: The size cannot be made, or the folder holds a run with other settings.
+        UserError: The size cannot be made, the folder holds a run with other settings, or no table is wanted.
     """
     place = folder / size.replace("%", "-percent")
     options |= {"run": place, "resume": any((place / name).exists() for name in _KEPT)}
     job = prepare(teachers, env, over, **options)  # a share of the teacher's parameters is known once it is loaded
+    if job.settings.evaluation.final < 2:
+        raise UserError(
+            f"a sweep decides on fresh episodes: evaluation.final is {job.settings.evaluation.final}, take 20"
+        )
     own = {"student": network_of(size, job.teacher, job.env, job.settings.student)}
     job = prepare(teachers, env, merge(over, own), **options)
     _check_same(job)
@@ -199,7 +203,7 @@ def _compare(
     result = compare(
         [teacher, *(students[i] for i in order)],
         jobs[0].env,
-        settings.evaluation.final or 50,
+        settings.evaluation.final,
         settings.final_seed,
         settings.evaluation.num_envs,
         ratio=settings.stop.ratio,
@@ -229,7 +233,11 @@ def _check_same(job: Job) -> None:
         raise UserError(
             f"{job.folder} holds a run with another --ensemble ({was} instead of {now}): take another folder with --run"
         )
-    differ = first_difference(saved["settings"], asked["settings"])
+    # Runs of earlier versions do not say every setting; the table is made anew.
+    own = merge(
+        plain(build(DistillSettings, saved["settings"])), {"evaluation": {"final": job.settings.evaluation.final}}
+    )
+    differ = first_difference(own, asked["settings"])
     if differ:
         raise UserError(f"{job.folder} holds a run with another {differ}: take another folder with --run")
 

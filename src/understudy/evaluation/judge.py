@@ -144,7 +144,7 @@ class Judge:
         return self.random[:, :count].mean(axis=1), self.teacher[:, :count].mean(axis=1)
 
     def look(self, student: Mapping[str, Array]) -> tuple[Parity | None, Array]:
-        """Judge a student; returns the test of its worst task on all its episodes, None if short, and returns [K, n]."""
+        """Judge a student; returns the test of its worst task on all episodes, None if short, and returns [K, n]."""
         self._begin()
         returns, stage = self.teacher[:, :0], 0
         wanted = min(self._settings.screen, self.episodes)
