@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -18,7 +19,7 @@ from understudy.policies.spaces import space_to_json
 from understudy.policies.spec import Encoder, PolicySpec
 from understudy.preset_files import preset
 from understudy.report.command import command_of
-from understudy.report.content import comparison_from_json
+from understudy.report.content import comparison_from_json, stored_table
 from understudy.report.curves import Point, learning_curve, mean_interval, metric, over_runs, thinned
 from understudy.report.disagreement import as_picture, differences, find
 from understudy.report.folder import Group, RunFolder, gather, read_json, read_run
@@ -157,6 +158,26 @@ def test_what_is_said_of_several_students(runs):
     verdict = verdict_of([Group("student", (run,)), Group("small", (run,))], None, table)
     assert verdict.tone == GOOD and verdict.headline == "1 of 2 students shown to be on par"
     assert "small 50.0 % (p 0.400)" in verdict.text
+
+
+def test_students_of_several_goals_are_tested_for_that_of_the_first(runs):
+    run = read_run(runs / "run")
+    failed = {**run.result["rows"][1]["parity"], "ratio": 1.2, "passed": False, "p_value": 1.0}
+    rows = [run.result["rows"][0], {**run.result["rows"][1], "parity": failed}]
+    strict = replace(run, result={**run.result, "wanted_ratio": 1.2, "rows": rows})
+    groups = [Group("loose", (run,)), Group("strict", (strict,))]
+    table = stored_table(groups, [])
+    assert [row.parity and (row.parity.ratio, row.parity.passed) for row in table.rows] == [
+        None,
+        (0.95, True),
+        (0.95, True),
+    ]
+    assert table.rows[2].parity.p_value == run.result["rows"][1]["parity"]["p_value"]
+    assert any("other shares were asked of strict 1.2" in note for note in table.notes)
+    table = stored_table(groups[::-1], [])
+    assert [row.parity and row.parity.passed for row in table.rows] == [None, False, False]
+    other = replace(run, config={**run.config, "teachers": ["another"]})
+    assert any("different teachers" in note for note in stored_table([groups[0], Group("other", (other,))], []).notes)
 
 
 @pytest.mark.parametrize("name", ["run", "trained", "taught/kickstarted-1"])

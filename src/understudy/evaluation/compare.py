@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from understudy.env_names import EnvLike
@@ -220,6 +220,16 @@ def _parity(
         if str(error) not in notes:
             notes.append(str(error))
         return None
+
+
+def tested_for(found: Comparison, ratio: float) -> Comparison:
+    """Return a comparison of the same episodes whose tests ask for another share of the reference's return."""
+    if ratio == found.wanted_ratio:
+        return found
+    plan, notes = _Plan(0, 0, 0, True, ratio, found.alpha, False), list(found.notes)
+    (first, *others), base = found.rows, found.random
+    rows = [replace(row, parity=_parity(row.evaluation, first.evaluation, base, plan, notes)) for row in others]
+    return replace(found, rows=[first, *rows], wanted_ratio=ratio, notes=notes)
 
 
 def _recorder(reference: Contestant, student: Contestant) -> StateRecorder | None:

@@ -15,7 +15,7 @@ import numpy as np
 from understudy import __version__
 from understudy.errors import UserError
 from understudy.evaluation.agreement import Agreement
-from understudy.evaluation.compare import Comparison, Row
+from understudy.evaluation.compare import Comparison, Row, tested_for
 from understudy.evaluation.evaluate import Evaluation, counted
 from understudy.evaluation.latency import Latency
 from understudy.evaluation.parity import Parity
@@ -127,14 +127,19 @@ def _row(data: Mapping[str, Any]) -> Row:
 
 
 def stored_table(groups: Sequence[Group], missing: list[str]) -> Comparison | None:
-    """Return the tables that distillations left, joined: the teacher, and a student of every group."""
+    """Return the tables that distillations left, joined: the teacher, and a student of every group.
+
+    All tests ask for what the first run was asked for.
+    """
     found: list[tuple[str, Comparison]] = []
+    teachers: set[tuple[str, ...]] = set()
     for group in groups:
         for run in group.runs:
             if run.result is None:
                 continue
             try:
                 found.append((group.name_of(run), comparison_from_json(run.result)))
+                teachers.add(tuple(run.teachers))
             except UserError as error:
                 missing.append(f"{run.path.name}: {error}")
     if not found:
@@ -142,8 +147,13 @@ def stored_table(groups: Sequence[Group], missing: list[str]) -> Comparison | No
     first = found[0][1]
     rows = [first.rows[0]]
     for name, one in found:
-        rows += [_renamed(row, name) for row in one.rows[1:]]
+        rows += [_renamed(row, name) for row in tested_for(one, first.wanted_ratio).rows[1:]]
     notes = list(dict.fromkeys(note for _, one in found for note in one.notes))
+    others = [f"{name} {one.wanted_ratio:g}" for name, one in found if one.wanted_ratio != first.wanted_ratio]
+    if others:
+        notes.append(f"All are tested for {first.wanted_ratio:g} here; other shares were asked of {', '.join(others)}.")
+    if len(teachers) > 1:
+        notes.append("The runs have different teachers: each student was compared with its own, the first one is shown.")
     seeds = {tuple(one.reference.evaluation.seeds) for _, one in found}
     if len(seeds) > 1:
         notes.append("The runs played different episodes; each was tested against its teacher on its own.")
