@@ -173,7 +173,7 @@ def test_students_of_several_goals_are_tested_for_that_of_the_first(runs):
         (0.95, True),
     ]
     assert table.rows[2].parity.p_value == run.result["rows"][1]["parity"]["p_value"]
-    assert any("other shares were asked of strict 1.2" in note for note in table.notes)
+    assert any("other shares were asked of strict (1.2)" in note for note in table.notes)
     table = stored_table(groups[::-1], [])
     assert [row.parity and row.parity.passed for row in table.rows] == [None, False, False]
     other = replace(run, config={**run.config, "teachers": ["another"]})

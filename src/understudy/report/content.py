@@ -149,7 +149,7 @@ def stored_table(groups: Sequence[Group], missing: list[str]) -> Comparison | No
     for name, one in found:
         rows += [_renamed(row, name) for row in tested_for(one, first.wanted_ratio).rows[1:]]
     notes = list(dict.fromkeys(note for _, one in found for note in one.notes))
-    others = [f"{name} {one.wanted_ratio:g}" for name, one in found if one.wanted_ratio != first.wanted_ratio]
+    others = [f"{name} ({one.wanted_ratio:g})" for name, one in found if one.wanted_ratio != first.wanted_ratio]
     if others:
         notes.append(f"All are tested for {first.wanted_ratio:g} here; other shares were asked of {', '.join(others)}.")
     if len(teachers) > 1:
