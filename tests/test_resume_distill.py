@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from tests.teachers_for_tests import swing_up
 
@@ -157,6 +158,24 @@ def test_a_teacher_that_was_judged_by_single_lives_is_judged_again(tmp_path, mon
     quick(tmp_path, 240, resume=True, env=env)
     kept = read_arrays(path)[1]["judge"]["teacher"]
     assert kept == ([[]] if aided and not whole else [[5.0, 6.0]])
+
+
+def test_another_teacher_is_judged_itself(tmp_path):
+    def still(obs):
+        return np.zeros((len(obs), 1), np.float32)
+
+    quick(tmp_path, 120)
+    path = tmp_path / "state.safetensors"
+    arrays, data = read_arrays(path)
+    data["judge"] |= {"teacher": [[5.0, 6.0]], "random": [[1.0, 2.0]]}
+    data["progress"] |= {"stopped": "parity", "best": 0.97}
+    write_arrays(path, arrays, data)
+    quick(tmp_path, 120, resume=True)
+    assert read_arrays(path)[1]["judge"]["teacher"] == [[5.0, 6.0]]
+    understudy.distill(still, run=tmp_path, resume=True, stop__env_steps=240)
+    data = read_arrays(path)[1]
+    assert data["progress"]["env_steps"] == 240, "it is not on par with this one"
+    assert data["judge"]["teacher"] == [[]] and data["progress"]["best"] == -np.inf
 
 
 @pytest.mark.parametrize("capacity", [600_000, 300])

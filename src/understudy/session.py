@@ -137,10 +137,10 @@ class Session:
 
     @property
     def _goal(self) -> dict[str, Any]:
-        """What a student must show to end the run on par."""
-        stop = self.settings.stop
-        confirm = self.settings.evaluation.confirm
-        return {"ratio": stop.ratio, "alpha": stop.alpha, "guard_falls": stop.guard_falls, "confirm": confirm}
+        """What a student must show to end the run on par, and with whom."""
+        stop, about = self.settings.stop, self.teacher.about
+        goal = {"ratio": stop.ratio, "alpha": stop.alpha, "guard_falls": stop.guard_falls}
+        return {**goal, "confirm": self.settings.evaluation.confirm, "teacher": [about.algorithm, about.source]}
 
     @property
     def done(self) -> bool:
@@ -223,6 +223,9 @@ class Session:
         self.learner.restore(arrays, data["learner"])
         # Earlier versions judged in the environment of learning: what they measured of the teacher is measured again.
         aided = not data.get("whole_games", False) and judged(self.env) != self.env
-        self.judge.restore(data["judge"] | ({"seed": None} if aided else {}))
+        other = goal.get("teacher", self._goal["teacher"]) != self._goal["teacher"]
+        self.judge.restore(data["judge"] | ({"seed": None} if aided or other else {}))
+        if other:
+            self.progress.best = DistillProgress().best
         # Runs of earlier versions say the parts alone.
         self._spent = data.get("total", sum(self.progress.seconds.values()) + self.judge.seconds)

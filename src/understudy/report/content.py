@@ -153,7 +153,9 @@ def stored_table(groups: Sequence[Group], missing: list[str]) -> Comparison | No
     if others:
         notes.append(f"All are tested for {first.wanted_ratio:g} here; other shares were asked of {', '.join(others)}.")
     if len(teachers) > 1:
-        notes.append("The runs have different teachers: each student was compared with its own, the first one is shown.")
+        notes.append(
+            "The runs have different teachers: each student was compared with its own, the first one is shown."
+        )
     seeds = {tuple(one.reference.evaluation.seeds) for _, one in found}
     if len(seeds) > 1:
         notes.append("The runs played different episodes; each was tested against its teacher on its own.")
