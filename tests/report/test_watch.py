@@ -42,6 +42,25 @@ def text_of(follower, now):
     return "\n".join(line for _, line in frame(follower.read(), 100, 40, now))
 
 
+def test_a_p_value_is_that_of_the_evaluation_beside_it(folder):
+    settings = {"stop": {"env_steps": 10_000, "seconds": 0.0, "ratio": 0.95}}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"teachers": ["a.zip"], "settings": settings}))
+    rows = [
+        {"env_steps": 500, "student_return": 96.0, "ratio": 0.96, "eval_episodes": 10, "parity_p": 0.03},
+        {"env_steps": 1000, "student_return": 62.0, "ratio": 0.62, "eval_episodes": 4},
+        {"env_steps": 1500},
+    ]
+    for number in (1, 3):
+        lines = [json.dumps({"wall": 1000.0, "updates": 1, **row}) + "\n" for row in rows[:number]]
+        (folder / "log.jsonl").write_text("".join(lines))
+        text = text_of(Follower(folder), 1000.0)
+        told = (
+            "= 96.0 % of the teacher's (goal 95 %)  p 0.03" if number == 1 else "= 62.0 % of the teacher's (goal 95 %)"
+        )
+        (line,) = [line.rstrip() for line in text.splitlines() if line.startswith("evaluation")]
+        assert line.endswith(told)
+
+
 def test_a_run_that_goes_on(folder):
     follower = Follower(folder)
     assert "nothing was logged yet" in text_of(follower, 1000.0)

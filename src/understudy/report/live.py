@@ -156,11 +156,12 @@ def _evaluation(run: RunFolder) -> str:
     best = max(points, key=lambda p: p.value)
     if best.value > last.value:
         text += f", best {number(best.value)}"
-    if run.kind == "distill" and run.last("ratio") is not None:
+    row: dict[str, Any] = next((row for row in reversed(run.rows) if row.get("student_return") is not None), {})
+    if row.get("ratio") is not None:
         goal = run.settings["stop"]["ratio"]
-        text += f"  = {100 * run.last('ratio'):.1f} % of the teacher's (goal {100 * goal:g} %)"
-        if run.last("parity_p") is not None:
-            text += f"  p {run.last('parity_p'):.3g}"
+        text += f"  = {100 * row['ratio']:.1f} % of the teacher's (goal {100 * goal:g} %)"
+    if row.get("parity_p") is not None:
+        text += f"  p {row['parity_p']:.3g}"
     return text
 
 
