@@ -36,9 +36,12 @@ HEAD = """# Settings
 
 Written by `python scripts/write_settings_doc.py`. Each row is a flag (`--student.hidden 64 64`), a key of a YAML preset
 (`student: {hidden: [64, 64]}`) and a keyword of `understudy.distill`, `understudy.train` or
-`understudy.kickstart` (`student__hidden=[64, 64]`). A preset's column is empty where it leaves the default. Short
-forms: `--env`, `--execution`, `--num-workers`, `--num-envs`, `--env-steps`, `--evaluate-every`, `--worker-timeout`,
-`--ray-address`.
+`understudy.kickstart` (`student__hidden=[64, 64]`). A preset's column is empty where it leaves the default; the other
+presets are printed by `understudy presets NAME`. Short forms: `--env`, `--execution`, `--num-workers`, `--num-envs`,
+`--env-steps`, `--evaluate-every`, `--worker-timeout`, `--ray-address`, `--population`.
+
+`sweep` takes the settings of `distill`. `kickstart` takes those of `train` by the same method, and what its own tables
+say beside them; with `ddpg` and `td3` (method deterministic) these are as with `soft`.
 """
 
 
@@ -86,14 +89,19 @@ def tables(settings: Any, names: tuple[str, ...]) -> str:
     return text
 
 
-def main() -> None:
-    """Write the page."""
-    page = HEAD
+def page() -> str:
+    """Return the page."""
+    text = HEAD
     for command, settings, names in PAGES:
         method = next((f.default for f in fields(settings) if f.name == "method"), "")
         which = f", method {method}" if method not in ("", "actor_critic") else ""
-        page += f"\n## Settings of `understudy {command}`{which}\n" + tables(settings, names)
-    Path("docs/settings.md").write_text(page, encoding="utf-8")
+        text += f"\n## Settings of `understudy {command}`{which}\n" + tables(settings, names)
+    return text
+
+
+def main() -> None:
+    """Write the page."""
+    Path("docs/settings.md").write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

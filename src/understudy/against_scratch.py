@@ -64,7 +64,10 @@ def against_scratch(
     if teacher_steps is not None and not teacher_steps >= 0:
         raise UserError(f"--teacher-steps must be 0 or more, not {teacher_steps}")
     if (job.folder / "comparison.json").exists():
-        raise UserError(f"{job.folder} holds a comparison already: --run FOLDER starts another")
+        raise UserError(
+            f"{job.folder} holds a comparison already: --run FOLDER starts another; to add seeds, remove its "
+            "comparison.json and ask for more --seeds"
+        )
     settings = replace(settings, evaluation=replace(settings.evaluation, wait=True))
     jobs = [
         (kind, replace(job, settings=replace(settings, seed=seed), folder=job.folder / f"{kind}-{seed}"))

@@ -255,7 +255,7 @@ def _add_players(command: Callable[[str, str], argparse.ArgumentParser]) -> None
     compare = command("compare", "Compare any number of policies on the same episodes; the first is the reference.")
     compare.add_argument("policy", nargs="+")
     compare.add_argument("--video", help="also film all of them side by side (.mp4 or .gif)")
-    compare.add_argument("--picture", help="also draw the returns (.png)")
+    compare.add_argument("--picture", help="also draw the returns (.png, .svg or .pdf)")
     for sub, episodes in ((evaluate, 20), (compare, 50)):
         sub.add_argument("--env", help="environment id, or module:Name; by default the policy's own")
         sub.add_argument("--episodes", type=int, default=episodes, metavar="N", help=f"[{episodes}]")
@@ -267,8 +267,8 @@ def _add_players(command: Callable[[str, str], argparse.ArgumentParser]) -> None
     play = command("play", "Watch a policy in a window, or film it (.mp4 or .gif).")
     play.add_argument("policy")
     play.add_argument("--env", help="environment id, or module:Name; by default the policy's own")
-    play.add_argument("--episodes", type=int, default=1, metavar="N")
-    play.add_argument("--seed", type=int, default=0, metavar="N")
+    play.add_argument("--episodes", type=int, default=1, metavar="N", help="[1]")
+    play.add_argument("--seed", type=int, default=0, metavar="N", help="of the first episode [0]")
     play.add_argument("--video", metavar="FILE", help="write .mp4 or .gif instead of opening a window")
 
 

@@ -12,8 +12,13 @@ import pytest
 from docs_helpers import DOCS, PAGES, ROOT, anchors, blocks, commands, links, nav, text_of
 
 from understudy.cli import main
-from understudy.cli_parser import command_parser
+from understudy.cli_parser import SETTINGS, command_parser
+from understudy.config import flags
+from understudy.policies.spec import ACTIVATIONS
 from understudy.preset_files import presets
+from understudy.scene_flags import WITH_SCENES
+from understudy.settings import METHODS as METHODS_OF_TRAINING
+from understudy.settings import DistillSettings
 
 METHODS = [p for p in PAGES if p.startswith("methods/") and p not in ("methods/index.md", "methods/runs.md")]
 
@@ -51,6 +56,17 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(inside), f"{page} links to {target}, but {inside} has no such heading"
 
 
+def test_links_of_the_readme_lead_somewhere():
+    text = re.sub(r"^```.*?^```$", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    targets = [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if not t.startswith("http")]
+    assert len(targets) > 50
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        assert (ROOT / path).exists(), f"README.md links to {target}, which is not there"
+        if anchor:
+            assert anchor in anchors(path.removeprefix("docs/")), f"README.md links to {target}: no such heading"
+
+
 def test_no_picture_is_left_over():
     used = {((DOCS / page).parent / target).resolve() for page in PAGES for target in links(page)}
     pictures = {p for p in (DOCS / "images").rglob("*.*") if p.is_file()}
@@ -72,6 +88,20 @@ def test_every_command_has_its_page():
     listed = text_of("commands/index.md")
     for name in subcommands():
         assert f"[`{name}`](" in listed, f"docs/commands/index.md does not list {name}"
+
+
+@pytest.mark.parametrize("name", sorted(subcommands()))
+def test_flags_are_on_the_page_of_their_command(name):
+    """Settings have a page of their own, and so have the flags of Unity scenes."""
+    settings = {key for cls in SETTINGS.get(name, ()) for key, _, _ in flags(cls)}
+    known = {f for a in subcommands()[name]._actions if a.dest not in settings for f in a.option_strings if f[1] == "-"}
+    own = f"{name}.md" if f"{name}.md" in PAGES else f"commands/{name}.md"
+    said = text_of(own) + (text_of("unity.md").split("## Flags")[1] if name in WITH_SCENES else "")
+    assert [flag for flag in sorted(known - {"--help"}) if not re.search(rf"{flag}(?![\w-])", said)] == []
+
+
+def test_the_page_of_settings_is_up_to_date():
+    assert text_of("settings.md") == script("write_settings_doc").page(), "run  python scripts/write_settings_doc.py"
 
 
 def test_every_preset_is_on_a_method_page():
@@ -123,6 +153,12 @@ def test_help_and_presets_are_whole_sentences(capsys):
         assert "%%" not in sub.format_help(), name
     main(["presets"])
     assert "give new transitions their priority; dueling, double, 3-step." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("settings", [DistillSettings, *METHODS_OF_TRAINING.values()])
+def test_help_names_every_activation(settings):
+    (said,) = (field.metadata["help"] for key, _, field in flags(settings) if key.endswith(".activation"))
+    assert re.findall(r"\w+", said) == [*ACTIVATIONS[:-1], "or", ACTIVATIONS[-1]]
 
 
 def names_on_api_pages():

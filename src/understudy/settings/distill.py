@@ -15,7 +15,7 @@ class StudentSettings:
     """The network of the student."""
 
     hidden: tuple[int, ...] = doc("widths of the hidden layers", (64, 64), least=1)
-    activation: str = doc("tanh, relu, elu, silu, leaky_relu, sigmoid or identity", "relu")
+    activation: str = doc("tanh, relu, elu, silu, leaky_relu, gelu, sigmoid or identity", "relu")
     lstm: int = doc("width of an LSTM before the hidden layers, 0 for none", 0, least=0)
     cell: Literal["lstm", "gru"] = doc("gru: a GRU of that width in its place", "lstm")
     cnn_features: int = doc("width of the last layer of the CNN that reads images", 256, least=1)
