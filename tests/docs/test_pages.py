@@ -1,5 +1,7 @@
 """The pages hold together: navigation, links, anchors, pictures, and that nothing that exists goes unmentioned."""
 
+import ast
+import builtins
 import functools
 import importlib
 import importlib.util
@@ -146,6 +148,17 @@ def test_commands_know_their_flags(page):
         if words[0] == "understudy":
             _, unknown = parser().parse_known_args([w for w in words[1:] if w != "…"])
             assert not unknown, f"{page}: {' '.join(words)}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_python_on_a_page_imports_what_it_uses(page):
+    nodes = list(ast.walk(ast.parse("".join(block.text for block in blocks(page, "python")))))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    known = {node.id for node in names if isinstance(node.ctx, ast.Store)} | set(dir(builtins))
+    known |= {node.asname or node.name.split(".")[0] for node in nodes if isinstance(node, ast.alias)}
+    known |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    known |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.ExceptHandler)}
+    assert {node.id for node in names} - known <= {"__name__", "__file__"}
 
 
 def test_help_and_presets_are_whole_sentences(capsys):
