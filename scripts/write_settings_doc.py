@@ -68,7 +68,7 @@ def section(data: dict[str, Any], group: str) -> dict[str, Any]:
 
 def tables(settings: Any, names: tuple[str, ...]) -> str:
     """Return one table for each group of settings."""
-    text = ""
+    found: dict[str, str] = {}
     # Kickstarting has the settings of training too; they stand in that table.
     alone = {KickstartSettings: TrainSettings} | {kind: METHODS[method] for method, kind in TAUGHT.items()}
     known = {name for name, _, _ in flags(alone[settings])} if settings in alone else set()
@@ -76,17 +76,17 @@ def tables(settings: Any, names: tuple[str, ...]) -> str:
         if name in known:
             continue
         group, _, leaf = name.rpartition(".")
-        if f"\n### {group or 'run'}\n" not in text:
-            text += f"\n### {group or 'run'}\n\n{about_group(settings, group)}\n\n"
-            text += f"| flag | default | {' | '.join(names)} | what it is |\n|{'---|' * (len(names) + 3)}\n"
+        if group not in found:
+            found[group] = f"\n### {group or 'run'}\n\n{about_group(settings, group)}\n\n"
+            found[group] += f"| flag | default | {' | '.join(names)} | what it is |\n|{'---|' * (len(names) + 3)}\n"
         own = [preset(p) for p in names]
         set_to = [shown(section(p, group).get(leaf, ())) for p in own]
         default = () if field.default is MISSING else field.default
         about = field.metadata["help"].replace("|", "\\|")
         if bounds := str(field.metadata["bounds"]):
             about += f" ({bounds})"
-        text += f"| `--{name}` | {shown(default)} | {' | '.join(set_to)} | {about} |\n"
-    return text
+        found[group] += f"| `--{name}` | {shown(default)} | {' | '.join(set_to)} | {about} |\n"
+    return "".join(found.values())
 
 
 def page() -> str:

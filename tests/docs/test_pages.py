@@ -103,7 +103,12 @@ def test_flags_are_on_the_page_of_their_command(name):
 
 
 def test_the_page_of_settings_is_up_to_date():
-    assert text_of("settings.md") == script("write_settings_doc").page(), "run  python scripts/write_settings_doc.py"
+    page = text_of("settings.md")
+    assert page == script("write_settings_doc").page(), "run  python scripts/write_settings_doc.py"
+    for part in re.split(r"^### ", page, flags=re.MULTILINE)[1:]:
+        group = part.split("\n")[0]
+        flags_of_it = re.findall(r"^\| `--(\S+)`", part, re.MULTILINE)
+        assert flags_of_it and {name.rpartition(".")[0] or "run" for name in flags_of_it} == {group}
 
 
 def test_every_preset_is_on_a_method_page():
