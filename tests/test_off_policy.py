@@ -142,6 +142,25 @@ def test_a_run_without_its_replay_gathers_anew_before_it_learns(tmp_path):
     assert result.updates - first.updates == (again - 200) // 2
 
 
+def test_what_was_owed_for_a_lost_replay_is_not_taken_from_the_next_one(tmp_path, monkeypatch):
+    """50 of 100 updates are taken before Ctrl-C; 400 env steps more owe 100 after gathering anew, as nothing is left."""
+    settings = {"rollout__num_envs": 1, "rollout__steps": 400, "update__update_to_data": 0.5, "replay__save": False}
+    update = QLearner.update
+
+    def interrupted(self, batch, lr):
+        if self._updates == 50:
+            raise KeyboardInterrupt
+        return update(self, batch, lr)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(QLearner, "update", interrupted)
+        quick(tmp_path, "CartPole-v1", "per", stop__env_steps=800, **settings)
+    _, data = read_arrays(tmp_path / "state.safetensors")
+    assert data["learner"]["owed"] == 50  # in async they were due before anything was gathered
+    result, _ = quick(tmp_path, "CartPole-v1", "per", stop__env_steps=800, resume=True, **settings)
+    assert result.updates == 50 + 100
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_sync_with_two_workers_equals_single(tmp_path, name):
     env, more = METHODS[name]

@@ -7,9 +7,12 @@ import pytest
 
 import understudy
 from understudy.cli import main
+from understudy.config import build
 from understudy.envs.make import spaces_of
 from understudy.errors import Interrupted, UserError
 from understudy.io.checkpoint import read_arrays
+from understudy.learning.from_replay import FromReplay, OffPolicy, replayed_spec
+from understudy.learning.from_rollouts import TrainProgress
 from understudy.learning.q_learner import QLearner
 from understudy.learning.replay_teaching import Offline, ReplayTeacher
 from understudy.objectives.feedback import Gated, parse_weight
@@ -17,6 +20,7 @@ from understudy.policies.files import load_policy
 from understudy.policies.policy import About, Policy
 from understudy.policies.spec import PolicySpec, space_to_json
 from understudy.replay_kickstarting import prepare_replay
+from understudy.settings.taught import TaughtQLearning
 from understudy.teachers.load import load
 
 SHOWN, BOX = "understudy/IdentityDiscrete-v0", "understudy/IdentityBox-v0"
@@ -96,6 +100,32 @@ def test_an_interrupted_offline_phase_is_not_begun_again(tmp_path, monkeypatch):
     result = understudy.kickstart(SHOWN, teacher, "qdagger", run=tmp_path / "run", resume=True, **settings)
     _, data = read_arrays(tmp_path / "run" / "state.safetensors")
     assert result.updates == data["learner"]["core"]["updates"] == 50 + 16
+
+
+def test_a_teachers_data_that_was_not_saved_is_gathered_anew(tmp_path):
+    teacher, rows = saved_teacher(tmp_path), []
+    settings = {**SMALL, "replay__save": False, "evaluation__final": 0, "evaluation__every": 0}
+    settings |= {"teaching__offline_steps": 320, "teaching__offline_updates": 20, "teaching__weight": "1"}
+    run = tmp_path / "run"
+    understudy.kickstart(SHOWN, teacher, "qdagger", run=run, stop__env_steps=304, **settings)
+    understudy.kickstart(
+        SHOWN, teacher, "qdagger", run=run, resume=True, report=rows.append, **settings | {"stop__env_steps": 640}
+    )
+    assert next(row for row in rows if row["updates"])["env_steps"] == 304 + 320
+
+
+@pytest.mark.parametrize(("steps", "random"), [(0, 128), (32, 0)])
+def test_a_student_that_was_taught_acts_by_itself(steps, random):
+    """The warm-up's random actions are for students that know nothing; after 32 steps of the teacher 96 would be left."""
+    settings = build(TaughtQLearning, {"env": {"id": SHOWN}, "replay": {"warm_up": 128}, "rollout": {"steps": 16}})
+    observations, actions = spaces_of(understudy.EnvSpec(SHOWN))
+    policy = Policy(replayed_spec(settings, observations, actions))
+    teacher = ReplayTeacher(policy, policy.family, parse_weight("1", "", 1), Offline(steps, 1, 0.1))
+    learner = OffPolicy(policy, settings, teacher)
+    learner.offline, found = False, 0
+    for now in range(steps, 256, 16):
+        found += 16 * FromReplay(learner, settings, TrainProgress(env_steps=now)).order().mixture.uniform
+    assert found == random
 
 
 def test_resume_is_exact_before_and_after_the_phase(tmp_path):

@@ -248,8 +248,9 @@ class OffPolicy:
         self.core.restore(with_prefix(arrays, "core:"), data["core"])
         for key, moments in self._moments.items():
             moments.restore(with_prefix(arrays, f"moments:{key}:"))
-        self._rng.bit_generator.state, self.owed, self.offline = data["rng"], data["owed"], data["offline"]
-        if "replay" in data:
+        self._rng.bit_generator.state, self.offline = data["rng"], data["offline"]
+        if "replay" in data:  # what was owed for transitions that are lost cannot be learnt from them
+            self.owed = data["owed"]
             self.replay.restore(with_prefix(arrays, "replay:"), data["replay"])
 
 
@@ -272,8 +273,8 @@ class FromReplay:
         mixture = self.learner.core.behaviour(now, rollout.num_envs)
         if teacher is not None and self.learner.offline:
             mixture = Mixture(1.0, noise=teacher.offline.noise)
-        elif now < self.settings.replay.warm_up:
-            mixture = Mixture(0.0, uniform=True)
+        elif now < self.settings.replay.warm_up and (teacher is None or not teacher.offline.env_steps):
+            mixture = Mixture(0.0, uniform=True)  # a student that a teacher's data taught acts by itself
         return Order(mixture, self.learner.core.acting(), rollout.steps, restart)
 
     def meanwhile(self) -> Metrics:
@@ -286,7 +287,7 @@ class FromReplay:
         self.learner.add(rollout, info)
         teacher = self.learner.teacher
         if teacher is not None and self.learner.offline:
-            if progress.env_steps < teacher.offline.env_steps:
+            if self.learner.replay.added < teacher.offline.env_steps:  # a resumed run may have lost what was there
                 return {"lag": info.lag, "replay": self.learner.replay.added} | progress.note(info)
             return self._learn(self.learner.end_offline) | progress.note(info)
         now = self.settings.execution.type != "async" or progress.env_steps >= self.settings.stop.env_steps
