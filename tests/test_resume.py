@@ -48,6 +48,13 @@ def test_another_network_or_learner_is_refused(tmp_path, before, after, message)
         quick(tmp_path, "CartPole-v1", stop__env_steps=256, resume=True, **after)
 
 
+def test_another_distribution_of_the_return_is_refused(tmp_path):
+    settings = {"evaluation__every": 0, "evaluation__final": 0, "replay__capacity": 1000, "replay__warm_up": 64}
+    train("CartPole-v1", "c51", run=tmp_path, stop__env_steps=64, **settings)
+    with pytest.raises(UserError, match=r"support .* without changing policy\.\* and objective\.\*"):
+        train(run=tmp_path, resume=True, objective__high=50)
+
+
 def saved(folder):
     return read_yaml(folder / "config.yaml")["settings"]
 

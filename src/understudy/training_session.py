@@ -122,6 +122,7 @@ class TrainSession:
             )
         if differ:
             value = " and objective.value_weight" if "value_hidden" in differ else ""
+            value += " and objective.*" if "quantiles" in differ or "support" in differ else ""
             raise UserError(
                 f"the run in {self.folder} has another network ({differ}): resume it without changing policy.*{value}"
             )
