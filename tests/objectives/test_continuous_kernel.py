@@ -117,3 +117,24 @@ def test_the_target_is_followed_by_tau_and_the_actor_of_td3_every_second_time():
     assert not torch.equal(nets.actor_flat.vector, actor)
     for name, flat in (("critics", nets.critics_flat), ("actor", nets.actor_flat)):
         torch.testing.assert_close(nets.followers[name].vector, 0.75 * begin[name] + 0.25 * flat.vector)
+
+
+@pytest.mark.parametrize(("entropy", "rises"), [(-1.1 + np.log(2), True), (-0.9 + np.log(2), False)])
+def test_a_constant_action_component_takes_no_entropy_from_the_others(entropy, rises):
+    """It comes to be uniform, of entropy log 2; the other one should have -1 as it has alone."""
+    settings = settings_of("sac")
+    actions = gym.spaces.Box(np.float32([-1, 0.3]), np.float32([1, 0.3]))
+    learner = ContinuousLearner(replayed_policy(replayed_spec(settings, OBS, actions), 0, About()), settings)
+    learner._move_temperature(np.float32(-entropy), 0.1)
+    assert (learner._alpha.params[0] > 0) == rises
+
+
+def test_a_temperature_that_is_not_learnt_is_what_the_settings_say_now():
+    """A learnt one goes on from where it was."""
+    for learnt in (True, False):
+        settings = settings_of("sac", objective={"learn_temperature": learnt, "temperature": 0.2})
+        before = ContinuousLearner(policy_of(settings), settings)
+        before._alpha.params[0] = -3
+        after = ContinuousLearner(policy_of(settings), settings)
+        after.restore(*before.state())
+        assert np.isclose(np.exp(after._alpha.params[0]), np.exp(-3) if learnt else 0.2)

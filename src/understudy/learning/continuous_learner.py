@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from understudy.objectives.continuous_halves import Order
 from understudy.objectives.flat_adam import FlatAdam
 from understudy.objectives.flat_parameters import FlatParameters
 from understudy.objectives.schedules import parse
+from understudy.policies.family import ActionMap
 from understudy.policies.policy import Policy
 from understudy.policies.weights import named_arrays
 from understudy.rollouts.behaviour import Mixture
@@ -36,12 +38,21 @@ class ContinuousLearner:
         self._updates = 0
         self._sums = Sums()
         self._actions = policy.family.sizes[0]
+        constant = int(ActionMap(policy.action_space).constant.sum())
+        # Those that are constant are drawn too, and come to be uniform, as nothing but entropy moves them.
+        self._entropy = constant * math.log(2) - (self._actions - constant)
         self._alpha: FlatAdam | None = None
         if isinstance(settings, SoftSettings):
             self._alpha = FlatAdam(1, None, settings.update.eps)
             self._alpha.params[0] = np.log(settings.objective.temperature)
         else:
             self._std = parse(settings.exploration.std, "exploration.std", settings.stop.env_steps)
+
+    def _hold_temperature(self) -> None:
+        """Bring a temperature that is not learnt back to what the settings say, whatever it was in a resumed run."""
+        if isinstance(self._settings, SoftSettings) and not self._settings.objective.learn_temperature:
+            assert self._alpha is not None
+            self._alpha.params[0] = np.log(self._settings.objective.temperature)
 
     def behaviour(self, env_steps: int, envs: int) -> Mixture:
         """Return who acts now: samples of a stochastic actor, or a deterministic one with noise."""
@@ -90,7 +101,7 @@ class ContinuousLearner:
         assert self._alpha is not None and isinstance(self._settings, SoftSettings)
         objective = self._settings.objective
         if objective.learn_temperature:
-            entropy = -self._actions if objective.target_entropy is None else objective.target_entropy
+            entropy = self._entropy if objective.target_entropy is None else objective.target_entropy
             self._alpha.grad[0] = -(log_prob + entropy)
             self._alpha.step(lr)
 
@@ -117,6 +128,7 @@ class ContinuousLearner:
         for name, follower in self._nets.followers.items():
             follower.vector.copy_(torch.from_numpy(arrays[f"target:{name}"]))
         self._updates, self._rng.bit_generator.state = data["updates"], data["rng"]
+        self._hold_temperature()
 
     def close(self) -> None:
         """End the second process, if there is one."""

@@ -163,4 +163,6 @@ class SoftObjective:
     critics: int = doc("critics whose least value is the target", 2, least=1)
     temperature: float = doc("alpha, what a nat of entropy is worth, at the beginning", 1.0, above=0)
     learn_temperature: bool = doc("move alpha so that the entropy stays at target_entropy", True)
-    target_entropy: float | None = doc("in nats of unit actions; none: minus the number of action components", None)
+    target_entropy: float | None = doc(
+        "in nats of unit actions; none: -1 for each action component, log 2 for each that is constant", None
+    )
