@@ -21,7 +21,7 @@ from understudy.policies.files import load_policy
 from understudy.policies.stored import read_policy
 from understudy.population import tune
 from understudy.population.member import Member, saved_member
-from understudy.population.needs import Needs, estimate, free_memory, resident
+from understudy.population.needs import Needs, estimate, free_in_group, free_memory, resident
 from understudy.population.picture import draw
 from understudy.population.train import _finish, _train, check, train_population, with_interval
 from understudy.population.values import (
@@ -306,6 +306,17 @@ def test_a_population_whose_ray_ended_says_how_to_go_on(tmp_path, monkeypatch):
         WorkerError, match="Ray has ended; members came to 128 .*go on with: .*kickstart --resume .*run"
     ):
         _train(with_interval(job(tmp_path)), None)
+
+
+def test_cached_files_take_no_memory_from_a_population(tmp_path):
+    """A container that has read much holds it until somebody needs the place."""
+    told = {"max": "1000\n", "current": "900\n", "stat": "anon 250\ninactive_file 400\nactive_file 200\nslab 50\n"}
+    for name, text in told.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert free_in_group(tmp_path) == 700
+    (tmp_path / "memory.max").write_text("max\n")
+    with pytest.raises(ValueError, match="max"):
+        free_in_group(tmp_path)
 
 
 def test_what_ended_a_member_is_told_in_one_line():

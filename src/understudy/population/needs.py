@@ -101,9 +101,21 @@ def free_memory() -> int | None:
         lines = Path("/proc/meminfo").read_text().splitlines()
         found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
     with contextlib.suppress(OSError, ValueError):
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
-        found += [int(limit) - int(used)]
+        found += [free_in_group(Path("/sys/fs/cgroup"))]
     return min(found, default=None)
+
+
+def free_in_group(folder: Path) -> int:
+    """Return the bytes that a control group (version 2) may still take; files that are only cached are in nobody's way.
+
+    Raises:
+        OSError: There is none.
+        ValueError: It has no limit.
+    """
+    limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+    lines = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    cached = sum(int(size) for name, size in lines if name in ("active_file", "inactive_file"))
+    return limit - used + cached
 
 
 def free_disk(folder: Path) -> int | None:
