@@ -143,7 +143,7 @@ def test_a_run_without_its_replay_gathers_anew_before_it_learns(tmp_path):
 
 
 def test_what_was_owed_for_a_lost_replay_is_not_taken_from_the_next_one(tmp_path, monkeypatch):
-    """50 of 100 updates are taken before Ctrl-C; 400 env steps more owe 100 after gathering anew, as nothing is left."""
+    """50 of 100 updates are taken before Ctrl-C; 400 env steps more owe 100, after 200 to gather anew."""
     settings = {"rollout__num_envs": 1, "rollout__steps": 400, "update__update_to_data": 0.5, "replay__save": False}
     update = QLearner.update
 

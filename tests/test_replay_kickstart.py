@@ -116,7 +116,7 @@ def test_a_teachers_data_that_was_not_saved_is_gathered_anew(tmp_path):
 
 @pytest.mark.parametrize(("steps", "random"), [(0, 128), (32, 0)])
 def test_a_student_that_was_taught_acts_by_itself(steps, random):
-    """The warm-up's random actions are for students that know nothing; after 32 steps of the teacher 96 would be left."""
+    """Random actions are for students that know nothing; after 32 steps of the teacher 96 would be left."""
     settings = build(TaughtQLearning, {"env": {"id": SHOWN}, "replay": {"warm_up": 128}, "rollout": {"steps": 16}})
     observations, actions = spaces_of(understudy.EnvSpec(SHOWN))
     policy = Policy(replayed_spec(settings, observations, actions))
