@@ -44,12 +44,8 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
         found = watch.result()
         seconds = {name.removeprefix("seconds/"): value for name, value in last.items() if name.startswith("seconds/")}
         found["seconds"] = seconds
-        execution = settings.execution
-        if not getattr(
-            execution, "shared_gradients", False
-        ):  # the profile does not know of learning inside the workers
-            wall = 1e6 * (seconds["collect"] + seconds["learn"]) / last["env_steps"]
-            found["limit_share"] = limit(last["env_steps"], seconds, execution.type) / wall
+        wall = 1e6 * (seconds["collect"] + seconds["learn"]) / last["env_steps"]
+        found["limit_share"] = limit(last["env_steps"], seconds, settings.execution.type) / wall
         if job.get("final"):
             found["returns"] = watch.judge(predict)
     return found
