@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from understudy.cli_parser import command_parser, given_by
 from understudy.errors import UserError
 from understudy.policies.files import load_policy
 from understudy.preset_files import merged_presets, preset, presets
+from understudy.terminal_training import print_policies
 
 COMMAND = [sys.executable, "-m", "understudy"]
 QUICK = [
@@ -365,3 +367,11 @@ def test_an_output_without_the_letter_shows_a_question_mark_and_goes_on(tmp_path
     assert done.returncode == 0, done.stderr
     assert "run folder ?" in done.stdout
     assert (tmp_path / "α" / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize(("stopped", "told"), [("score", True), ("env_steps", False)])
+def test_the_policy_that_reached_the_score_is_named(stopped, told, capsys):
+    """The last weights are some updates younger than those that were judged."""
+    print_policies(Path("runs/pong"), stopped)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "policy: runs/pong/last.safetensors" in out and ("reached by best.safetensors" in out) == told

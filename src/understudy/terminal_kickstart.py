@@ -14,7 +14,7 @@ from understudy.evaluation.speedup import Comparison, Saving
 from understudy.evaluation.statistics import Interval, bootstrap_interval
 from understudy.evaluation.tables import number
 from understudy.terminal_progress import console
-from understudy.terminal_training import Live, print_header, print_result
+from understudy.terminal_training import Live, print_header, print_policies, print_result
 
 
 def begin(job: Any) -> None:
@@ -57,7 +57,7 @@ def run_kickstart(
     with Live(job.settings.stop.env_steps) as live:
         result = (run_replay_job if replayed else run_job)(job, live)
     print_result(result, job.settings.evaluation.final)
-    console.print(f"policy: {escape(str(job.folder / 'last.safetensors'))}", soft_wrap=True)
+    print_policies(job.folder, result.stopped)
 
 
 def run_against_scratch(

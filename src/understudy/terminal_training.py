@@ -72,7 +72,14 @@ def run_train(settings: Mapping[str, Any], preset: str | None, run: str | None, 
     print_result(result, resolved.evaluation.final)
     if profile:
         print_profile(result.env_steps, result.seconds, resolved.execution.type, resolved.execution.num_workers)
+    print_policies(folder, result.stopped)
+
+
+def print_policies(folder: Path, stopped: str) -> None:
+    """Print where the policy of a run is, and which one reached the score that ended it."""
     console.print(f"policy: {escape(str(folder / 'last.safetensors'))}", soft_wrap=True)
+    if stopped == "score":
+        console.print("  the score was reached by best.safetensors beside it, which evaluate and export take")
 
 
 def print_result(result: Any, episodes: int) -> None:
