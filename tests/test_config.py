@@ -127,6 +127,13 @@ def test_every_preset_resolves(name):
     build(kind, {**data, **env}).check()
 
 
+@pytest.mark.parametrize(("name", "method"), [("a3c-pong", "a3c"), ("impala-pong", "impala")])
+def test_presets_of_pong_learn_as_those_of_their_method_say(name, method):
+    own, general = preset(name), preset(method)
+    assert {s: own[s] for s in general} == general | {"policy": own["policy"]}
+    assert own["policy"] == {**general["policy"], "hidden": [], "init": "data"}
+
+
 def test_unknown_preset_suggests(tmp_path):
     with pytest.raises(UserError, match="did you mean distill-discrete"):
         preset("distil-discrete")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from understudy.errors import Interrupted, UserError
+from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays
 from understudy.learning.continuous_learner import ContinuousLearner
 from understudy.learning.q_learner import QLearner
@@ -114,17 +114,10 @@ def test_normalised_observations_have_the_statistics_of_every_step_and_resume_ex
 
 
 @pytest.mark.parametrize(("name", "learner"), [("dqn", QLearner), ("ddpg", ContinuousLearner)])
-def test_an_interrupt_between_gradient_steps_loses_none(tmp_path, monkeypatch, name, learner):
+def test_an_interrupt_between_gradient_steps_loses_none(tmp_path, interrupted_after, name, learner):
     """400 env steps owe 100 after the warm-up, of which 50 are taken; the others are when the run goes on."""
-    update, settings = learner.update, {"rollout__num_envs": 1, "rollout__steps": 400, "update__update_to_data": 0.5}
-
-    def interrupted(self, batch, lr):
-        if self._updates == 50:
-            raise KeyboardInterrupt
-        return update(self, batch, lr)
-
-    with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(learner, "update", interrupted)
+    settings = {"rollout__num_envs": 1, "rollout__steps": 400, "update__update_to_data": 0.5}
+    with interrupted_after(learner, 50):
         quick(tmp_path, METHODS[name][0], name, stop__env_steps=800, **settings)
     _, data = read_arrays(tmp_path / "state.safetensors")
     assert data["progress"]["updates"] == data["learner"]["core"]["updates"] == data["learner"]["owed"] == 50
@@ -142,18 +135,10 @@ def test_a_run_without_its_replay_gathers_anew_before_it_learns(tmp_path):
     assert result.updates - first.updates == (again - 200) // 2
 
 
-def test_what_was_owed_for_a_lost_replay_is_not_taken_from_the_next_one(tmp_path, monkeypatch):
+def test_what_was_owed_for_a_lost_replay_is_not_taken_from_the_next_one(tmp_path, interrupted_after):
     """50 of 100 updates are taken before Ctrl-C; 400 env steps more owe 100, after 200 to gather anew."""
     settings = {"rollout__num_envs": 1, "rollout__steps": 400, "update__update_to_data": 0.5, "replay__save": False}
-    update = QLearner.update
-
-    def interrupted(self, batch, lr):
-        if self._updates == 50:
-            raise KeyboardInterrupt
-        return update(self, batch, lr)
-
-    with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(QLearner, "update", interrupted)
+    with interrupted_after(QLearner, 50):
         quick(tmp_path, "CartPole-v1", "per", stop__env_steps=800, **settings)
     _, data = read_arrays(tmp_path / "state.safetensors")
     assert data["learner"]["owed"] == 50  # in async they were due before anything was gathered

@@ -9,7 +9,7 @@ import understudy
 from understudy.cli import main
 from understudy.config import build
 from understudy.envs.make import spaces_of
-from understudy.errors import Interrupted, UserError
+from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays
 from understudy.learning.from_replay import FromReplay, OffPolicy, replayed_spec
 from understudy.learning.from_rollouts import TrainProgress
@@ -82,20 +82,13 @@ def test_an_actors_distance_teaches_continuous_students(tmp_path, preset):
     assert result.score > -0.1
 
 
-def test_an_interrupted_offline_phase_is_not_begun_again(tmp_path, monkeypatch):
+def test_an_interrupted_offline_phase_is_not_begun_again(tmp_path, interrupted_after):
     """50 updates are due, and 20 are taken before Ctrl-C; then 32 env steps of the student's own owe 16."""
     settings = {**SMALL, "replay__warm_up": 0, "evaluation__final": 0, "evaluation__every": 0}
     settings |= {"teaching__offline_steps": 320, "teaching__offline_updates": 50, "teaching__weight": "1"}
     settings["stop__env_steps"] = 368
-    update, teacher = QLearner.update, saved_teacher(tmp_path)
-
-    def interrupted(self, batch, lr):
-        if self._updates == 20:
-            raise KeyboardInterrupt
-        return update(self, batch, lr)
-
-    with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(QLearner, "update", interrupted)
+    teacher = saved_teacher(tmp_path)
+    with interrupted_after(QLearner, 20):
         understudy.kickstart(SHOWN, teacher, "qdagger", run=tmp_path / "run", **settings)
     result = understudy.kickstart(SHOWN, teacher, "qdagger", run=tmp_path / "run", resume=True, **settings)
     _, data = read_arrays(tmp_path / "run" / "state.safetensors")

@@ -48,12 +48,6 @@ class ContinuousLearner:
         else:
             self._std = parse(settings.exploration.std, "exploration.std", settings.stop.env_steps)
 
-    def _hold_temperature(self) -> None:
-        """Bring a temperature that is not learnt back to what the settings say, whatever it was in a resumed run."""
-        if isinstance(self._settings, SoftSettings) and not self._settings.objective.learn_temperature:
-            assert self._alpha is not None
-            self._alpha.params[0] = np.log(self._settings.objective.temperature)
-
     def behaviour(self, env_steps: int, envs: int) -> Mixture:
         """Return who acts now: samples of a stochastic actor, or a deterministic one with noise."""
         if isinstance(self._settings, SoftSettings):
@@ -123,12 +117,14 @@ class ContinuousLearner:
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         """Go on from ``state``."""
+        settings = self._settings
+        fixed = isinstance(settings, SoftSettings) and not settings.objective.learn_temperature
         for name, part in self._optimizers().items():
-            part.restore(with_prefix(arrays, f"{name}:"), data[name])
+            if name != "alpha" or not fixed:  # a temperature that is not learnt is what the settings say now
+                part.restore(with_prefix(arrays, f"{name}:"), data[name])
         for name, follower in self._nets.followers.items():
             follower.vector.copy_(torch.from_numpy(arrays[f"target:{name}"]))
         self._updates, self._rng.bit_generator.state = data["updates"], data["rng"]
-        self._hold_temperature()
 
     def close(self) -> None:
         """End the second process, if there is one."""
