@@ -25,13 +25,13 @@ from rich.table import Table
 
 from classic_recipe import Outcome, run, student_spec
 from understudy.config import merge, nest
+from understudy.distill_job import Job, prepare
+from understudy.distill_session import make_execution
 from understudy.distillation import distill
 from understudy.envs.make import make
 from understudy.evaluation.judge import Judge
 from understudy.execution.base import Setup
 from understudy.execution.portable import portable
-from understudy.job import Job, prepare
-from understudy.session import make_execution
 
 console = Console(highlight=False)
 

@@ -19,10 +19,10 @@ from typing import Any
 from rich.console import Console
 
 from understudy.config import merge, nest
+from understudy.distill_job import prepare
 from understudy.distillation import distill
 from understudy.errors import UserError
 from understudy.evaluation.compare import compare
-from understudy.job import prepare
 
 console = Console(highlight=False)
 

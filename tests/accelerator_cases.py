@@ -6,13 +6,13 @@
 import numpy as np
 import pytest
 import torch
+from test_learner import CASES, dataset, settings, student
 
 import accelerator
 import understudy
-from test_learner import CASES, dataset, settings, student
 from understudy import checks
-from understudy.learner import AutogradLearner, make_learner
 from understudy.learning.autograd_updater import AutogradUpdater
+from understudy.learning.distill_learner import AutogradLearner, make_learner
 from understudy.learning.q_learner import QLearner
 from understudy.policies.weights import named_arrays
 from understudy.training import resolve_training, train

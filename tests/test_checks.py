@@ -12,8 +12,8 @@ import torch
 import understudy
 from understudy.checks import check_device
 from understudy.config import Bounds, bounds_of, build, check_bounds, flags
+from understudy.distill_job import resolve
 from understudy.errors import UserError
-from understudy.job import resolve
 from understudy.preset_files import preset, presets
 from understudy.settings import METHODS, TAUGHT, DistillSettings, KickstartSettings
 from understudy.training import resolve_training

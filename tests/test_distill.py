@@ -7,10 +7,10 @@ from tests.teachers_for_tests import MemoryTeacher, PrivilegedTeacher, swing_up
 
 import understudy
 from understudy.config import nest
+from understudy.distill_job import prepare
 from understudy.distillation import distill
 from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays
-from understudy.job import prepare
 
 FAST = {
     "execution.type": "single",

@@ -11,6 +11,7 @@ import torch
 from understudy.cli import main
 from understudy.config import nest
 from understudy.data import EnvSpec
+from understudy.distill_job import prepare
 from understudy.distillation import distill
 from understudy.envs.make import make, spaces_of
 from understudy.envs.multitask import task_names, whole_tasks
@@ -22,7 +23,6 @@ from understudy.evaluation.parity import SequentialParity
 from understudy.execution.base import EvaluationJob, Setup
 from understudy.execution.portable import portable
 from understudy.execution.sync import SyncExecution
-from understudy.job import prepare
 from understudy.policies.files import save_policy
 from understudy.policies.policy import About, Policy
 from understudy.policies.spaces import space_to_json
@@ -214,7 +214,7 @@ def test_workers_share_seeds_and_tasks_out():
 
 
 def prepare_settings():
-    from understudy.job import resolve
+    from understudy.distill_job import resolve
 
     return resolve(settings(), None)
 

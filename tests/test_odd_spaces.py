@@ -8,6 +8,7 @@ from gymnasium import spaces
 from tests.odd_environments import PICTURE, VECTOR, WRONG, Narrow, Whole
 
 from understudy.data import EnvSpec, map_obs
+from understudy.distill_job import check_fit
 from understudy.envs.checks import check_space
 from understudy.envs.make import make
 from understudy.errors import UserError
@@ -15,7 +16,6 @@ from understudy.evaluation.evaluate import evaluate
 from understudy.io.checkpoint import read_arrays
 from understudy.io.export.formats import FORMATS, obstacles
 from understudy.io.export.graph import Graph
-from understudy.job import check_fit
 from understudy.policies.arrays import ArrayPolicy
 from understudy.policies.family import ActionMap
 from understudy.policies.files import load_policy

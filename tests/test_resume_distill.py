@@ -154,7 +154,7 @@ def test_a_teacher_that_was_judged_by_single_lives_is_judged_again(tmp_path, mon
     data["judge"] |= {"teacher": [[5.0, 6.0]], "random": [[1.0, 2.0]]}
     write_arrays(path, arrays, data | ({"whole_games": True} if whole else {}))
     if aided:
-        monkeypatch.setattr("understudy.session.judged", lambda spec: replace(spec, wrappers=()))
+        monkeypatch.setattr("understudy.distill_session.judged", lambda spec: replace(spec, wrappers=()))
     quick(tmp_path, 240, resume=True, env=env)
     kept = read_arrays(path)[1]["judge"]["teacher"]
     assert kept == ([[]] if aided and not whole else [[5.0, 6.0]])

@@ -9,8 +9,8 @@ from tests.test_kickstart import CONSTANT, RIGHT, always
 
 import understudy
 from understudy.config import build, merge
+from understudy.distill_job import prepare
 from understudy.errors import UserError
-from understudy.job import prepare
 from understudy.settings import TAUGHT, DistillSettings, KickstartSettings, TrainSettings
 
 ONE = {"execution": {"type": "single"}, "stop": {"env_steps": 4000}, "evaluation": {"final": 0}}

@@ -11,12 +11,13 @@ SOURCE = Path(__file__).parents[1] / "src" / "understudy"
 # The order in which data flows; a module imports only from those before it (and from its own folder).
 ORDER = [
     "__init__", "errors", "imports", "data", "env_names", "config", "preset_files", "settings", "policies",
-    "objectives", "teachers", "envs", "loading", "rollouts", "learner", "student", "execution", "evaluation", "io",
-    "loop", "learning", "checks", "scenes", "job", "session", "distillation", "training_parts", "training_session",
-    "training", "teacher_scores", "replay_kickstarting", "kickstart_checks", "kickstart_job", "kickstarting",
-    "against_scratch", "side_by_side", "population", "sweeping", "report", "scene_flags", "terminal_progress",
-    "terminal", "terminal_side_by_side", "terminal_training", "terminal_kickstart", "terminal_report",
-    "terminal_watch", "terminal_sweep", "terminal_population", "terminal_export", "cli_parser", "cli", "__main__",
+    "objectives", "teachers", "envs", "loading", "rollouts", "student", "execution", "evaluation", "io",
+    "loop", "learning", "checks", "scenes", "distill_job", "distill_session", "distillation", "training_parts",
+    "training_session", "training", "teacher_scores", "replay_kickstarting", "kickstart_checks", "kickstart_job",
+    "kickstarting", "against_scratch", "side_by_side", "population", "sweeping", "report", "scene_flags",
+    "terminal_progress", "terminal", "terminal_side_by_side", "terminal_training", "terminal_kickstart",
+    "terminal_report", "terminal_watch", "terminal_sweep", "terminal_population", "terminal_export", "cli_parser",
+    "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 

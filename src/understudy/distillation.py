@@ -14,18 +14,18 @@ import yaml
 
 from understudy.config import with_overrides
 from understudy.data import EnvSpec
+from understudy.distill_job import DistillJob, prepare
+from understudy.distill_session import DistillSession
 from understudy.env_names import EnvLike
 from understudy.errors import Interrupted, OutsideError, UserError
 from understudy.execution.base import workers_alive
 from understudy.io.log import RunLog, as_json
 from understudy.io.run_folder import check_free, in_use
 from understudy.io.saved_run import over_saved, read_run, same_env, saved_envs
-from understudy.job import Job, prepare
 from understudy.loop import Report, train
 from understudy.policies.files import remove_leftovers, write_atomic
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.preset_files import Presets
-from understudy.session import Session
 from understudy.settings import DistillSettings
 from understudy.teachers.load import load
 
@@ -69,7 +69,8 @@ def distill(
     """Distil teachers into a student; stops when the student is statistically on par, or when the budget ends.
 
     Args:
-        teacher: Anything that ``understudy.load`` takes, or a list of several; or a ``Job`` from ``prepare``, alone.
+        teacher: Anything that ``understudy.load`` takes, or a list of several; or a ``DistillJob`` of
+            ``prepare``, alone.
         env: Environment id, or a class or function that makes one; or one per teacher; the teachers' own by default.
         settings: ``DistillSettings``, under which no preset lies, or nested mappings such as
             ``{"student": {"hidden": [64, 64]}}``.
@@ -85,7 +86,7 @@ def distill(
     Raises:
         UserError: Anything the user can mend: no such file, spaces that do not fit, NaN, a full disk.
     """
-    if isinstance(teacher, Job):
+    if isinstance(teacher, DistillJob):
         options = {"env": env, "settings": settings, "preset": preset, "run": run, "ensemble": ensemble, **overrides}
         named = [name for name, value in options.items() if value is not None] + ["resume"] * resume
         if named:
@@ -108,16 +109,16 @@ def distill(
     return _run_job(job, report)
 
 
-def _run_job(job: Job, report: Report | None) -> DistillResult:
+def _run_job(job: DistillJob, report: Report | None) -> DistillResult:
     with in_use(job.folder):
         if not job.resume:
             check_free(job.folder)  # a run may have ended there since
         return _run_alone(job, report)
 
 
-def _run_alone(job: Job, report: Report | None) -> DistillResult:
+def _run_alone(job: DistillJob, report: Report | None) -> DistillResult:
     log: RunLog | None = None
-    session = Session(job.teacher, job.env, job.settings, job.folder, job.resume)
+    session = DistillSession(job.teacher, job.env, job.settings, job.folder, job.resume)
     try:
         remove_leftovers(job.folder)
         session.described = yaml.safe_dump(job.described, sort_keys=False).encode()
@@ -153,14 +154,14 @@ def _run_alone(job: Job, report: Report | None) -> DistillResult:
     return _result(session)
 
 
-def _way_on(session: Session) -> str:
+def _way_on(session: DistillSession) -> str:
     folder = session.folder
     if not (folder / "state.safetensors").exists():
         return f"nothing that was learnt is in {folder}" if session.progress.round else "nothing was learnt yet"
     return f"go on with: understudy distill --resume {shlex.quote(str(folder))}"
 
 
-def _result(session: Session) -> DistillResult:
+def _result(session: DistillSession) -> DistillResult:
     progress = session.progress
     seconds = {**progress.seconds, "evaluate": session.judge.seconds, "total": session.total}
     best = session.folder / "best.safetensors"

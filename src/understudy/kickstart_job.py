@@ -13,11 +13,11 @@ import numpy as np
 from understudy.checks import check_schedule, check_settings
 from understudy.config import build, merge, plain
 from understudy.data import EnvSpec
+from understudy.distill_job import load_for
 from understudy.env_names import EnvLike, env_settings
 from understudy.envs.multitask import task_shares
 from understudy.errors import UserError
 from understudy.execution.portable import portable
-from understudy.job import load_for
 from understudy.kickstart_checks import check_behaviour, check_key, notes_on_behaviour, one_each
 from understudy.objectives.feedback import Gated, TargetKL, ends, parse_weight
 from understudy.objectives.schedules import parse

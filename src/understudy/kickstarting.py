@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from understudy.config import with_overrides
+from understudy.distill_session import distance_of
 from understudy.env_names import EnvLike
 from understudy.errors import UserError
 from understudy.evaluation.task_score import Level
@@ -31,7 +32,6 @@ from understudy.policies.spaces import members
 from understudy.policies.spec import PolicySpec
 from understudy.preset_files import Presets
 from understudy.replay_kickstarting import method_of, prepare_replay, run_replay_job
-from understudy.session import distance_of
 from understudy.settings import KickstartSettings
 from understudy.teacher_scores import measured_scores
 from understudy.teachers.routing import TaskTeachers

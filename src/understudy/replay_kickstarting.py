@@ -10,18 +10,18 @@ from typing import Any
 
 from understudy.checks import check_schedule, check_settings
 from understudy.config import build, merge
+from understudy.distill_job import load_for
+from understudy.distill_session import distance_of
 from understudy.env_names import EnvLike, env_settings
 from understudy.errors import UserError
 from understudy.execution.portable import portable
 from understudy.io.run_folder import in_use
-from understudy.job import load_for
 from understudy.learning.replay_teaching import Offline, ReplayTeacher
 from understudy.loop import Report
 from understudy.objectives.distances import beside_rewards
 from understudy.objectives.feedback import Gated, TargetKL, parse_weight
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.preset_files import Presets, merged_presets
-from understudy.session import distance_of
 from understudy.settings.taught import TAUGHT, TaughtDeterministic, TaughtQLearning, TaughtSoft
 from understudy.teacher_scores import measured_scores
 from understudy.teachers.load import called

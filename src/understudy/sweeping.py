@@ -13,6 +13,7 @@ from typing import Any
 
 from understudy.config import build, first_difference, merge, plain, with_overrides
 from understudy.data import EnvSpec
+from understudy.distill_job import DistillJob, prepare
 from understudy.distillation import distill
 from understudy.env_names import EnvLike
 from understudy.envs.make import spaces_of
@@ -20,7 +21,6 @@ from understudy.errors import Interrupted, UserError
 from understudy.evaluation.compare import Comparison, Row, compare
 from understudy.evaluation.ladder import smallest_on_par
 from understudy.io.run_folder import chosen_folder
-from understudy.job import Job, prepare
 from understudy.loop import Report
 from understudy.policies.files import load_policy, write_atomic
 from understudy.policies.policy import About, Policy, PolicyLike
@@ -161,7 +161,7 @@ def _job(
     over: Mapping[str, Any],
     folder: Path,
     **options: Any,
-) -> Job:
+) -> DistillJob:
     """Prepare the distillation of one size, in a folder of its own; ``options`` are those of ``job.prepare``.
 
     Raises:
@@ -180,7 +180,7 @@ def _job(
     return job
 
 
-def _finish(size: str, job: Job, tell: Tell, report: Report | None) -> tuple[str, int]:
+def _finish(size: str, job: DistillJob, tell: Tell, report: Report | None) -> tuple[str, int]:
     """Distil unless that was done; returns how the run ended, and its env steps."""
     summary = job.folder / "summary.json"
     if not summary.exists():
@@ -195,7 +195,7 @@ def _finish(size: str, job: Job, tell: Tell, report: Report | None) -> tuple[str
 
 
 def _compare(
-    jobs: Sequence[Job], students: Sequence[Policy], found: Sequence[tuple[str, Path, str, int]], folder: Path
+    jobs: Sequence[DistillJob], students: Sequence[Policy], found: Sequence[tuple[str, Path, str, int]], folder: Path
 ) -> Sweep:
     """Play fresh episodes with everyone, sorted by size."""
     order = sorted(range(len(students)), key=lambda i: students[i].parameters_count)
@@ -215,7 +215,7 @@ def _compare(
     return Sweep(result, tuple(found[i] for i in order), smallest.name if smallest else None, folder)
 
 
-def _check_same(job: Job) -> None:
+def _check_same(job: DistillJob) -> None:
     """Refuse to go on with a run that has other settings than are asked for.
 
     Raises:

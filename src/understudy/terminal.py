@@ -56,8 +56,8 @@ def run_distill(
     ensemble: str | None,
 ) -> None:
     """Distil, then compare teacher and student on fresh episodes."""
+    from understudy.distill_job import prepare
     from understudy.distillation import distill
-    from understudy.job import prepare
 
     job = prepare(teachers, env, settings, preset=preset, run=run, resume=resume, ensemble=ensemble)
     network = "x".join(map(str, job.settings.student.hidden)) or "a linear student"
@@ -110,7 +110,7 @@ def run_inspect(arguments: argparse.Namespace) -> None:
 
 
 def _load(source: str, env: str | None) -> Any:
-    from understudy.job import load_for
+    from understudy.distill_job import load_for
 
     return load_for(source, env)
 

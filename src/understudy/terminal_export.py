@@ -47,9 +47,9 @@ def _row(name: str, text: str) -> None:
 
 def _parity(arguments: argparse.Namespace, found: Any) -> None:
     """Play the student and the exported file on the same episodes, and say whether the file is on par."""
+    from understudy.distill_job import load_for
     from understudy.evaluation.compare import compare
     from understudy.evaluation.tables import print_comparison
-    from understudy.job import load_for
 
     student = load_for(arguments.student, arguments.env)
     exported = load_for(str(found.path), student.about.env or arguments.env)

@@ -14,7 +14,7 @@ import numpy as np
 from understudy.data import Array, Rollout, flatten_time
 from understudy.errors import UserError
 from understudy.evaluation.judge import Judge
-from understudy.learner import Learner
+from understudy.learning.distill_learner import Learner
 from understudy.loop import Metrics, Order, Progress
 from understudy.objectives.schedules import Schedule
 from understudy.policies.policy import PolicyLike, TensorState

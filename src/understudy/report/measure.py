@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from understudy.data import EnvSpec
+from understudy.distill_job import load_for, pair_environments
 from understudy.errors import UserError
 from understudy.evaluation.compare import Comparison, compare
 from understudy.evaluation.evaluate import evaluate
 from understudy.evaluation.latency import parameters_of
-from understudy.job import load_for, pair_environments
 from understudy.policies.policy import Policy, PolicyLike
 from understudy.report.disagreement import Disagreement, find
 from understudy.report.folder import Group, RunFolder

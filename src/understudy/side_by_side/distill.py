@@ -14,13 +14,13 @@ import yaml
 
 from understudy.config import merge
 from understudy.data import EnvSpec
+from understudy.distill_job import DistillJob, prepare
 from understudy.distillation import DistillResult, distill
 from understudy.envs.unity.options import is_unity
 from understudy.errors import UserError
 from understudy.evaluation.evaluate import Evaluation
 from understudy.io.log import as_json
 from understudy.io.run_folder import chosen_folder, in_use
-from understudy.job import Job, prepare
 from understudy.loop import Report
 from understudy.policies.files import write_atomic
 from understudy.policies.stored import BEHAVIOURS, behaviours_of
@@ -28,7 +28,7 @@ from understudy.scenes import folder_name, rows_in
 from understudy.side_by_side.judge import among, judge
 from understudy.side_by_side.parts import folder_of, write_index
 
-Begin = Callable[[str, Job], AbstractContextManager[Report]]
+Begin = Callable[[str, DistillJob], AbstractContextManager[Report]]
 """Told a behaviour's job before it starts; returns who is told its rounds, while it lasts."""
 
 
@@ -110,7 +110,7 @@ def distill_each(
 
 
 def _distill(
-    jobs: Mapping[str, Job],
+    jobs: Mapping[str, DistillJob],
     teachers: Mapping[str, str],
     env: EnvSpec,
     described: Mapping[str, Any],

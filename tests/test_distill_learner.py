@@ -7,7 +7,7 @@ import torch
 
 from understudy.config import build, nest
 from understudy.errors import UserError
-from understudy.learner import AutogradLearner, KernelLearner, _Average, make_learner
+from understudy.learning.distill_learner import AutogradLearner, KernelLearner, _Average, make_learner
 from understudy.objectives.distances import Distance
 from understudy.policies.family import Family
 from understudy.policies.policy import Policy

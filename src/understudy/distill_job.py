@@ -89,7 +89,7 @@ def check_fit(policy: PolicyLike, spec: EnvSpec) -> None:
 
 
 @dataclass(frozen=True)
-class Job:
+class DistillJob:
     """A distillation that is ready to start: everything is loaded, checked and resolved."""
 
     teacher: PolicyLike
@@ -110,7 +110,7 @@ def prepare(
     run: str | os.PathLike[str] | None = None,
     resume: bool = False,
     ensemble: str | None = None,
-) -> Job:
+) -> DistillJob:
     """Load the teachers, choose environment, preset and folder, and refuse what cannot work, before anything starts.
 
     Raises:
@@ -138,7 +138,7 @@ def prepare(
         "environment": spec.to_json(),
         "settings": plain(resolved),
     }
-    return Job(teacher, spec, resolved, folder, resume, described)
+    return DistillJob(teacher, spec, resolved, folder, resume, described)
 
 
 def for_tasks(settings: DistillSettings, spec: EnvSpec) -> DistillSettings:

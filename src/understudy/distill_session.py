@@ -21,7 +21,7 @@ from understudy.execution.base import EvaluatingExecution, Setup
 from understudy.execution.portable import portable
 from understudy.io.checkpoint import read_arrays, write_arrays
 from understudy.io.run_folder import forget_results
-from understudy.learner import Learner, make_learner
+from understudy.learning.distill_learner import Learner, make_learner
 from understudy.learning.from_dataset import DistillProgress, FromDataset, ParityExaminer, TeacherLabels
 from understudy.loop import Report, Run
 from understudy.objectives.distances import Distance, default_distance
@@ -69,7 +69,7 @@ def make_execution(settings: DistillSettings, setup: Setup, teacher: PolicyLike)
     return SyncExecution(setup, workers.num_workers, workers.worker_timeout, workers.restarts)
 
 
-class Session:
+class DistillSession:
     """One run and its folder: builds the parts, saves and restores them."""
 
     def __init__(
