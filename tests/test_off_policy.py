@@ -197,6 +197,20 @@ def test_nonsense_is_refused_before_anything_starts(tmp_path, name, env, setting
     assert not (tmp_path / "run").exists()
 
 
+def test_a_replay_too_small_for_rollouts_of_stacks_is_refused_before_anything_starts(tmp_path):
+    pytest.importorskip("ale_py")
+    settings = {
+        "env__wrappers": [{"type": "atari"}],
+        "rollout__num_envs": 1,
+        "rollout__steps": 25,
+        "policy__hidden": [16],
+    }
+    small = {"replay__capacity": 100, "replay__warm_up": 50}  # an episode needs three more rows for its first stack
+    with pytest.raises(UserError, match=r"too small for rollouts of 25 steps.*take --replay\.capacity 125 or more"):
+        quick(tmp_path / "run", "ALE/Pong-v5", "dqn", **settings, **small)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_ladder_has_a_rung_for_each_environment():
     from understudy.learning.q_learner import QLearner
     from understudy.policies.policy import Policy

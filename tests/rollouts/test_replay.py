@@ -183,6 +183,21 @@ def test_priorities_set_frequencies_and_weights():
         np.testing.assert_allclose(batch.weight[batch.place == i], weight, rtol=1e-5)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.9])
+def test_restored_priorities_are_of_the_new_alpha(alpha):
+    world, errors = World(1), np.linspace(0.1, 2, 10)[:, None]
+    replay, other, expected = (
+        Replay(OBS, ACT, 1, 200, gamma=GAMMA, prioritised=Prioritised(a)) for a in (0.6, alpha, alpha)
+    )
+    rollout = world.rollout(10)
+    replay.append(rollout, errors=errors)
+    expected.append(rollout, errors=errors)
+    other.restore(*replay.state())
+    rows = np.arange(20)
+    np.testing.assert_allclose(other._tree[rows], expected._tree[rows], rtol=1e-12)
+    assert other._greatest == pytest.approx(expected._greatest)
+
+
 def test_new_transitions_get_the_greatest_priority_or_the_actors_errors():
     world = World(1)
     replay = Replay(OBS, ACT, 1, 200, gamma=GAMMA, prioritised=Prioritised(alpha=1.0))

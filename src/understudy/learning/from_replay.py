@@ -143,7 +143,7 @@ class OffPolicy:
         """Build the parts; a teacher adds its term.
 
         Raises:
-            UserError: The replay would be too large.
+            UserError: The replay would be too large, or too small for a rollout.
         """
         self.policy, self.settings, self.teacher = policy, settings, teacher
         kept = settings.replay
@@ -156,6 +156,7 @@ class OffPolicy:
         self.replay = Replay(
             *spaces, envs, kept.capacity, gamma=gamma, n_step=kept.n_step, prioritised=prioritised, stacks=stacks
         )
+        self.replay.check_room(settings.rollout.steps)
         self._gamma, self._clip = gamma, settings.objective.reward_clip  # type: ignore[attr-defined]
         run = settings.stop.env_steps
         self._lr, self._beta = parse(settings.update.lr, "update.lr", run), parse(kept.beta, "replay.beta", run)

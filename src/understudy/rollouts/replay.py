@@ -118,6 +118,19 @@ class Replay:
             self._tree.set(np.arange(self._size), 0.0)
         self._greatest, self.added = 1.0, 0
 
+    def check_room(self, steps: int) -> None:
+        """See that a rollout of so many steps, each the end of an episode perhaps, fits into every ring.
+
+        Raises:
+            UserError: It may not.
+        """
+        needed = (2 + self._seen.before) * steps
+        if needed >= self._rows:
+            raise UserError(
+                f"replay.capacity {self._envs * (self._rows - 1)} is too small for rollouts of {steps} steps: take "
+                f"--replay.capacity {self._envs * needed} or more, or lower --rollout.steps"
+            )
+
     def append(
         self,
         rollout: Rollout,
@@ -136,10 +149,7 @@ class Replay:
             env_steps: How many of its steps were made in the environments; all by default.
         """
         steps, width = rollout.shape
-        if (2 + self._seen.before) * steps >= self._rows:
-            raise UserError(
-                f"replay.capacity {self._envs * (self._rows - 1)} is too small for rollouts of {steps} steps"
-            )
+        self.check_room(steps)
         numbers = envs or tuple(range(width))
         begin = 0
         while begin < width:  # in pieces in which every environment occurs once
@@ -277,10 +287,11 @@ class Replay:
         arrays |= {"count": self._count, "running": self._running}
         if self._tree is not None:
             arrays["priority"] = self._tree[np.arange(filled)]
-        return arrays, {"greatest": self._greatest, "added": self.added, "rows": self._rows, "envs": self._envs}
+        data = {"greatest": self._greatest, "added": self.added, "rows": self._rows, "envs": self._envs}
+        return arrays, data | {"alpha": self._alpha}
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
-        """Go on from ``state``.
+        """Go on from ``state``; priorities of another alpha become those of this one, as far as it was not 0.
 
         Raises:
             UserError: It is of another size, or has no priorities.
@@ -296,6 +307,10 @@ class Replay:
         for name, column in self.columns.items():
             column[:filled] = arrays[name]
         self._count[:], self._running[:] = arrays["count"], arrays["running"]
+        exponent = 1.0
+        if self._alpha is not None and data.get("alpha"):  # runs of earlier versions do not say it
+            exponent = self._alpha / data["alpha"]
         if self._tree is not None:
-            self._tree.set(np.arange(filled), arrays["priority"])
-        self._greatest, self.added = data["greatest"], data["added"]
+            priority = arrays["priority"]  # 0 where there is no transition
+            self._tree.set(np.arange(filled), np.where(priority > 0, priority**exponent, 0.0))
+        self._greatest, self.added = data["greatest"] ** exponent, data["added"]
