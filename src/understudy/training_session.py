@@ -72,42 +72,46 @@ class TrainSession:
         set_threads(settings, self.policy)
         # Before anything starts: teachers may not fit the student.
         self.teaching = None if teach is None else teach(self.policy)
-        replay_teacher = self.teaching if isinstance(self.teaching, ReplayTeacher) else None
-        teaching = self.teaching if isinstance(self.teaching, Teaching) else None
-        acting = replay_teacher or (None if teaching is None else teaching.acting)
-        teacher = None if acting is None else acting.teacher
-        travels = None if teacher is None else portable(teacher)
-        setup = _setup(settings, self.spec, travels)
-        # Before the learner is built, so that workers start meanwhile.
         self.evaluator: Evaluator | None = None
         self.execution: Execution
         self.learner: ActorCritic | SharedWeights | OffPolicy
+        self.ended = ""
+        """Why the run that is resumed had ended, empty if it had not."""
+        self.progress = TrainProgress(
+            next_checkpoint=settings.checkpoint_every, next_evaluation=settings.evaluation.every
+        )
         try:
-            if isinstance(settings, ReplayedSettings):
-                self.learner = OffPolicy(self.policy, settings, replay_teacher)  # refuses a replay that is too large
-                self.execution = make_execution(settings, setup, teacher)
-            elif settings.execution.shared_gradients:
-                lessons = cast(Lessons, teach) if teaching is not None else None
-                execution = SharedGradientExecution(setup, self.policy, settings, lessons)
-                self.execution = execution
-                self.learner = SharedWeights(self.policy, execution.pool.shared, settings.update.optimizer)
-            else:
-                self.execution = make_execution(settings, setup, teacher)
-                self.learner = ActorCritic(self.policy, settings, teaching=teaching)
-            limits = settings.execution
-            if settings.evaluation.every or settings.evaluation.final:
-                self.evaluator = Evaluator(setup, limits.worker_timeout, limits.restarts)
-            self.ended = ""
-            """Why the run that is resumed had ended, empty if it had not."""
-            self.progress = TrainProgress(
-                next_checkpoint=settings.checkpoint_every, next_evaluation=settings.evaluation.every
-            )
+            self._build(teach)
             if saved is not None:
                 self._restore(*saved)
         except BaseException:
             self.close()
             raise
         self._begin_steps = self.progress.env_steps
+
+    def _build(self, teach: Teach | None) -> None:
+        """Make what collects, learns and judges."""
+        settings = self.settings
+        replay_teacher = self.teaching if isinstance(self.teaching, ReplayTeacher) else None
+        teaching = self.teaching if isinstance(self.teaching, Teaching) else None
+        acting = replay_teacher or (None if teaching is None else teaching.acting)
+        teacher = None if acting is None else acting.teacher
+        setup = _setup(settings, self.spec, None if teacher is None else portable(teacher))
+        if isinstance(settings, ReplayedSettings):
+            self.learner = OffPolicy(self.policy, settings, replay_teacher)  # refuses a replay that is too large
+            self.execution = make_execution(settings, setup, teacher)
+        elif settings.execution.shared_gradients:
+            lessons = cast(Lessons, teach) if teaching is not None else None
+            execution = SharedGradientExecution(setup, self.policy, settings, lessons)
+            self.execution = execution
+            self.learner = SharedWeights(self.policy, execution.pool.shared, settings.update.optimizer)
+        else:
+            # Before the learner is built, so that workers start meanwhile.
+            self.execution = make_execution(settings, setup, teacher)
+            self.learner = ActorCritic(self.policy, settings, teaching=teaching)
+        limits = settings.execution
+        if settings.evaluation.every or settings.evaluation.final:
+            self.evaluator = Evaluator(setup, limits.worker_timeout, limits.restarts)
 
     def _restore(self, arrays: dict[str, Array], data: dict[str, Any]) -> None:
         # Runs of earlier versions do not say it.
