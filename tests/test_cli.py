@@ -51,6 +51,8 @@ def run(tmp_path_factory):
         "--student.hidden",
         16,
         16,
+        "--stop.alpha",
+        0.04,
         "--run",
         "run",
         *QUICK,
@@ -62,7 +64,8 @@ def run(tmp_path_factory):
 
 def test_distill_ends_with_a_verdict_and_a_table(run):
     folder, out = run
-    assert "on par: at 95 % confidence the student reaches at least 95% of the teacher's return" in out
+    assert "on par: at 96 % confidence the student reaches at least 95% of the teacher's return" in out
+    assert "paired one-sided t-test at level 0.04" in " ".join(out.split())
     for word in ("teacher", "student", "95 % interval", "parameters", "kB", "µs", "agreement"):
         assert word in out
     names = {p.name for p in (folder / "run").iterdir()}

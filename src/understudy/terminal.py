@@ -83,11 +83,10 @@ def _compare_at_end(result: Any, job: Any) -> None:
     from understudy.evaluation.tables import print_comparison
     from understudy.policies.files import write_atomic
 
-    evaluation = job.settings.evaluation
-    seed = job.settings.final_seed
+    evaluation, stop, seed = job.settings.evaluation, job.settings.stop, job.settings.final_seed
     found = compare(
         [result.teacher, result.student], job.env, evaluation.final, seed=seed, num_envs=evaluation.num_envs,
-        names=["teacher", "student"], ratio=job.settings.stop.ratio,
+        names=["teacher", "student"], ratio=stop.ratio, alpha=stop.alpha,
     )  # fmt: skip
     print_comparison(found, console)
     picture = result.folder / "result.png"

@@ -214,7 +214,8 @@ def _play(
             lambda: compare(
                 [policy for _, policy in everyone], env, plan.episodes, seed,
                 deterministic=settings["evaluation"].get("deterministic", True),
-                ratio=settings["stop"].get("ratio", 0.95), names=[label for label, _ in everyone],
+                ratio=settings["stop"].get("ratio", 0.95), alpha=settings["stop"].get("alpha", 0.05),
+                names=[label for label, _ in everyone],
             ),
             "no table of fresh episodes", missing,
         )  # fmt: skip
