@@ -104,6 +104,19 @@ def test_batches_of_next_to_nothing(name, hidden, rows):
         np.testing.assert_allclose(ends[0][key], ends[1][key], rtol=1e-3, atol=2e-6, err_msg=key)
 
 
+@pytest.mark.parametrize("kernel", [False, True])
+@pytest.mark.parametrize(("hidden", "widths"), [([], 1), ([7], 2), (None, 3)])
+def test_critics_have_the_layers_that_they_are_told(hidden, widths, kernel):
+    """None at all, where the list is empty; as many as the actor, where there is no list."""
+    settings = settings_of("td3", policy={"hidden": [16, 12], "critic_hidden": hidden}, update={"kernel": kernel})
+    learner = ContinuousLearner(policy_of(settings), settings)
+    assert len(learner._nets.critics.weights) == widths
+    begin = learner._nets.critics_flat.vector.clone()
+    for seed in range(2):
+        learner.update(batch_of(seed), 1e-3)
+    assert not torch.equal(learner._nets.critics_flat.vector, begin)
+
+
 def test_the_target_is_followed_by_tau_and_the_actor_of_td3_every_second_time():
     settings = settings_of("td3", update={"tau": 0.25})
     learner = ContinuousLearner(policy_of(settings), settings)

@@ -49,11 +49,12 @@ class Nets:
 
     def __init__(self, policy: Policy, settings: Settings) -> None:
         """Draw the critics from the seed, apart from the policy."""
-        widths = settings.policy.critic_hidden or settings.policy.hidden
         inputs = encoded_size(policy.spec) + policy.family.sizes[0]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed + 1_000_003)
-            self.critics = Critics(inputs, widths, settings.objective.critics, settings.policy.activation)
+            self.critics = Critics(
+                inputs, settings.policy.critic_widths, settings.objective.critics, settings.policy.activation
+            )
         _blind(self.critics, ActionMap(policy.action_space).constant)
         self.actor = policy
         self.target_critics = copy.deepcopy(self.critics)
@@ -81,7 +82,9 @@ def _blind(critics: Critics, constant: Array) -> None:
 
 def by_hand(spec: PolicySpec, settings: ReplayedSettings) -> bool:
     """Say whether gradients are derived by hand, with a second process in the place of more threads."""
-    return isinstance(settings, ContinuousSettings) and settings.update.kernel and supports(spec)
+    if not isinstance(settings, ContinuousSettings) or not settings.update.kernel:
+        return False
+    return supports(spec) and bool(settings.policy.critic_widths)
 
 
 def _halves(policy: Policy, critics: Critics, settings: Settings) -> TwoHalves | None:

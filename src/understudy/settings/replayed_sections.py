@@ -103,6 +103,11 @@ class ContinuousNetworkSettings:
     keys: tuple[str, ...] = doc("observation keys that are seen; empty: all", ())
     normalize: bool = doc("normalise vector observations by running statistics, those of now for old ones too", False)
 
+    @property
+    def critic_widths(self) -> tuple[int, ...]:
+        """Of each critic's hidden layers."""
+        return self.hidden if self.critic_hidden is None else self.critic_hidden
+
 
 @dataclass(frozen=True)
 class QObjective:
