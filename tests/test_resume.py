@@ -132,6 +132,29 @@ def test_a_replay_without_priorities_is_refused(tmp_path):
         train(**DQN, run=tmp_path, stop__env_steps=128, resume=True, replay__prioritised=True)
 
 
+@pytest.mark.parametrize(
+    ("env", "name", "learnt", "harmless"),
+    [
+        ("CartPole-v1", "dqn", {"policy__dueling": True, "policy__noisy": 0.5}, {}),
+        ("CartPole-v1", "rainbow", {"policy__dueling": False, "policy__noisy": 0.0}, {"policy__noisy": 0.1}),
+        (
+            "Pendulum-v1",
+            "td3",
+            {"objective__critics": 1, "policy__critic_hidden": [12, 12], "policy__hidden": [12, 12]},
+            {"policy__critic_hidden": [16, 16]},
+        ),
+    ],
+)
+def test_networks_beside_the_policy_are_kept_by_the_name_of_their_setting(tmp_path, env, name, learnt, harmless):
+    settings = DQN | {"env": env, "preset": name, "policy__hidden": [16, 16]}
+    train(**settings, run=tmp_path, stop__env_steps=64)
+    for key, value in learnt.items():
+        kept = "policy\\.\\*" if key == "policy__hidden" else key.replace("__", r"\.")
+        with pytest.raises(UserError, match=f"resume (it )?without changing {kept}$"):
+            train(run=tmp_path, resume=True, stop__env_steps=128, **{key: value})
+    assert train(run=tmp_path, resume=True, stop__env_steps=128, **harmless).env_steps == 128
+
+
 def test_teachers_may_count_otherwise_from_now_on(tmp_path):
     """A controller that was none begins at its own number; a teacher may begin to act; their number stays."""
     small = {"stop__env_steps": 256, "evaluation__final": 2, "evaluation__every": 256, "evaluation__episodes": 2}

@@ -138,8 +138,9 @@ def test_state_restores_exactly_and_refuses_another_size():
         batches.append(replay.sample(40, np.random.default_rng(1), 0.5))
     for one, other in zip(*batches, strict=True):
         assert np.array_equal(one, other)
-    with pytest.raises(UserError, match="another size"):
-        Replay(OBS, ACT, 2, 40, gamma=GAMMA).restore(arrays, data)
+    for envs, capacity, message in [(2, 40, "replay.capacity 50:"), (1, 50, "rollout.num_envs 2:")]:
+        with pytest.raises(UserError, match=message + " resume without changing it"):
+            Replay(OBS, ACT, envs, capacity, gamma=GAMMA).restore(arrays, data)
 
 
 def test_bytes_are_estimated_and_refused():

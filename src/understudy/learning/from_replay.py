@@ -238,13 +238,21 @@ class OffPolicy:
         for key, moments in self._moments.items():
             arrays |= {f"moments:{key}:{name}": np.asarray(array) for name, array in moments.state().items()}
         data = {"core": data, "rng": self._rng.bit_generator.state, "owed": self.owed, "offline": self.offline}
+        data["learnt"] = self.settings.learnt
         if self.settings.replay.save:
             kept, data["replay"] = self.replay.state()
             arrays |= {f"replay:{name}": array for name, array in kept.items()}
         return arrays, data
 
     def restore(self, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
-        """Go on from ``state``."""
+        """Go on from ``state``.
+
+        Raises:
+            UserError: Settings that it depends on are others now.
+        """
+        learnt, saved = self.settings.learnt, data.get("learnt", {})  # runs of earlier versions do not say it
+        if changed := [name for name in learnt if saved.get(name, learnt[name]) != learnt[name]]:
+            raise UserError(f"the saved run learns other networks: resume without changing {' and '.join(changed)}")
         load_arrays(self.policy, arrays)
         self.core.restore(with_prefix(arrays, "core:"), data["core"])
         for key, moments in self._moments.items():

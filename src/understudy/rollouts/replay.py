@@ -296,11 +296,13 @@ class Replay:
         Raises:
             UserError: It is of another size, or has no priorities.
         """
-        same = all(
-            name in arrays and column.shape[1:] == arrays[name].shape[1:] for name, column in self.columns.items()
-        )
-        if (data["rows"], data["envs"]) != (self._rows, self._envs) or not same:
-            raise UserError("the saved replay has another size: resume without changing replay.* and rollout.num_envs")
+        rows, envs = data["rows"], data["envs"]
+        if envs != self._envs:
+            raise UserError(f"the saved replay is of rollout.num_envs {envs}: resume without changing it")
+        if rows != self._rows:
+            raise UserError(f"the saved replay is of replay.capacity {(rows - 1) * envs}: resume without changing it")
+        if any(n not in arrays or column.shape[1:] != arrays[n].shape[1:] for n, column in self.columns.items()):
+            raise UserError("the saved replay has other observations: resume without changing replay.frames_once")
         if self._tree is not None and "priority" not in arrays:
             raise UserError("the saved replay has no priorities: resume without changing replay.prioritised")
         filled = len(arrays["valid"])

@@ -13,7 +13,7 @@ A run's ``method`` says which class its settings are of, so that DQN has no clip
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from understudy.config import doc
 from understudy.errors import UserError
@@ -58,6 +58,11 @@ class ReplayedSettings(CommonChecks):
         """The settings that are schedules, by name."""
         return {"update.lr": self.update.lr, "replay.beta": self.replay.beta}
 
+    @property
+    def learnt(self) -> dict[str, Any]:
+        """What is learnt, beyond the policy's own networks, by the setting that says so; a resumed run keeps it."""
+        return {}
+
     def check(self) -> None:
         """Refuse settings that contradict each other.
 
@@ -90,6 +95,11 @@ class QLearningSettings(ReplayedSettings):
         """The settings that are schedules, by name."""
         return super().schedules | {"exploration.epsilon": self.exploration.epsilon}
 
+    @property
+    def learnt(self) -> dict[str, Any]:
+        """See ``ReplayedSettings``; how much noise there is at first does not matter any more."""
+        return {"policy.dueling": self.policy.dueling, "policy.noisy": self.policy.noisy > 0}
+
     def check(self) -> None:
         """Refuse settings that contradict each other.
 
@@ -113,6 +123,12 @@ class ContinuousSettings(ReplayedSettings):
     """What methods with critics of continuous actions share."""
 
     policy: ContinuousNetworkSettings = doc("", factory=ContinuousNetworkSettings)
+
+    @property
+    def learnt(self) -> dict[str, Any]:
+        """See ``ReplayedSettings``."""
+        critics: int = self.objective.critics  # type: ignore[attr-defined]
+        return {"objective.critics": critics, "policy.critic_hidden": list(self.policy.critic_widths)}
 
     def check(self) -> None:
         """Refuse settings that contradict each other.
