@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from understudy.errors import UserError
 from understudy.io.checkpoint import read_arrays
 from understudy.learning.continuous_learner import ContinuousLearner
+from understudy.learning.from_replay import replayed_spec
 from understudy.learning.q_learner import QLearner
 from understudy.policies.files import load_policy
 from understudy.preset_files import preset
@@ -14,6 +16,7 @@ from understudy.training import resolve_training, train
 
 QUIET = {"evaluation__every": 0, "evaluation__final": 0}
 SMALL = {"policy__hidden": [16, 16], "replay__warm_up": 200, "replay__capacity": 2000, "replay__batch_size": 32}
+PICTURE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
 DISCRETE = ["dqn", "double-dqn", "dueling", "per", "n-step", "c51", "qr-dqn", "rainbow", "ape-x"]
 
 
@@ -195,6 +198,23 @@ def test_nonsense_is_refused_before_anything_starts(tmp_path, name, env, setting
     with pytest.raises(UserError, match=message):
         quick(tmp_path / "run", env, name, **settings)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("observations", "message"),
+    [
+        (PICTURE, "but what is observed needs a nature_cnn: take --preset ppo"),
+        (spaces.Dict(eye=PICTURE), "but the observation 'eye' needs a nature_cnn: take --preset ppo"),
+        (
+            spaces.Dict(eye=PICTURE, x=spaces.Box(-1, 1, (3,))),
+            "but the observation 'eye' needs a nature_cnn: name others with --policy.keys, or take --preset ppo",
+        ),
+    ],
+)
+def test_pictures_are_refused_by_critics_of_continuous_actions(observations, message):
+    settings = resolve_training({"env": {"id": "Pendulum-v1"}}, "sac")
+    with pytest.raises(UserError, match=f"method soft learns from vectors, {message}$"):
+        replayed_spec(settings, observations, spaces.Box(-1, 1, (2,)))
 
 
 def test_a_replay_too_small_for_rollouts_of_stacks_is_refused_before_anything_starts(tmp_path):

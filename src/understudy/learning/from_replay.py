@@ -71,9 +71,10 @@ def replayed_spec(settings: ReplayedSettings, observations: gym.Space[Any], acti
     encoders = default_encoders(observations, settings.policy.keys)
     learned = [e for e in encoders if e.learned]
     if learned:
+        first, others = learned[0], "name others with --policy.keys, or " if len(encoders) > len(learned) else ""
+        seen = f"the observation {first.key!r}" if first.key else "what is observed"
         raise UserError(
-            f"method {settings.method} learns from vectors, but {learned[0].key!r} needs a {learned[0].type}: "
-            "name others with --policy.keys, or take --preset ppo"
+            f"method {settings.method} learns from vectors, but {seen} needs a {first.type}: {others}take --preset ppo"
         )
     soft = isinstance(settings, SoftSettings)
     return PolicySpec(
