@@ -264,6 +264,30 @@ def test_a_file_for_unity_has_the_actions_of_its_hybrid_scene(lstm, tmp_path):
     assert found["discrete_action_output_shape"].tolist() == [[2]]
 
 
+def test_the_inputs_of_a_file_for_unity_are_numbered_as_the_scene_shows_its_sensors(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    spec = scene("--scene", "watcher", "--agents", 2)
+    spaces = spaces_of(spec)
+    assert list(members(spaces[0])) == ["VectorSensor_size3", "action_mask", "camera"], "a space sorts them"
+    keys = (Encoder("VectorSensor_size3", "flatten"), Encoder("camera", "flatten"))
+    shape = {"hidden": (6,), "mask": "action_mask"}
+    policy = Policy(PolicySpec(*map(space_to_json, spaces), "multi_categorical", keys, **shape), About("ppo", env=spec))
+    made = export(policy, "unity", tmp_path / "watcher.onnx", states=30)
+    assert made.difference.action == 0, "played through the loader, which feeds them by name"
+    session = onnxruntime.InferenceSession(str(made.path))
+    assert {i.name: i.shape[1:] for i in session.get_inputs()} == {
+        "obs_0": [3, 12, 16],
+        "obs_1": [3],
+        "action_masks": [7],
+    }
+    rng, mask = np.random.default_rng(0), np.ones((50, 7), np.float32)
+    camera, vector = rng.integers(0, 256, (50, 3, 12, 16), np.uint8), rng.random((50, 3), np.float32)
+    feeds = {"obs_0": camera.astype(np.float32) / 255, "obs_1": vector, "action_masks": mask}
+    (chosen,) = session.run(["deterministic_discrete_actions"], feeds)
+    seen = {"camera": camera, "VectorSensor_size3": vector, "action_mask": mask}
+    assert (chosen == policy.predict(seen, deterministic=True)[0]).mean() > 0.99, "pictures come as 0 to 1"
+
+
 def test_an_exported_student_is_played_with_the_flags_of_its_scene(tmp_path, capsys):
     spec = scene("--scene", "hybrid", "--agents", 2, "--limit", 12, bins=5)
     spaces = [space_to_json(space) for space in spaces_of(spec)]

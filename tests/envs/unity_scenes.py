@@ -79,6 +79,14 @@ class Chooser(Agent):
         return reward, "late" if self.steps >= self.limit else ""
 
 
+class Watcher(Chooser):
+    """A chooser whose sensors are in Unity's order, which is not that of bytes: capitals come later there."""
+
+    def look(self):
+        (_, *picture), vector = super().look()
+        return [("camera", *picture), vector]
+
+
 class Hybrid(Agent):
     """One number that should be 0.5, one choice that should be 1."""
 
@@ -114,6 +122,7 @@ class Goalie(Hybrid):
 SCENES = {
     "3dball": [Agent],
     "chooser": [Chooser],
+    "watcher": [Watcher],
     "hybrid": [Hybrid],
     "two": [Agent, Goalie],
 }

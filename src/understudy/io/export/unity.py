@@ -5,17 +5,21 @@ Pictures come in as ML-Agents gives them, [N, C, H, W] floats from 0 to 1. Check
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from understudy.envs.unity.options import UnityOptions, is_unity
 from understudy.envs.unity.probe import look
+from understudy.envs.unity.roster import Behavior
+from understudy.errors import UserError
 from understudy.io.export.formats import describe
 from understudy.io.export.graph import Graph
 from understudy.io.export.onnx_file import stamped, trace
 from understudy.policies.policy import Policy
-from understudy.policies.spaces import has_channels_last
+from understudy.policies.spaces import has_channels_last, is_image, members
 
 OPSET = 9
 """What ML-Agents itself exports."""
@@ -31,11 +35,12 @@ class UnityGraph(nn.Module):
     again: the file has the actions of the scene.
     """
 
-    def __init__(self, policy: Policy, cut: tuple[int, int] = (0, 0)) -> None:
+    def __init__(self, policy: Policy, sensors: Sequence[str], cut: tuple[int, int] = (0, 0)) -> None:
         """Wrap a policy.
 
         Args:
             policy: Whose actions come out.
+            sensors: Observation keys in the order in which the scene shows them.
             cut: Continuous actions that are branches of the policy, and the choices of each.
         """
         super().__init__()
@@ -43,15 +48,14 @@ class UnityGraph(nn.Module):
         self.graph = Graph(policy)
         self.spec, self.family = policy.spec, policy.family
         self.keys = [key for key in self.graph.keys if key in {e.key for e in policy.spec.encoders}]
-        spaces = [key for key in self.graph.spaces if key != policy.spec.mask or key in self.keys]
-        self.numbers = [spaces.index(key) for key in self.keys]
-        self.pictures = {e.key for e in policy.spec.encoders if e.learned}
+        self.numbers = [sensors.index(key) for key in self.keys]
+        self.pictures = {e.key for e in policy.spec.encoders if e.learned or is_image(self.graph.spaces[e.key])}
         self.parts = len(self.graph.memory)
         self.memory = self.parts * policy.spec.lstm_layers * policy.spec.lstm
 
     @property
     def input_names(self) -> list[str]:
-        """``obs_0`` and so on, numbered as in the observation space."""
+        """``obs_0`` and so on, numbered as the scene's sensors."""
         names = [f"obs_{number}" for number in self.numbers]
         names += [] if self.family.continuous else ["action_masks"]
         return names + (["recurrent_in"] if self.memory else [])
@@ -148,27 +152,41 @@ class UnityGraph(nn.Module):
         return torch.cat([part.argmax(dim=1, keepdim=True) for part in parts], dim=1)
 
 
-def cut_actions(policy: Policy) -> tuple[int, int]:
-    """Return the continuous actions that ``--env-bins`` cut into choices, and how many those are; (0, 0) for none.
+def behavior_of(policy: Policy) -> Behavior | None:
+    """Return what its scene shows, if that has to be asked: of several sensors, or of actions that were cut.
 
     Raises:
         UserError: The scene, which alone knows it, cannot be started.
     """
-    env = policy.about.env
-    if env is None or not is_unity(env.id) or not UnityOptions.read(env).bins:
-        return 0, 0
-    actions = look(env).behavior.actions
-    return (actions.continuous, actions.bins) if actions.hybrid else (0, 0)
+    env, several = policy.about.env, len(_sensors(policy)) > 1
+    if env is None or not is_unity(env.id) or not (several or UnityOptions.read(env).bins):
+        return None
+    return look(env).behavior
+
+
+def _sensors(policy: Policy) -> list[str]:
+    """Return the observation keys but the mask; those of a space are sorted, whatever the scene's order is."""
+    seen = {encoder.key for encoder in policy.spec.encoders}
+    return [key for key in members(policy.observation_space) if key != policy.spec.mask or key in seen]
 
 
 def unity_model(policy: Policy) -> bytes:
     """Return the policy as ONNX in ML-Agents' layout.
 
     Raises:
-        UserError: A package is missing, or a scene cannot be started that must be asked for its actions.
+        UserError: A package is missing, or a scene that must be asked cannot be started or shows something else.
     """
-    cut = cut_actions(policy)
-    graph = UnityGraph(policy, cut).eval()
+    behavior, sensors, cut = behavior_of(policy), _sensors(policy), (0, 0)
+    if behavior is not None:
+        if behavior.actions.hybrid:
+            cut = behavior.actions.continuous, behavior.actions.bins
+        if len(sensors) > 1:
+            shown = [sensor.key for sensor in behavior.sensors]
+            missing = [key for key in sensors if key not in shown]
+            if missing:
+                raise UserError(f"the student sees {missing[0]!r}, but its scene shows {', '.join(shown)}")
+            sensors = shown
+    graph = UnityGraph(policy, sensors, cut).eval()
     axes = {name: {0: "batch"} for name in graph.batched}
     data = trace(graph, graph.example(), graph.input_names, graph.output_names, axes, OPSET)
     more = {"inputs": graph.input_names, "pictures": sorted(graph.pictures), "cut": list(cut)}
