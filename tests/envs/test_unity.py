@@ -16,7 +16,10 @@ from understudy.data import EnvSpec
 from understudy.envs.make import env_backend, make, max_episode_steps, spaces_of
 from understudy.envs.multitask import whole_tasks
 from understudy.envs.unity import scene as scene_module
+from understudy.envs.unity.messages import messages
+from understudy.envs.unity.player import PlayerError
 from understudy.envs.unity.probe import settled
+from understudy.envs.unity.scene import Rows
 from understudy.errors import OutsideError, UserError
 from understudy.rollouts.random_play import random_observations
 
@@ -319,6 +322,12 @@ def test_an_executable_is_started_by_its_path(build, tmp_path):
         (lambda tmp: scene(path=tmp), "is a folder"),
         (lambda tmp: scene(time_scal=3), "'time_scal' is not known; did you mean time_scale"),
         (lambda tmp: scene(time_scale="fast"), "'time_scale' cannot be 'fast'"),
+        (lambda tmp: scene(time_scale=float("nan")), "argument time_scale cannot be nan"),
+        (lambda tmp: scene(width=10**11), "argument width cannot be 100000000000"),
+        (lambda tmp: scene(num_areas=2**31), "argument num_areas cannot be 2147483648"),
+        (lambda tmp: scene(agents=float("inf")), "'agents' cannot be inf"),
+        (lambda tmp: scene(parameters={1: 2}), "environment parameter 1 needs a name that is text"),
+        (lambda tmp: scene(log_folder=__file__), "cannot be the folder of logs: File exists"),
         (lambda tmp: EnvSpec("unity:"), "path of the player is missing"),
         (lambda tmp: EnvSpec("unity:x", wrappers=({"type": "time_limit"},)), "wrappers do not go around Unity"),
         (lambda tmp: EnvSpec("unity:x", backend="gymnasium"), "has no Unity scenes"),
@@ -360,6 +369,36 @@ def test_a_player_that_fails_costs_its_own_episodes_only(kind, build, tmp_path, 
     text = capfd.readouterr().err
     assert f"player {failed} " in text and "3 unfinished episodes lost, restart 1 of 10" in text
     assert not _alive(pids[failed])
+
+
+def test_an_end_that_cannot_be_read_is_none():
+    """A final observation that is NaN would leave an older one in its place, and a truncation bootstraps from it."""
+    player, rows = messages().Message().unity_output, []
+    told = player.rl_initialization_output.brain_parameters.add(brain_name="Ball").action_spec
+    told.num_continuous_actions = 1
+
+    def see(number, seen, **ends):
+        info = player.rl_output.agentInfos["Ball"].value.add(id=number, **ends)
+        info.observations.add(shape=[1]).float_data.data.append(seen)
+
+    def give(behavior):
+        rows.append(Rows(behavior, 2))
+        return rows[0]
+
+    found = scene_module.Scene(give, "Ball", False, range(2), 0)
+    see(0, 0.5)
+    see(1, 0.5)
+    assert found.take_in(player)
+    found.order(np.zeros((2, 1), np.float32))
+    rows[0].flags[...] = False
+    player.rl_output.Clear()
+    see(0, 0.25, done=True)
+    see(1, np.nan, done=True, max_step_reached=True)
+    with pytest.raises(PlayerError, match="shows nan"):
+        found.take_in(player)
+    assert rows[0].terminated.tolist() == [True, False] and not rows[0].truncated.any()
+    assert rows[0].stepped.tolist() == [True, False] and rows[0].open.tolist() == [False, True]
+    assert found.living == [1], "it is lost with its player"
 
 
 def test_restarts_have_a_limit(build, tmp_path):

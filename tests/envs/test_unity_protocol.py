@@ -109,7 +109,9 @@ def test_environment_parameters_and_samplers():
         struct.pack("<i4siiiff", 4, b"wind", 1, 12, 1, 0, 3),
         struct.pack("<i3s", 3, b"gap") + struct.pack("<iiiiffff", 1, 13, 2, 4, 1, 2, 5, 6),
     ]
-    for wrong in ("heavy", {"sampler_type": "unifrom"}, {"sampler_type": "uniform", "sampler_parameters": {"mean": 1}}):
+    wide = {"sampler_type": "uniform", "sampler_parameters": {"min_value": 0, "max_value": 1e50}}
+    unknown, other = {"sampler_type": "unifrom"}, {"sampler_type": "uniform", "sampler_parameters": {"mean": 1}}
+    for wrong in ("heavy", unknown, other, wide, 1e50, 10**400, float("nan")):
         with pytest.raises(UserError, match="environment parameter 'mass'"):
             channels.parameters({"mass": wrong}, 0)
 

@@ -5,6 +5,7 @@ A packet is the channel's 16 bytes (a UUID, first three groups little endian), a
 
 from __future__ import annotations
 
+import math
 import struct
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from understudy.errors import UserError, suggest
 ENGINE = uuid.UUID("e951342c-4f7e-11ea-b238-784f4387d1f7")
 PARAMETERS = uuid.UUID("534c891e-810f-11ea-a9d0-822485860400")
 STATS = uuid.UUID("a1d8f7b7-cec8-50f9-b78b-d3e165a78520")
+LARGEST = 3.4e38
+"""The greatest number that travels: numbers have 32 bits."""
 _SAMPLERS = {"uniform": ("min_value", "max_value"), "gaussian": ("mean", "st_dev"), "multirangeuniform": ("intervals",)}
 """In the order of their numbers on the wire."""
 
@@ -70,11 +73,13 @@ def parameters(values: Mapping[str, Any], seed: int) -> bytes:
     ``mean`` and ``st_dev``, or ``multirangeuniform`` with ``intervals``; its seed is ``seed`` plus its position.
 
     Raises:
-        UserError: A value is neither.
+        UserError: A value is neither, a number does not travel, or a name is no text.
     """
     found = b""
     for i, (key, value) in enumerate(values.items()):
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if not isinstance(key, str):
+            raise UserError(f"the environment parameter {key!r} needs a name that is text: put it in quotes")
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
             found += pack(PARAMETERS, _text(key) + struct.pack("<if", 0, value))
             continue
         kind, numbers = _sampler(key, value)
@@ -90,7 +95,7 @@ def _sampler(key: str, value: Any) -> tuple[str, Sequence[float]]:
     if kind not in _SAMPLERS:
         near = suggest(str(kind), _SAMPLERS) if kind else ""
         raise UserError(
-            f"the environment parameter {key!r} is {value!r}; it can be a number, or {{sampler_type: "
+            f"the environment parameter {key!r} is {value!r}; it can be a number of 32 bits, or {{sampler_type: "
             f"{'|'.join(_SAMPLERS)}, sampler_parameters: {{...}}}}{near}"
         )
     given = value.get("sampler_parameters")
@@ -101,9 +106,12 @@ def _sampler(key: str, value: Any) -> tuple[str, Sequence[float]]:
         numbers = [given[name] for name in wanted]
         if kind == "multirangeuniform":
             numbers = [end for low, high in numbers[0] for end in (low, high)]
-        return kind, [float(number) for number in numbers]
-    except (TypeError, ValueError):
-        raise UserError(f"the sampler of the environment parameter {key!r} needs numbers, not {given!r}") from None
+        found = [float(number) for number in numbers]
+    except (TypeError, ValueError, OverflowError):
+        found = [math.nan]
+    if not all(abs(number) <= LARGEST for number in found):
+        raise UserError(f"the sampler of the environment parameter {key!r} needs numbers of 32 bits, not {given!r}")
+    return kind, found
 
 
 def stats(payload: bytes) -> tuple[str, float]:

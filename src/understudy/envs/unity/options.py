@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
 from understudy.data import EnvSpec
+from understudy.envs.unity.channels import LARGEST
 from understudy.errors import UserError, suggest
 
 PREFIX = "unity:"
@@ -105,12 +106,15 @@ class UnityOptions:
         return options
 
     def _check(self, env_id: str) -> None:
-        checks = {
+        whole = ("width", "height", "quality_level", "target_frame_rate", "capture_frame_rate", "num_areas")
+        checks = {name: abs(getattr(self, name) or 0) < 2**31 for name in whole}  # as they travel
+        checks |= {
             "base_port": 0 <= self.base_port < 2**16,
+            "time_scale": self.time_scale is None or 0 < self.time_scale <= LARGEST,
             "timeout_wait": self.timeout_wait > 0,
             "restarts": self.restarts >= -1,
             "agents": self.agents >= 0,
-            "num_areas": self.num_areas >= 1,
+            "num_areas": checks["num_areas"] and self.num_areas >= 1,
             "bins": self.bins == 0 or self.bins >= 2,
         }
         for name, right in checks.items():
@@ -136,6 +140,6 @@ def _convert(env_id: str, key: str, value: Any, kind: Any) -> Any:
                 return plain(number)
         if plain == Mapping[str, Any] and isinstance(value, Mapping):
             return dict(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise UserError(f"{env_id}: the argument {key!r} cannot be {value!r}")

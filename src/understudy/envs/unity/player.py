@@ -37,10 +37,15 @@ class Player:
             first: Whether this is the run's first player, so that ``base_port`` itself must be free.
 
         Raises:
-            UserError: The path is wrong, or the port is in use.
+            UserError: The path is wrong, the port is in use, or the folder of the logs cannot be made.
         """
         self._options, self._seed, self._alive = options, seed % 2**31, alive
         command = [] if options.editor else find_player(options.path)
+        if options.log_folder:
+            try:
+                os.makedirs(options.log_folder, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{options.log_folder} cannot be the folder of logs: {error.strerror}") from None
         self._link = _listen(options, first)
         self._process: PlayerProcess | None = None
         self._said_something = False
@@ -52,7 +57,6 @@ class Player:
         found = ["-nographics", "-batchmode"] if options.no_graphics else []
         found += ["--mlagents-port", str(port)]
         if options.log_folder:
-            os.makedirs(options.log_folder, exist_ok=True)
             found += ["-logFile", f"{options.log_folder}/player-{port}.log"]
         return [*found, *options.env_args]
 

@@ -123,12 +123,13 @@ class Scene:
         for key, info in each(seen.ended, self._wanted):
             self._resting.discard(key)
             self._lost.discard(key)
-            row = self._row_of.pop(key, None)
+            row = self._row_of.get(key)
             if row is None:  # it ended before it ever acted, or had no slot
                 continue
+            rows.see(rows.final, row, key, info)  # first: an end that cannot be read is none
             self._finish(rows, row, info)
             (rows.truncated if info.max_step_reached else rows.terminated)[row] = True
-            rows.see(rows.final, row, key, info)
+            del self._row_of[key]
             self._free.append(row)
         waiting = False
         for key, info in each(seen.asking, self._wanted):
