@@ -17,13 +17,14 @@ from tests.envs.test_unity_behaviours import balance, echo
 from tests.envs.unity_helpers import PLAYER, order_fault, scene
 
 from understudy.cli import main
+from understudy.data import EnvSpec
 from understudy.envs.unity import hub
 from understudy.errors import UserError
 from understudy.policies.files import load_policy, save_policy
 from understudy.policies.policy import About, Policy
 from understudy.policies.spaces import space_to_json
 from understudy.policies.spec import Encoder, PolicySpec
-from understudy.side_by_side.judge import among
+from understudy.side_by_side.judge import among, own_scene
 from understudy.side_by_side.parts import write_index
 from understudy.teachers.load import load
 from understudy.terminal_progress import ProgressLine
@@ -97,6 +98,11 @@ def test_a_folder_of_several_is_resumed_and_evaluated(two, tmp_path, capsys):
     found = json.loads((tmp_path / "found.json").read_text())
     assert {name: one["episodes"] for name, one in found.items()} == {"3DBall": 5, "Goalie": 5}
     assert found["Goalie"]["lengths"] == [12] * 5
+    main(["evaluate", str(run), *SCENE, *words])
+    assert json.loads((tmp_path / "found.json").read_text())["Goalie"]["lengths"] == [12] * 5, "the scene of its run"
+    spec = own_scene(EnvSpec(SCENE[1]), str(run / "Goalie"))
+    assert spec.kwargs["env_args"] and own_scene(EnvSpec("unity:other"), str(run / "Goalie")).kwargs == {}
+    assert own_scene(replace(spec, kwargs={"agents": 3}), str(run / "Goalie")).kwargs == {"agents": 3}
 
 
 def test_each_behaviour_is_distilled_from_a_teacher_of_its_own(tmp_path, capsys, monkeypatch):
@@ -219,6 +225,8 @@ def test_ctrl_c_and_other_ends_save_all_of_them(number, code, tmp_path):
         (["--behavior", "Goalie?team=0", "--behavior", "Goalie"], "Goalie?team=0 is a part of --behavior Goalie"),
         (["--companion", "Goalie"], "as in --companion Goalie=FILE"),
         (["--companion", "Goalie=/nowhere"], "/nowhere"),
+        (["--companion", "Goalie=a", "--companion", "Goalie=b"], "--companion Goalie is given twice, and differently"),
+        (["--behavior", "Goalie", "--behavior", "Goalie=sac"], "--behavior Goalie is given twice, and differently"),
     ],
 )
 def test_mistakes_end_in_one_line(words, text, capsys, tmp_path):

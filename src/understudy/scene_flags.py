@@ -100,7 +100,7 @@ def describe_scene(arguments: argparse.Namespace, dotted: dict[str, Any]) -> Non
 def _named(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the behaviour and the companions that were given; several behaviours go to ``arguments.behaviors``."""
     given: dict[str, Any] = {}
-    behaviors = dict(_pair(text) for text in getattr(arguments, "behavior", []))
+    behaviors = _pairs(arguments, "behavior")
     if len(behaviors) == 1 and not any(behaviors.values()):
         (given["behavior"],) = behaviors
     elif behaviors and arguments.command != "train":
@@ -108,11 +108,24 @@ def _named(arguments: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"understudy {arguments.command} takes one --behavior NAME, not {given_ones}")
     else:
         arguments.behaviors = behaviors
-    companions = dict(_pair(text) for text in getattr(arguments, "companion", []))
+    companions = _pairs(arguments, "companion")
     for name, path in companions.items():
         if not path:
             raise UserError(f"--companion {name}: say whose policy acts for it, as in --companion {name}=FILE")
     return given | ({"companions": companions} if companions else {})
+
+
+def _pairs(arguments: argparse.Namespace, name: str) -> dict[str, str]:
+    """Return what a flag that may be given several times says of each behaviour.
+
+    Raises:
+        UserError: It says two things of one.
+    """
+    pairs = [_pair(text) for text in getattr(arguments, name, [])]
+    twice = [one for one, _ in pairs if len({told for each, told in pairs if each == one}) > 1]
+    if twice:
+        raise UserError(f"--{name} {twice[0]} is given twice, and differently: give it once")
+    return dict(pairs)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -78,7 +78,8 @@ def _train(plan: Any) -> None:
             told = [number(judged.mean), escape(interval(judged.mean_interval)), number(judged.mean_length)]
         table.add_row(escape(name), f"{one.env_steps:,}", f"{one.updates:,}", *told)
     console.print(table, highlight=False)
-    console.print("judged together, each among the final policies of the others")
+    if any(one.judged is not None for one in found.values()):
+        console.print("judged together, each among the final policies of the others")
     for one in found.values():
         console.print(f"policy: {escape(str(one.policy))}", soft_wrap=True)
 
@@ -120,7 +121,7 @@ def distill_behaviours(
 def evaluate_behaviours(policies: Mapping[str, Path], arguments: argparse.Namespace) -> None:
     """Evaluate the policies of all behaviours, each among the others."""
     from understudy.evaluation.tables import print_evaluation
-    from understudy.side_by_side.judge import judge
+    from understudy.side_by_side.judge import judge, own_scene
 
     if arguments.env is None:
         raise UserError(f"{arguments.policy} holds policies of a Unity scene: say which with --env unity:PATH")
@@ -128,7 +129,9 @@ def evaluate_behaviours(policies: Mapping[str, Path], arguments: argparse.Namesp
         raise UserError("policies of several behaviours act by their modes: leave --stochastic out")
     spec = arguments.env if isinstance(arguments.env, EnvSpec) else EnvSpec(arguments.env)
     paths = {name: str(path) for name, path in policies.items()}
-    found = {name: judge(spec, name, paths, arguments.episodes, arguments.seed, arguments.num_envs) for name in paths}
+    episodes, seed, players = arguments.episodes, arguments.seed, arguments.num_envs
+    scenes = {name: own_scene(spec, path) for name, path in paths.items()}
+    found = {name: judge(scenes[name], name, paths, episodes, seed, players) for name in paths}
     for name, judged in found.items():
         console.print(f"[bold]{escape(name)}[/]")
         print_evaluation(judged, console)

@@ -25,7 +25,7 @@ from understudy.loop import Report
 from understudy.policies.files import write_atomic
 from understudy.policies.stored import BEHAVIOURS, behaviours_of
 from understudy.scenes import folder_name, rows_in
-from understudy.side_by_side.judge import among, judge
+from understudy.side_by_side.judge import among, judge, own_scene
 from understudy.side_by_side.parts import folder_of, write_index
 
 Begin = Callable[[str, DistillJob], AbstractContextManager[Report]]
@@ -95,24 +95,24 @@ def distill_each(
     folder = chosen_folder(run, folder_name(env.id))
     if (folder / BEHAVIOURS).exists() and not resume:
         raise UserError(f"{folder} holds runs already: --resume {folder} goes on with them, --run FOLDER starts others")
-    jobs = {}
+    jobs, scenes = {}, {name: own_scene(env, path) for name, path in teachers.items()}
     for name, path in teachers.items():  # all of them before the first starts: mistakes are seen at once
         part = folder / folder_of(name)
         going = resume and (part / "state.safetensors").exists()
-        spec, own = among(env, name, teachers), settings
+        spec, own = among(scenes[name], name, teachers), settings
         if players is not None:
             own = merge(settings, {"data": {"num_envs": rows_in(spec, players)}})
         jobs[name] = prepare([path], [spec], own, preset=preset, run=part, resume=going)
     described: dict[str, Any] = {"teachers": dict(teachers), "env": env.to_json(), "settings": dict(settings)}
     described |= {"preset": preset, "players": players}
     with in_use(folder):
-        return folder, _distill(jobs, teachers, env, described, folder, begin)
+        return folder, _distill(jobs, teachers, scenes, described, folder, begin)
 
 
 def _distill(
     jobs: Mapping[str, DistillJob],
     teachers: Mapping[str, str],
-    env: EnvSpec,
+    scenes: Mapping[str, EnvSpec],
     described: Mapping[str, Any],
     folder: Path,
     begin: Begin | None,
@@ -128,8 +128,8 @@ def _distill(
     for name, job in jobs.items():
         episodes, seed = job.settings.evaluation.final, job.settings.final_seed
         if episodes:
-            found[name].teacher = judge(env, name, teachers, episodes, seed)
-            found[name].student = judge(env, name, students, episodes, seed)
+            found[name].teacher = judge(scenes[name], name, teachers, episodes, seed)
+            found[name].student = judge(scenes[name], name, students, episodes, seed)
     write_atomic(folder / "summary.json", json.dumps(as_json(_summary(found)), indent=2).encode())
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from understudy.data import EnvSpec
@@ -11,7 +12,9 @@ from understudy.envs.unity.companions import load_companion
 from understudy.envs.unity.sensors import MASK
 from understudy.errors import UserError
 from understudy.evaluation.evaluate import Evaluation, evaluate
+from understudy.policies.files import load_policy
 from understudy.policies.spaces import members
+from understudy.policies.stored import run_policy
 from understudy.scenes import rows_in
 
 
@@ -31,6 +34,20 @@ def among(spec: EnvSpec, behavior: str, policies: Mapping[str, Any]) -> EnvSpec:
     others = {name: str(path) for name, path in policies.items() if name != behavior}
     companions = {**spec.kwargs.get("companions", {}), **others}
     return replace(spec, id=spec.id.partition("?")[0], kwargs={**known, "behavior": behavior, "companions": companions})
+
+
+def own_scene(asked: EnvSpec, policy: str) -> EnvSpec:
+    """Return the scene as the policy of a run had it, where the path alone is asked for and is the same.
+
+    Raises:
+        UserError: The policy's file is damaged.
+    """
+    place = Path(policy).expanduser()
+    file = run_policy(place) if place.is_dir() else place
+    if asked.kwargs or file is None or file.suffix != ".safetensors" or not file.is_file():
+        return asked
+    own = load_policy(file).about.env
+    return asked if own is None or own.id != asked.id else replace(asked, kwargs=own.kwargs)
 
 
 def _sees_masks(path: str) -> bool:
