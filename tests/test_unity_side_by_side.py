@@ -219,6 +219,7 @@ def test_ctrl_c_and_other_ends_save_all_of_them(number, code, tmp_path):
     [
         (["--num-envs", "2", "--execution", "sync"], "go with --execution single, not sync"),
         (["--checkpoint_every", "100"], "have no common moment for checkpoint_every"),
+        (["--policy.init", "data"], "none plays alone first for policy.init data: take orthogonal"),
         (["--stop.score", "5"], "so stop.score cannot end one of them"),
         (["--behavior", "3DBall", "--behavior", "Gaolie"], "no behaviour 'Gaolie'; did you mean Goalie?"),
         (["--behavior", "3DBall=no-such-preset", "--behavior", "Goalie"], "no-such-preset"),

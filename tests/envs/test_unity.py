@@ -401,6 +401,13 @@ def test_an_end_that_cannot_be_read_is_none():
     assert found.living == [1], "it is lost with its player"
 
 
+def test_a_scene_whose_agents_come_later_than_those_of_another_goes_on():
+    """Where players are shared, a step begins when anybody waits: agents of one player may be the first."""
+    found = scene_module.Scene(lambda behavior: Rows(behavior, 2), "Ball", False, range(1), 0)
+    assert not found.take_in(messages().Message().unity_output)
+    assert found.order(np.zeros((2, 1), np.float32)) == found.roster.orders({})
+
+
 def test_restarts_have_a_limit(build, tmp_path):
     fault = tmp_path / "fault"
     env = build(scene("--agents", 1, "--fault", fault, restarts=1), 1)

@@ -159,6 +159,8 @@ def _check(settings: TrainSettings | ReplayedSettings) -> None:
         raise UserError(f"{several} have no common moment for checkpoint_every: leave it 0 (a checkpoint every 30 s)")
     if settings.stop.score is not None:
         raise UserError(f"{several} are judged together at the end, so stop.score cannot end one of them: leave it out")
+    if isinstance(settings, TrainSettings) and settings.policy.init == "data":
+        raise UserError(f"{several} share players, so none plays alone first for policy.init data: take orthogonal")
     if isinstance(settings, ReplayedSettings) and settings.replay.initial == "actors":
         raise UserError("agents have their own clocks: take --replay.initial greatest")
 

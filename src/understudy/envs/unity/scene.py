@@ -101,7 +101,8 @@ class Scene:
     def order(self, actions: Array) -> Any:
         """Return the order that gives every waiting agent the action of its row of [B, ...]."""
         rows = self._rows
-        assert rows is not None
+        if rows is None:  # of several scenes others have begun
+            return self.roster.orders({})
         spec, told = rows.behavior.actions, {}
         for key, row in self._row_of.items():
             if rows.asks[row]:
