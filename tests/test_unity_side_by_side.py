@@ -105,6 +105,15 @@ def test_a_folder_of_several_is_resumed_and_evaluated(two, tmp_path, capsys):
     assert own_scene(replace(spec, kwargs={"agents": 3}), str(run / "Goalie")).kwargs == {"agents": 3}
 
 
+def test_a_policy_of_a_run_does_not_say_what_is_imported_for_its_companions(two, tmp_path):
+    policy = load_policy(two / "Goalie" / "last.safetensors")
+    env = policy.about.env
+    policy.about.env = replace(env, kwargs={**env.kwargs, "companions": {"Other": "module:function"}})
+    save_policy(policy, tmp_path / "foreign.safetensors")
+    with pytest.raises(UserError, match="'module:function', which imports a module"):
+        own_scene(EnvSpec(env.id), str(tmp_path / "foreign.safetensors"))
+
+
 def test_each_behaviour_is_distilled_from_a_teacher_of_its_own(tmp_path, capsys, monkeypatch):
     shown = []
     monkeypatch.setattr(ProgressLine, "__enter__", lambda self: shown.append(self) or self)

@@ -16,6 +16,7 @@ from understudy.policies.files import load_policy
 from understudy.policies.spaces import members
 from understudy.policies.stored import run_policy
 from understudy.scenes import rows_in
+from understudy.teachers.foreign import refuse_code
 
 
 def among(spec: EnvSpec, behavior: str, policies: Mapping[str, Any]) -> EnvSpec:
@@ -40,14 +41,17 @@ def own_scene(asked: EnvSpec, policy: str) -> EnvSpec:
     """Return the scene as the policy of a run had it, where the path alone is asked for and is the same.
 
     Raises:
-        UserError: The policy's file is damaged.
+        UserError: The policy's file is damaged, or its scene has an argument that would be imported.
     """
     place = Path(policy).expanduser()
     file = run_policy(place) if place.is_dir() else place
     if asked.kwargs or file is None or file.suffix != ".safetensors" or not file.is_file():
         return asked
     own = load_policy(file).about.env
-    return asked if own is None or own.id != asked.id else replace(asked, kwargs=own.kwargs)
+    if own is None or own.id != asked.id:
+        return asked
+    refuse_code(own, policy, asked.id)
+    return replace(asked, kwargs=own.kwargs)
 
 
 def _sees_masks(path: str) -> bool:
