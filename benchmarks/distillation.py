@@ -25,7 +25,7 @@ from rich.table import Table
 
 from classic_recipe import Outcome, run, student_spec
 from understudy.config import merge, nest
-from understudy.distill_job import Job, prepare
+from understudy.distill_job import DistillJob, prepare
 from understudy.distill_session import make_execution
 from understudy.distillation import distill
 from understudy.envs.make import make
@@ -36,7 +36,7 @@ from understudy.execution.portable import portable
 console = Console(highlight=False)
 
 
-def classic(job: Job, seed: int, tensors: bool, seconds: float) -> Outcome:
+def classic(job: DistillJob, seed: int, tensors: bool, seconds: float) -> Outcome:
     """Run the classic recipe, judged as ours is."""
     env = make(job.env, 1)
     spec = student_spec(env, job.settings.student.hidden)

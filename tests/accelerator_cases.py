@@ -6,10 +6,10 @@
 import numpy as np
 import pytest
 import torch
-from test_learner import CASES, dataset, settings, student
 
 import accelerator
 import understudy
+from test_distill_learner import CASES, dataset, settings, student
 from understudy import checks
 from understudy.learning.autograd_updater import AutogradUpdater
 from understudy.learning.distill_learner import AutogradLearner, make_learner

@@ -1,13 +1,16 @@
 """The house stands as DESIGN.md draws it: imports go one way, and workers stay free of PyTorch."""
 
 import ast
+import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src" / "understudy"
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "understudy"
 # The order in which data flows; a module imports only from those before it (and from its own folder).
 ORDER = [
     "__init__", "errors", "imports", "data", "env_names", "config", "preset_files", "settings", "policies",
@@ -65,3 +68,17 @@ def test_help_is_quick_to_import():
 def test_names_are_known_before_they_are_loaded():
     code = "import sys, understudy; assert {'load', 'distill', *understudy.__all__} <= set(dir(understudy))"
     subprocess.run([sys.executable, "-c", f"{code}; sys.exit('torch' in sys.modules)"], check=True)
+
+
+PROGRAMS = sorted(path for folder in ("benchmarks", "scripts", "examples") for path in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_programs_import_from_us_is_there(path):
+    """Benchmarks and scripts are seldom run; those with other programs' packages cannot be imported here."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "understudy":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                found = hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
+                assert found, f"{node.module} has no {alias.name}"

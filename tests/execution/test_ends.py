@@ -263,7 +263,7 @@ def test_no_process_outlives_a_start_that_fails(tmp_path, monkeypatch, missing):
     def fail(*_, **__):
         raise ZeroDivisionError
 
-    home = "session" if missing == "TeacherLabels" else "training_session"
+    home = "distill_session" if missing == "TeacherLabels" else "training_session"
     monkeypatch.setattr(f"understudy.{home}.{missing}", fail)
     before = children()
     with pytest.raises(ZeroDivisionError):

@@ -110,7 +110,7 @@ def test_a_replay_of_single_pictures_resumes_exactly_and_not_from_one_of_stacks(
         replay.append(more)
     one, other = (replay.sample(40, np.random.default_rng(1)) for replay in replays)
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-    with pytest.raises(UserError, match="another size"):
+    with pytest.raises(UserError, match="without changing replay.frames_once"):
         Replay(PIXELS, ACT, 2, 200, gamma=GAMMA).restore(arrays, data)
 
 
