@@ -97,6 +97,17 @@ def run_policy(folder: Path) -> Path | None:
     return own_policy(inside[0]) if inside else None
 
 
+def policy_file(path: str | os.PathLike[str]) -> Path | None:
+    """Return the file of ours that a path or a run's folder stands for; None where it is something else.
+
+    Raises:
+        UserError: Several folders in it hold one.
+    """
+    place = Path(path).expanduser()
+    file = run_policy(place) if place.is_dir() else place
+    return file if file is not None and file.suffix == ".safetensors" and file.is_file() else None
+
+
 BEHAVIOURS = "behaviours.json"
 """In a folder of runs side by side in a Unity scene: behaviour to the folder of its run."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from understudy.data import EnvSpec
@@ -14,7 +13,7 @@ from understudy.errors import UserError
 from understudy.evaluation.evaluate import Evaluation, evaluate
 from understudy.policies.files import load_policy
 from understudy.policies.spaces import members
-from understudy.policies.stored import run_policy
+from understudy.policies.stored import policy_file
 from understudy.scenes import rows_in
 from understudy.teachers.foreign import refuse_code
 
@@ -43,9 +42,8 @@ def own_scene(asked: EnvSpec, policy: str) -> EnvSpec:
     Raises:
         UserError: The policy's file is damaged, or its scene has an argument that would be imported.
     """
-    place = Path(policy).expanduser()
-    file = run_policy(place) if place.is_dir() else place
-    if asked.kwargs or file is None or file.suffix != ".safetensors" or not file.is_file():
+    file = policy_file(policy)
+    if asked.kwargs or file is None:
         return asked
     own = load_policy(file).about.env
     if own is None or own.id != asked.id:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ from understudy.errors import UserError
 from understudy.policies.arrays import ArrayPolicy, supports
 from understudy.policies.family import action_sizes
 from understudy.policies.spaces import members
-from understudy.policies.stored import read_policy, run_policy
+from understudy.policies.stored import policy_file, read_policy
 
 
 class Companion(Protocol):
@@ -57,9 +56,8 @@ def load_companion(path: str) -> Companion:
     Raises:
         UserError: There is none, or it cannot be read.
     """
-    place = Path(path).expanduser()
-    file = run_policy(place) if place.is_dir() else place
-    if file is not None and file.suffix == ".safetensors" and file.is_file():
+    file = policy_file(path)
+    if file is not None:
         stored = read_policy(file)
         if supports(stored.spec):
             companion: Companion = ArrayPolicy(stored.spec, stored.arrays)
