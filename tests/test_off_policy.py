@@ -192,6 +192,7 @@ def test_a_trained_policy_is_a_teacher(tmp_path):
         ("sac", "Pendulum-v1", {"update__tau": 0}, "update.tau is 0.0"),
         ("dqn", "CartPole-v1", {"stop__score": 20, "evaluation__every": 0}, "stop.score .* but evaluation.every is 0"),
         ("sac", "Pendulum-v1", {"replay__warm_up": 5_000}, "must lie between 0 and replay.capacity 2000"),
+        ("sac", "Pendulum-v1", {"rollout__steps": 1_500}, "too small for rollouts of 1500 steps.*replay.capacity 3000"),
     ],
 )
 def test_nonsense_is_refused_before_anything_starts(tmp_path, name, env, settings, message):

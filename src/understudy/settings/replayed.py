@@ -71,11 +71,6 @@ class ReplayedSettings(CommonChecks):
         """
         rollout, replay, execution = self.rollout, self.replay, self.execution
         self._check_common(rollout.num_envs, execution.type, execution.num_workers)
-        if 2 * rollout.steps > replay.capacity // rollout.num_envs:
-            raise UserError(
-                f"replay.capacity {replay.capacity} must hold two rollouts of {rollout.num_envs} environments x "
-                f"{rollout.steps} steps"
-            )
         if replay.warm_up > replay.capacity:
             raise UserError(f"replay.warm_up {replay.warm_up} must lie between 0 and replay.capacity {replay.capacity}")
 
