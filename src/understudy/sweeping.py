@@ -162,7 +162,7 @@ def _job(
     folder: Path,
     **options: Any,
 ) -> DistillJob:
-    """Prepare the distillation of one size, in a folder of its own; ``options`` are those of ``job.prepare``.
+    """Prepare the distillation of one size, in a folder of its own; ``options`` are those of ``distill_job.prepare``.
 
     Raises:
         UserError: The size cannot be made, the folder holds a run with other settings, or no table is wanted.
